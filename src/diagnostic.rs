@@ -1,0 +1,248 @@
+//! Messages about a place in a text: what is wrong, where, and what to do.
+//!
+//! Contract: a [`Diagnostic`] always points at bytes of one source; rendering never fails and never prints control
+//! characters of the source. It knows nothing of Dockerfiles.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+/// A range of bytes in a source text, `start..end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Span {
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+impl Span {
+    /// Makes a span.
+    pub fn new(start: usize, end: usize) -> Span {
+        Span { start, end }
+    }
+
+    /// The smallest span that holds both.
+    pub fn to(self, other: Span) -> Span {
+        Span { start: self.start.min(other.start), end: self.end.max(other.end) }
+    }
+}
+
+/// A value and the place where it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Spanned<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands in the source.
+    pub span: Span,
+}
+
+impl<T> Spanned<T> {
+    /// Joins a value with its place.
+    pub fn new(value: T, span: Span) -> Spanned<T> {
+        Spanned { value, span }
+    }
+}
+
+/// How bad a diagnostic is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// The build goes on.
+    Warning,
+    /// The build cannot start.
+    Error,
+}
+
+/// One message about one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Error or warning.
+    pub severity: Severity,
+    /// The rule's name as `--check` prints it (`StageNameCasing`), where there is one.
+    pub rule: Option<&'static str>,
+    /// What is wrong, in the words a BuildKit user knows.
+    pub message: String,
+    /// The words that are underlined.
+    pub span: Span,
+    /// What stands beside the underline.
+    pub label: Option<String>,
+    /// What to do ("did you mean …").
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    /// An error at a place.
+    pub fn error(span: Span, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Error, rule: None, message: message.into(), span, label: None, help: None }
+    }
+
+    /// A warning of a named rule at a place.
+    pub fn warning(rule: &'static str, span: Span, message: impl Into<String>) -> Diagnostic {
+        let severity = Severity::Warning;
+        Diagnostic { severity, rule: Some(rule), message: message.into(), span, label: None, help: None }
+    }
+
+    /// Adds what to do.
+    pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Adds what stands beside the underline.
+    pub fn label(mut self, label: impl Into<String>) -> Diagnostic {
+        self.label = Some(label.into());
+        self
+    }
+}
+
+/// A text that diagnostics point into, with the name it is shown under.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The name as people typed it (`Dockerfile`, `-`).
+    pub name: String,
+    /// The whole text.
+    pub text: String,
+    line_starts: Vec<usize>,
+}
+
+impl Source {
+    /// Keeps a text and finds its lines.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Source {
+        let text = text.into();
+        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Source { name: name.into(), text, line_starts }
+    }
+
+    /// The line that holds a byte, counted from 1.
+    pub fn line(&self, byte: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= byte).max(1)
+    }
+
+    /// The text of a line (counted from 1) without its end.
+    pub fn line_text(&self, line: usize) -> &str {
+        let start = self.line_starts.get(line - 1).copied().unwrap_or(self.text.len());
+        let end = self.line_starts.get(line).copied().unwrap_or(self.text.len());
+        self.text[start..end].trim_end_matches(['\n', '\r'])
+    }
+
+    /// Draws a diagnostic with its line, its underline and its help.
+    pub fn render(&self, diagnostic: &Diagnostic, color: Color) -> String {
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let span = self.clamp(diagnostic.span);
+        let mut annotation = AnnotationKind::Primary.span(span);
+        if let Some(label) = &diagnostic.label {
+            annotation = annotation.label(label.as_str());
+        }
+        let snippet = Snippet::source(self.text.as_str()).path(self.name.as_str()).annotation(annotation);
+        let mut title = level.primary_title(diagnostic.message.as_str());
+        if let Some(rule) = diagnostic.rule {
+            title = title.id(rule);
+        }
+        let mut report: Vec<Group<'_>> = vec![title.element(snippet)];
+        if let Some(help) = &diagnostic.help {
+            let group = report.remove(0).element(Level::HELP.message(help.as_str()));
+            report.push(group);
+        }
+        let renderer = match color {
+            Color::Always => Renderer::styled(),
+            Color::Never => Renderer::plain(),
+        };
+        renderer.render(&report)
+    }
+
+    /// A span that lies within the text, on character boundaries, and is not empty where the text is not.
+    fn clamp(&self, span: Span) -> std::ops::Range<usize> {
+        let mut start = span.start.min(self.text.len());
+        while !self.text.is_char_boundary(start) {
+            start -= 1;
+        }
+        let mut end = span.end.clamp(start, self.text.len());
+        while !self.text.is_char_boundary(end) {
+            end += 1;
+        }
+        start..end
+    }
+}
+
+/// Whether rendered text carries terminal colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Color {
+    /// ANSI colours.
+    Always,
+    /// Plain text.
+    Never,
+}
+
+/// The candidate nearest to a mistyped word, if one is near enough to be meant.
+///
+/// At most a third of the word's letters (and at least one) may differ, so short words do not match everything.
+pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let limit = (word.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (edit_distance(&word, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance > 0 && *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Optimal string alignment distance: insertions, deletions, replacements and swaps of neighbours.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let left: Vec<char> = left.chars().collect();
+    let right: Vec<char> = right.chars().collect();
+    let width = right.len() + 1;
+    let mut table = vec![0usize; (left.len() + 1) * width];
+    for row in 0..=left.len() {
+        for column in 0..=right.len() {
+            let value = if row == 0 || column == 0 {
+                row + column
+            } else {
+                let at = |r: usize, c: usize| table[r * width + c];
+                let replaced = at(row - 1, column - 1) + usize::from(left[row - 1] != right[column - 1]);
+                let mut best = replaced.min(at(row - 1, column) + 1).min(at(row, column - 1) + 1);
+                let swapped =
+                    row > 1 && column > 1 && left[row - 1] == right[column - 2] && left[row - 2] == right[column - 1];
+                if swapped {
+                    best = best.min(at(row - 2, column - 2) + 1);
+                }
+                best
+            };
+            table[row * width + column] = value;
+        }
+    }
+    table[left.len() * width + right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rendering_underlines_the_words_on_their_line_and_adds_help() {
+        let source = Source::new("Dockerfile", "FROM a\nRUM b\n");
+        let diagnostic = Diagnostic::error(Span::new(7, 10), "unknown instruction: RUM").help("did you mean RUN?");
+        let text = source.render(&diagnostic, Color::Never);
+        assert!(text.contains("error: unknown instruction: RUM"), "{text}");
+        assert!(text.contains("Dockerfile:2:1"), "{text}");
+        assert!(text.contains("^^^"), "{text}");
+        assert!(text.contains("help: did you mean RUN?"), "{text}");
+    }
+
+    #[test]
+    fn rendering_survives_spans_outside_the_text() {
+        let source = Source::new("-", "é");
+        for span in [Span::new(1, 1), Span::new(0, 1), Span::new(5, 9), Span::new(2, 0)] {
+            source.render(&Diagnostic::error(span, "x"), Color::Never);
+        }
+    }
+
+    #[test]
+    fn suggestions_are_near_words_only() {
+        assert_eq!(did_you_mean("RUM", ["RUN", "COPY"]), Some("RUN"));
+        assert_eq!(did_you_mean("COYP", ["RUN", "COPY"]), Some("COPY"));
+        assert_eq!(did_you_mean("ENTRYPONIT", ["ENTRYPOINT"]), Some("ENTRYPOINT"));
+        assert_eq!(did_you_mean("FOO", ["RUN", "COPY"]), None);
+    }
+}

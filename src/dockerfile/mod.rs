@@ -1,0 +1,3 @@
+//! Text → AST with spans.
+
+pub mod ast;

@@ -1,0 +1,235 @@
+//! Image references: `[registry/]repository[:tag][@digest]`, with Docker's rules for what is left out.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::digest::Digest;
+
+/// The registry that a name without one means, as people and `config.json` write it.
+pub const DEFAULT_REGISTRY: &str = "docker.io";
+
+/// A reference, resolved to registry and repository (distribution/reference grammar).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+/// Says why a text is no image reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid image reference {text:?}: {reason}")]
+pub struct InvalidReference {
+    /// The text as it was given.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl Reference {
+    /// Host and port (`docker.io`, `localhost:5000`, `[::1]:5000`).
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The repository in full (`library/debian`).
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag as written; none where only a digest or nothing was.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The digest as written.
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest
+    }
+
+    /// The tag or digest to ask a registry for: the digest wins, `latest` where neither was given.
+    pub fn version(&self) -> String {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.to_string(),
+            (None, Some(tag)) => tag.clone(),
+            (None, None) => "latest".to_owned(),
+        }
+    }
+
+    /// The same repository at a digest.
+    pub fn with_digest(&self, digest: Digest) -> Reference {
+        Reference { digest: Some(digest), ..self.clone() }
+    }
+
+    /// The same with `latest` where there is neither tag nor digest.
+    pub fn with_default_tag(&self) -> Reference {
+        let mut reference = self.clone();
+        if reference.tag.is_none() && reference.digest.is_none() {
+            reference.tag = Some("latest".to_owned());
+        }
+        reference
+    }
+
+    /// The short form that people type: `debian:12` for `docker.io/library/debian:12`.
+    pub fn familiar(&self) -> String {
+        let full = self.to_string();
+        match full.strip_prefix("docker.io/") {
+            Some(rest) => rest.strip_prefix("library/").filter(|rest| !rest.contains('/')).unwrap_or(rest).to_owned(),
+            None => full,
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Reference {
+    type Err = InvalidReference;
+
+    fn from_str(text: &str) -> Result<Reference, InvalidReference> {
+        let invalid = |reason| InvalidReference { text: text.to_owned(), reason };
+        if text.is_empty() {
+            return Err(invalid("it is empty"));
+        }
+        let (name, digest) = match text.split_once('@') {
+            Some((name, digest)) => (
+                name,
+                Some(digest.parse().map_err(|_| invalid("the digest must be sha256: and 64 hexadecimal characters"))?),
+            ),
+            None => (text, None),
+        };
+        let (name, tag) = match name.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') && !tag.contains(']') => (name, Some(tag)),
+            _ => (name, None),
+        };
+        if tag.is_some_and(|tag| !is_tag(tag)) {
+            return Err(invalid("a tag is up to 128 letters, digits, '_', '.' and '-', not starting with '.' or '-'"));
+        }
+        let (registry, path) = match name.split_once('/') {
+            Some((host, path)) if is_host(host) => (host, path),
+            _ => (DEFAULT_REGISTRY, name),
+        };
+        let registry =
+            if matches!(registry, "index.docker.io" | "registry-1.docker.io") { DEFAULT_REGISTRY } else { registry };
+        if !registry_is_valid(registry) {
+            return Err(invalid("the registry is no host[:port]"));
+        }
+        if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(invalid("the repository must be lower-case"));
+        }
+        if path.len() > 255 || !path.split('/').all(is_path_component) {
+            return Err(invalid(
+                "a repository is made of lower-case letters and digits, separated by '/', '.', '_', '__' or '-'",
+            ));
+        }
+        if path.len() == 64 && path.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(invalid("64 hexadecimal characters are an image id, not a name"));
+        }
+        let repository = if registry == DEFAULT_REGISTRY && !path.contains('/') {
+            format!("library/{path}")
+        } else {
+            path.to_owned()
+        };
+        Ok(Reference { registry: registry.to_owned(), repository, tag: tag.map(str::to_owned), digest })
+    }
+}
+
+/// The first component is a host when it could not be a path: it has a dot, a port, capitals, or is `localhost`.
+fn is_host(text: &str) -> bool {
+    text == "localhost" || text.contains(['.', ':']) || text.bytes().any(|byte| byte.is_ascii_uppercase())
+}
+
+fn registry_is_valid(registry: &str) -> bool {
+    let (host, port) = match registry.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, port)) if host.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", port),
+            _ => return false,
+        },
+        None => match registry.find(':') {
+            Some(at) => registry.split_at(at),
+            None => (registry, ""),
+        },
+    };
+    let port_is_valid = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    let label_is_valid = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    port_is_valid && host.split('.').all(label_is_valid)
+}
+
+fn is_tag(tag: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    tag.len() <= 128
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|byte| word(byte) || byte == b'.' || byte == b'-')
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+fn is_path_component(component: &str) -> bool {
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let ends_are_valid =
+        component.bytes().next().is_some_and(alphanumeric) && component.bytes().last().is_some_and(alphanumeric);
+    let separators_are_valid = component
+        .split(|character: char| character.is_ascii_lowercase() || character.is_ascii_digit())
+        .all(|separator| matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|byte| byte == b'-'));
+    ends_are_valid && separators_are_valid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_resolved_as_docker_does() {
+        for (text, full, familiar) in [
+            ("debian", "docker.io/library/debian", "debian"),
+            ("debian:12", "docker.io/library/debian:12", "debian:12"),
+            ("me/app", "docker.io/me/app", "me/app"),
+            ("localhost/app", "localhost/app", "localhost/app"),
+            ("localhost:5000/a/b:t", "localhost:5000/a/b:t", "localhost:5000/a/b:t"),
+            ("[::1]:5000/a:t", "[::1]:5000/a:t", "[::1]:5000/a:t"),
+            ("ghcr.io/x/y_z/a--b", "ghcr.io/x/y_z/a--b", "ghcr.io/x/y_z/a--b"),
+            ("index.docker.io/library/x", "docker.io/library/x", "x"),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!((reference.to_string().as_str(), reference.familiar().as_str()), (full, familiar), "{text}");
+        }
+        let digest = format!("debian:12@sha256:{}", "a".repeat(64));
+        assert_eq!(digest.parse::<Reference>().unwrap().version(), format!("sha256:{}", "a".repeat(64)));
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for text in [
+            "",
+            "Debian",
+            ":12",
+            "a:",
+            "a:-x",
+            "a//b",
+            "a/_b",
+            "a___b",
+            "a@sha256:12",
+            "bad_host.io-/x",
+            "x:99999/y",
+            "../x",
+            &"a".repeat(64),
+        ] {
+            assert!(text.parse::<Reference>().is_err(), "{text:?}");
+        }
+    }
+}
