@@ -1,0 +1,1 @@
+//! Argv → request, by a table of examples.
