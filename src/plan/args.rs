@@ -83,7 +83,7 @@ pub(super) fn shown(declared: &[DeclaredArg], environment: &Environment) -> Vec<
 }
 
 /// What `--build-arg` gives.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct BuildArgs {
     values: BTreeMap<String, String>,
 }

@@ -4,7 +4,7 @@ use super::planner::Reported;
 use super::stage::Walk;
 use super::{Op, WorkdirOp};
 use super::{expand, expose, history, path, signal, title};
-use crate::diagnostic::{Diagnostic, Span, did_you_mean};
+use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::dockerfile::ast::{Command, Healthcheck, Instruction, KeyValue, Word};
 use crate::image::config;
 
@@ -41,7 +41,7 @@ impl Walk<'_, '_> {
 
     pub(super) fn workdir(&mut self, instruction: &Instruction, word: &Word) -> Result<(), Reported> {
         let text = self.expand(word)?;
-        if !self.state.has_workdir && !text.starts_with('/') {
+        if !self.state.has_workdir && !text.starts_with('/') && self.is_unseen(word) {
             let message = format!("Relative workdir {text:?} can have unexpected results if the base image changes");
             self.warn("WorkdirRelativePath", word.span, message);
         }
@@ -90,10 +90,9 @@ impl Walk<'_, '_> {
         expanded.into_iter().collect()
     }
 
-    pub(super) fn cmd(&mut self, instruction: &Instruction, command: &Command) -> Result<(), Reported> {
-        let previous = self.once.cmd.replace(instruction.span);
-        self.check_only_once(instruction, previous);
-        let args = self.command(instruction, command);
+    pub(super) fn cmd(&mut self, command: &Command) -> Result<(), Reported> {
+        self.has_cmd = true;
+        let args = self.command(command);
         self.commit(format!("CMD {}", history::quoted_list(&args)));
         let config = &mut self.state.config.config;
         config.cmd = Some(args).filter(|args| !args.is_empty());
@@ -102,30 +101,21 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn entrypoint(&mut self, instruction: &Instruction, command: &Command) -> Result<(), Reported> {
-        let previous = self.once.entrypoint.replace(instruction.span);
-        self.check_only_once(instruction, previous);
-        let args = self.command(instruction, command);
+    pub(super) fn entrypoint(&mut self, command: &Command) -> Result<(), Reported> {
+        let args = self.command(command);
         self.commit(format!("ENTRYPOINT {}", history::quoted_list(&args)));
         let config = &mut self.state.config.config;
         config.entrypoint = Some(args).filter(|args| !args.is_empty());
-        if self.once.cmd.is_none() {
+        if !self.has_cmd {
             config.cmd = None;
         }
         Ok(())
     }
 
-    fn command(&mut self, instruction: &Instruction, command: &Command) -> Vec<String> {
+    fn command(&self, command: &Command) -> Vec<String> {
         match command {
             Command::Exec(words) => words.iter().map(|word| word.value.clone()).collect(),
             Command::Shell(text) => {
-                if self.state.config.config.shell.is_empty() {
-                    let name = instruction.keyword.value.to_uppercase();
-                    let message = format!(
-                        "JSON arguments recommended for {name} to prevent unintended behavior related to OS signals"
-                    );
-                    self.warn("JSONArgsRecommended", instruction.span, message);
-                }
                 let mut args = self.shell_words();
                 args.push(text.value.clone());
                 args
@@ -133,20 +123,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Warns at the earlier instruction: that is the one without effect.
-    fn check_only_once(&mut self, instruction: &Instruction, previous: Option<Span>) {
-        if let Some(previous) = previous {
-            let name = instruction.keyword.value.to_uppercase();
-            let message = format!(
-                "Multiple {name} instructions should not be used in the same stage because only the last one will be used"
-            );
-            self.warn("MultipleInstructionsDisallowed", previous, message);
-        }
-    }
-
-    pub(super) fn healthcheck(&mut self, instruction: &Instruction, check: &Healthcheck) -> Result<(), Reported> {
-        let previous = self.once.healthcheck.replace(instruction.span);
-        self.check_only_once(instruction, previous);
+    pub(super) fn healthcheck(&mut self, check: &Healthcheck) -> Result<(), Reported> {
         let check = match check {
             Healthcheck::None => {
                 config::Healthcheck { test: vec!["NONE".to_owned()], ..config::Healthcheck::default() }
@@ -200,11 +177,11 @@ impl Walk<'_, '_> {
         let mut ports = Vec::new();
         for text in self.expand_words(word)? {
             let exposed = expose::parse(&text).map_err(|message| self.error(word.span, message))?;
-            if exposed.protocol_has_capitals {
+            if exposed.protocol_has_capitals && self.is_unseen(word) {
                 let message = format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
                 self.warn("ExposeProtoCasing", word.span, message);
             }
-            if exposed.maps_host {
+            if exposed.maps_host && self.is_unseen(word) {
                 let message =
                     format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'");
                 self.warn("ExposeInvalidFormat", word.span, message);

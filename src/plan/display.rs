@@ -6,7 +6,7 @@ use super::{
     CommandForm, CopyFrom, CopyInstruction, CopyOp, Link, MountSource, Network, Op, Parents, Plan, RunOp, Security,
 };
 use super::{Source, Step, StepId};
-use crate::dockerfile::mount::Mount;
+use crate::dockerfile::mount::{Mount, Sharing};
 
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -97,7 +97,28 @@ struct MountText<'a>(&'a Mount);
 
 impl Display for MountText<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
+        let mount = self.0;
+        let sharing = match mount.sharing {
+            Sharing::Shared => None,
+            Sharing::Private => Some("private"),
+            Sharing::Locked => Some("locked"),
+        };
+        let parts = [
+            mount.kind.name().to_owned(),
+            option("target", mount.target.as_ref()),
+            option("source", mount.source.as_ref()),
+            option("id", mount.id.as_ref()),
+            option("env", mount.env.as_ref()),
+            option("sharing", sharing),
+            option("size", mount.size),
+            option("mode", mount.mode.map(|mode| format!("{mode:04o}"))),
+            option("uid", mount.uid),
+            option("gid", mount.gid),
+        ];
+        f.write_str(&parts.concat())?;
+        let read_only = if mount.read_only.unwrap_or_default() { " ro" } else { " rw" };
+        let required = if mount.required { " required" } else { "" };
+        write!(f, "{read_only}{required}")
     }
 }
 
@@ -146,6 +167,10 @@ impl Display for Source {
             Source::Inline { name, content } => write!(f, "inline {name} {content:?}"),
         }
     }
+}
+
+fn option(name: &str, value: Option<impl Display>) -> String {
+    value.map(|value| format!(" {name}={value}")).unwrap_or_default()
 }
 
 fn labelled(label: &str, text: &str) -> String {

@@ -24,7 +24,6 @@ pub mod expand;
 mod expose;
 mod graph;
 mod history;
-mod lint;
 pub mod needs;
 pub mod options;
 mod path;
@@ -33,6 +32,8 @@ mod run;
 mod signal;
 mod stage;
 mod stages;
+#[cfg(test)]
+mod tests;
 mod title;
 
 pub use options::{BaseKey, BaseSource, NamedContext, Options, Scope};

@@ -44,6 +44,11 @@ pub(super) fn clean(path: &str) -> String {
     if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
 }
 
+/// The last component; empty for the root.
+pub(super) fn base_name(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +90,10 @@ mod tests {
         {
             assert_eq!(clean(path), clean_path, "{path}");
         }
+    }
+
+    #[test]
+    fn the_last_component_ignores_final_slashes() {
+        assert_eq!((base_name("/a/b/"), base_name("id"), base_name("/")), ("b", "id", ""));
     }
 }

@@ -8,7 +8,7 @@ use super::{CommandForm, HeredocFile, MountSource, Network, Op, ResolvedMount, R
 use super::{history, path, title};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::dockerfile::ast::{Command, Heredoc, Instruction, MountFlag, Run, Word};
-use crate::dockerfile::mount::{self, Mount, MountType};
+use crate::dockerfile::mount::{self, Mount, MountError, MountKind};
 
 /// What a RUN executes.
 struct Executed {
@@ -21,7 +21,9 @@ struct Executed {
 
 impl Walk<'_, '_> {
     pub(super) fn run(&mut self, instruction: &Instruction, run: &Run) -> Result<(), Reported> {
-        let mounts = run.mounts.iter().map(|flag| self.mount(flag)).collect::<Vec<Result<ResolvedMount, Reported>>>();
+        let mut agents = 0;
+        let mounts: Vec<Result<ResolvedMount, Reported>> =
+            run.mounts.iter().map(|flag| self.mount(flag, &mut agents)).collect();
         let network = self.network(run.network.as_ref());
         let security = self.security(run.security.as_ref());
         if let Some(device) = run.devices.first() {
@@ -113,28 +115,37 @@ impl Walk<'_, '_> {
         Reported
     }
 
-    fn mount(&mut self, flag: &MountFlag) -> Result<ResolvedMount, Reported> {
+    fn mount(&mut self, flag: &MountFlag, agents: &mut usize) -> Result<ResolvedMount, Reported> {
         let mut fields: Vec<(String, Option<String>)> = Vec::new();
         let mut from: Option<&Word> = None;
         for (key, value) in &flag.fields {
-            let expanded = self.expand_optional(value.as_ref())?;
             if key.value.eq_ignore_ascii_case("from") {
                 from = value.as_ref();
             }
-            fields.push((key.value.clone(), expanded));
+            fields.push((key.value.clone(), self.expand_optional(value.as_ref())?));
         }
-        let mut mount = mount::parse(&fields).map_err(|error| self.error(flag.span, error.message))?;
+        let mut mount = mount::parse(&fields).map_err(|error| self.mount_error(flag, error))?;
         let source = self.mount_source(&mount, from, flag.span)?;
-        self.complete(&mut mount, flag)?;
+        self.complete(&mut mount, flag, agents)?;
         Ok(ResolvedMount { mount, source })
     }
 
+    fn mount_error(&mut self, flag: &MountFlag, error: MountError) -> Reported {
+        let field = error.field.and_then(|field| flag.fields.get(field));
+        let span =
+            field.map_or(flag.span, |(key, value)| value.as_ref().map_or(key.span, |value| key.span.to(value.span)));
+        let mut diagnostic = Diagnostic::error(span, error.message);
+        diagnostic.help = error.suggestion.map(|meant| format!("did you mean {meant}?"));
+        self.report(diagnostic);
+        Reported
+    }
+
     fn mount_source(&mut self, mount: &Mount, from: Option<&Word>, flag: Span) -> Result<MountSource, Reported> {
-        if !matches!(mount.kind, MountType::Bind | MountType::Cache) {
+        if !matches!(mount.kind, MountKind::Bind | MountKind::Cache) {
             return Ok(MountSource::Empty);
         }
-        let Some(name) = mount.from.as_deref().filter(|name| !name.is_empty()) else {
-            return Ok(if mount.kind == MountType::Cache { MountSource::Empty } else { MountSource::Context });
+        let Some(name) = mount.from.as_deref() else {
+            return Ok(if mount.kind == MountKind::Cache { MountSource::Empty } else { MountSource::Context });
         };
         let span = self.place(from.map_or(flag, |word| word.span));
         if !self.state.is_known && from.is_some_and(|word| word.value.contains('$')) {
@@ -144,32 +155,59 @@ impl Walk<'_, '_> {
         let origin = self.planner.origin(name, span, self.index, Reader::Mount { target: &target })?;
         Ok(match origin {
             Origin::Context(key) => MountSource::NamedContext(key),
-            Origin::Scratch if mount.kind == MountType::Cache => MountSource::Empty,
+            Origin::Scratch if mount.kind == MountKind::Cache => MountSource::Empty,
             origin => MountSource::Step(self.planner.read_only(&origin, span, self.index)),
         })
     }
 
-    /// Fills in what depends on the stage: the absolute target, a cache's id.
-    fn complete(&mut self, mount: &mut Mount, flag: &MountFlag) -> Result<(), Reported> {
-        let written = mount.target.clone();
-        let has_no_file = matches!(mount.kind, MountType::Secret | MountType::Ssh) && written.is_none();
-        if !has_no_file {
-            let target = path::absolute(self.workdir_path(), written.as_deref().unwrap_or_default());
-            if target == "/" {
-                return Err(self.error(flag.span, "invalid mount target \"/\""));
+    /// Fills in what is not given, so that two ways to ask for the same mount are the same mount.
+    fn complete(&mut self, mount: &mut Mount, flag: &MountFlag, agents: &mut usize) -> Result<(), Reported> {
+        match mount.kind {
+            MountKind::Cache => {
+                let written = mount.target.as_deref().unwrap_or_default();
+                let id = mount.id.take().unwrap_or_else(|| path::clean(written));
+                mount.id = Some(match self.planner.build_args.value(CACHE_NAMESPACE) {
+                    Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
+                    _ => id,
+                });
             }
-            mount.target = Some(target);
+            MountKind::Secret => complete_secret(mount),
+            MountKind::Ssh => {
+                mount.id.get_or_insert_with(|| "default".to_owned());
+                mount.target.get_or_insert_with(|| format!("/run/buildkit/ssh_agent.{agents}"));
+                *agents += 1;
+            }
+            MountKind::Bind | MountKind::Tmpfs => {}
         }
-        if mount.kind == MountType::Cache {
-            let id = mount.id.take().filter(|id| !id.is_empty());
-            let id = id.unwrap_or_else(|| path::clean(written.as_deref().unwrap_or_default()));
-            mount.id = Some(match self.planner.build_args.value(CACHE_NAMESPACE) {
-                Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
-                _ => id,
-            });
+        if matches!(mount.kind, MountKind::Bind | MountKind::Cache) {
+            mount.source = Some(path::absolute("/", mount.source.as_deref().unwrap_or_default()));
         }
+        let is_writable = matches!(mount.kind, MountKind::Cache | MountKind::Tmpfs);
+        mount.read_only.get_or_insert(!is_writable);
+        if mount.kind == MountKind::Secret && mount.target.is_none() {
+            return Ok(());
+        }
+        let target = path::absolute(self.workdir_path(), mount.target.as_deref().unwrap_or_default());
+        if target == "/" {
+            return Err(self.error(flag.span, "invalid mount target \"/\""));
+        }
+        mount.target = Some(target);
         Ok(())
     }
+}
+
+/// `source` is another word for `id`; a secret that is a variable is a file as well only where a target is given.
+fn complete_secret(mount: &mut Mount) {
+    let of_target = mount.target.as_deref().map(path::base_name).unwrap_or_default().to_owned();
+    let id = mount.source.take().or(mount.id.take()).unwrap_or(of_target);
+    match &mut mount.env {
+        Some(name) if name.is_empty() => name.clone_from(&id),
+        Some(_) => {}
+        None => {
+            mount.target.get_or_insert_with(|| format!("/run/secrets/{}", path::base_name(&id)));
+        }
+    }
+    mount.id = Some(id);
 }
 
 /// Whether a command is one here-document and nothing else: `<<EOF`, `<<-"EOF"`.

@@ -8,9 +8,9 @@ use super::expand;
 use super::planner::{Planner, Reported};
 use super::stages::Origin;
 use super::{CopyFrom, CopyInstruction, CopyOp, HistoryEntry, Link, Op, Parents, Source, Step, StepId};
-use super::{history, lint, title};
+use super::{history, title};
 use crate::diagnostic::{Diagnostic, Span};
-use crate::dockerfile;
+use crate::dockerfile::{self, lint};
 use crate::dockerfile::ast::{ArgDeclaration, Instruction, Operation, Stage, Word};
 use crate::image::config::{ContainerConfig, ImageConfig};
 use crate::image::platform::Platform;
@@ -104,7 +104,8 @@ pub(super) struct Walk<'p, 'a> {
     origin: Firing,
     /// The rules that a comment above the current instruction switches off.
     skipped_rules: Vec<String>,
-    pub(super) once: Once,
+    /// Whether the stage itself has a CMD, which its ENTRYPOINT then leaves alone.
+    pub(super) has_cmd: bool,
 }
 
 /// Where the current instruction comes from.
@@ -115,14 +116,6 @@ enum Firing {
     OfStage,
     /// ONBUILD of an image: everything is reported at the FROM.
     OfImage,
-}
-
-/// The last instruction of each kind of which only the last one counts.
-#[derive(Default)]
-pub(super) struct Once {
-    pub(super) cmd: Option<Span>,
-    pub(super) entrypoint: Option<Span>,
-    pub(super) healthcheck: Option<Span>,
 }
 
 impl<'p, 'a> Walk<'p, 'a> {
@@ -138,7 +131,7 @@ impl<'p, 'a> Walk<'p, 'a> {
             counted: Vec::new(),
             origin: Firing::Written,
             skipped_rules: Vec::new(),
-            once: Once::default(),
+            has_cmd: false,
         }
     }
 
@@ -210,11 +203,9 @@ impl<'p, 'a> Walk<'p, 'a> {
     fn check_platform(&mut self, key: &super::BaseKey) {
         let (wanted, found) = (&key.platform, self.state.config.platform());
         if wanted.os != found.os || wanted.architecture != found.architecture {
-            let name = &self.stage.base.value;
-            let message = format!(
-                "Base image {name} was pulled with platform \"{found}\", expected \"{wanted}\" for current build"
-            );
-            self.warn("InvalidBaseImagePlatform", self.stage.base.span, message);
+            let (name, wanted, found) = (&self.stage.base.value, wanted.to_string(), found.to_string());
+            let warning = lint::invalid_base_image_platform(self.stage.base.span, name, &wanted, &found);
+            self.report(warning);
         }
     }
 
@@ -249,12 +240,12 @@ impl<'p, 'a> Walk<'p, 'a> {
         let _: Result<(), Reported> = match &instruction.operation {
             Operation::Add(transfer) => self.copy(instruction, transfer, CopyInstruction::Add),
             Operation::Arg(declarations) => self.arg(declarations),
-            Operation::Cmd(command) => self.cmd(instruction, command),
+            Operation::Cmd(command) => self.cmd(command),
             Operation::Copy(transfer) => self.copy(instruction, transfer, CopyInstruction::Copy),
-            Operation::Entrypoint(command) => self.entrypoint(instruction, command),
+            Operation::Entrypoint(command) => self.entrypoint(command),
             Operation::Env(pairs) => self.env(pairs),
             Operation::Expose(words) => self.expose(words),
-            Operation::Healthcheck(check) => self.healthcheck(instruction, check),
+            Operation::Healthcheck(check) => self.healthcheck(check),
             Operation::Label(pairs) => self.label(pairs),
             Operation::Maintainer(word) => self.maintainer(word),
             Operation::Onbuild(trigger) => self.onbuild(trigger),
@@ -391,6 +382,11 @@ impl<'p, 'a> Walk<'p, 'a> {
         }
     }
 
+    /// Whether the parser could not judge a word by what is written: it holds a variable, or stands in no file.
+    pub(super) fn is_unseen(&self, word: &Word) -> bool {
+        matches!(self.origin, Firing::OfImage) || word.value.contains(['$', '"', '\'', '\\', '`'])
+    }
+
     /// Where to report something about the current instruction.
     pub(super) fn place(&self, span: Span) -> Span {
         match self.origin {
@@ -411,11 +407,16 @@ impl<'p, 'a> Walk<'p, 'a> {
     /// Records a diagnostic, unless a comment switches its rule off or it may come from a config that is not known.
     pub(super) fn report(&mut self, diagnostic: Diagnostic) {
         if let Some(rule) = diagnostic.rule {
-            if !self.state.is_known || lint::is_skipped(&self.skipped_rules, rule) {
+            if !self.state.is_known || is_skipped(&self.skipped_rules, rule) {
                 return;
             }
         }
         let span = self.place(diagnostic.span);
         self.planner.diagnostics.push(Diagnostic { span, ..diagnostic });
     }
+}
+
+/// Whether a `# check=skip=…` comment switches a rule off.
+pub(super) fn is_skipped(skipped: &[String], rule: &str) -> bool {
+    skipped.iter().any(|skipped| skipped == "all" || skipped.eq_ignore_ascii_case(rule))
 }

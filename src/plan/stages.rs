@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::args::{self, Globals};
+use super::args::{self, BuildArgs, Globals};
 use super::expand::{self, Expansion};
-use super::lint;
 use super::planner::{Planner, Reported};
+use super::stage;
 use super::{BaseKey, BaseSource, NamedContext, Options};
 use crate::diagnostic::{Diagnostic, Span, did_you_mean};
+use crate::dockerfile::lint;
 use crate::dockerfile::ast::{Dockerfile, Operation, Stage, Word};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -47,9 +48,23 @@ pub(super) fn headers(
 ) -> Vec<Header> {
     let names: Vec<Option<String>> =
         dockerfile.stages.iter().map(|stage| stage.name.as_ref().map(|name| name.value.to_lowercase())).collect();
+    check_defaults(dockerfile, options, diagnostics);
     let mut reader =
         HeaderReader { escape: dockerfile.directives.escape, options, globals, names: &names, diagnostics };
     dockerfile.stages.iter().enumerate().map(|(index, stage)| reader.header(index, stage)).collect()
+}
+
+/// Warns of FROM lines that name nothing when no build argument is given.
+fn check_defaults(dockerfile: &Dockerfile, options: &Options, diagnostics: &mut Vec<Diagnostic>) {
+    let mut ignored = Vec::new();
+    let defaults = Globals::evaluate(dockerfile, options, &BuildArgs::default(), &mut ignored);
+    for stage in dockerfile.stages.iter().filter(|stage| stage.base.value.contains('$')) {
+        let expansion = expand::expand(&stage.base.value, dockerfile.directives.escape, defaults.variables());
+        let names_nothing = expansion.is_ok_and(|expansion| expansion.text.parse::<Reference>().is_err());
+        if names_nothing && !stage::is_skipped(&stage.skipped_rules, "InvalidDefaultArgInFrom") {
+            diagnostics.push(lint::invalid_default_arg_in_from(stage.base.span, &stage.base.value));
+        }
+    }
 }
 
 struct HeaderReader<'a> {
@@ -114,7 +129,7 @@ impl HeaderReader<'_> {
         let expansion = expand::expand(&word.value, self.escape, self.globals.variables())
             .map_err(|error| self.error(args::place(word, error.at), error.message))?;
         for name in &expansion.unset {
-            if !self.globals.is_declared(name) && !lint::is_skipped(&stage.skipped_rules, "UndefinedArgInFrom") {
+            if !self.globals.is_declared(name) && !stage::is_skipped(&stage.skipped_rules, "UndefinedArgInFrom") {
                 let meant = did_you_mean(name, self.globals.names());
                 self.diagnostics.push(lint::undefined_arg_in_from(word.span, name, meant));
             }
