@@ -233,10 +233,10 @@ pub struct RegistryArguments {
 #[derive(Debug, Args)]
 pub struct AcceptedArguments {
     /// Provenance attestations; only `false` is supported
-    #[arg(long, value_name = "PROVENANCE", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "PROVENANCE", hide = true)]
     pub provenance: Option<String>,
     /// SBOM attestations; only `false` is supported
-    #[arg(long, value_name = "SBOM", hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "SBOM", hide = true)]
     pub sbom: Option<String>,
     /// Attestations; only disabled ones are supported
     #[arg(long = "attest", value_name = "ATTESTATION", hide = true)]

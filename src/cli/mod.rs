@@ -78,14 +78,18 @@ impl UsageError {
 /// Understands a command line; `argv` starts with the program's name.
 pub fn parse(argv: Vec<OsString>, environment: &Environment) -> Result<Command, UsageError> {
     let argv = with_default_subcommand(argv);
-    let parsed =
-        Arguments::command().try_get_matches_from(argv).and_then(|matches| Arguments::from_arg_matches(&matches));
+    let parsed = command().try_get_matches_from(argv).and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) if !error.use_stderr() => return Ok(Command::Show(error.render().to_string())),
         Err(error) => return Err(syntax_error(&error)),
     };
     resolve(arguments, environment).map_err(UsageError::from)
+}
+
+/// The clap command. Of a flag that is given twice the last one counts, as in Go's flags; scripts rely on it.
+fn command() -> clap::Command {
+    Arguments::command().mut_subcommands(|subcommand| subcommand.args_override_self(true))
 }
 
 fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, InvalidRequest> {

@@ -248,7 +248,8 @@ impl Request {
         let outputs = output::outputs(&arguments, &mut tags, environment, &mut notices)?;
         let mut build_arguments = build_arguments(&arguments.build_args, environment)?;
         let source_date_epoch = source_date_epoch(&mut build_arguments, environment)?;
-        let registries = registries(&arguments.registry, environment)?;
+        let mut registries = registries(&arguments.registry, environment)?;
+        registries.insecure.extend(output::insecure_registries(&outputs));
         let (progress, verbosity) = progress(&arguments, global, environment)?;
         Ok(Request {
             action: action(&arguments)?,
@@ -449,36 +450,34 @@ fn progress(
     global: &GlobalArguments,
     environment: &Environment,
 ) -> Result<(ProgressMode, Verbosity), InvalidRequest> {
+    let word = progress_word(arguments.progress.as_deref(), environment).map(|(_, word)| word);
     let mode = progress_mode(arguments.progress.as_deref(), environment)?;
-    let asks_for_quiet = arguments.quiet.is_on() || arguments.progress.as_deref() == Some("quiet");
-    if arguments.quiet.is_on() {
-        let is_shown = arguments.progress.is_some() && !matches!(mode, ProgressMode::Auto | ProgressMode::Quiet);
-        if is_shown {
-            return Err(InvalidRequest::Contradiction {
-                problem: "--quiet and --progress contradict each other".to_owned(),
-                hint: "leave one of them out".to_owned(),
-            });
-        }
-        return Ok((ProgressMode::Quiet, Verbosity::Quiet));
+    let is_shown = arguments.progress.is_some() && !matches!(mode, ProgressMode::Auto | ProgressMode::Quiet);
+    match (arguments.quiet, word) {
+        (Switch::On, _) if is_shown => Err(InvalidRequest::Contradiction {
+            problem: "--quiet and --progress contradict each other".to_owned(),
+            hint: "leave one of them out".to_owned(),
+        }),
+        // As in buildx: `quiet` prints the id, `none` does not.
+        (Switch::On, _) | (Switch::Off, Some("quiet")) => Ok((ProgressMode::Quiet, Verbosity::Quiet)),
+        (Switch::Off, _) if global.debug.is_on() => Ok((mode, Verbosity::Debug)),
+        (Switch::Off, _) => Ok((mode, Verbosity::Normal)),
     }
-    let verbosity = match () {
-        () if asks_for_quiet => Verbosity::Quiet,
-        () if global.debug.is_on() => Verbosity::Debug,
-        () => Verbosity::Normal,
-    };
-    Ok((mode, verbosity))
 }
 
-/// The flag, else `BUILDKIT_PROGRESS`, else by whether somebody looks.
-fn progress_mode(flag: Option<&str>, environment: &Environment) -> Result<ProgressMode, InvalidRequest> {
+/// The flag, else `BUILDKIT_PROGRESS`: which it was, and its word.
+fn progress_word<'a>(flag: Option<&'a str>, environment: &'a Environment) -> Option<(&'static str, &'a str)> {
     const VARIABLE: &str = "BUILDKIT_PROGRESS";
-    let (name, word) = match (flag, environment.variable(VARIABLE)) {
-        (Some(word), _) => ("--progress", word),
-        (None, Some(word)) => (VARIABLE, word),
-        (None, None) => return Ok(ProgressMode::Auto),
-    };
+    match flag {
+        Some(word) => Some(("--progress", word)),
+        None => environment.variable(VARIABLE).map(|word| (VARIABLE, word)),
+    }
+}
+
+fn progress_mode(flag: Option<&str>, environment: &Environment) -> Result<ProgressMode, InvalidRequest> {
+    let Some((flag, word)) = progress_word(flag, environment) else { return Ok(ProgressMode::Auto) };
     word.parse().map_err(|_| {
-        let given = Given { flag: name, value: word, expected: "auto, plain, tty, quiet, none or rawjson" };
+        let given = Given { flag, value: word, expected: "auto, plain, tty, quiet, none or rawjson" };
         match did_you_mean(word, crate::ui::PROGRESS_WORDS) {
             Some(meant) => given.because(&format!("did you mean {meant}?")),
             None => given.invalid(),

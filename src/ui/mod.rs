@@ -190,3 +190,6 @@ impl Drop for CloseOnDrop<'_> {
         self.0.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,8 @@ pub(super) struct Lines {
     line: Vec<u8>,
     began: Option<Instant>,
     returned: bool,
+    /// Whether this line is written over another one.
+    overwrites: bool,
 }
 
 impl Lines {
@@ -56,9 +58,14 @@ impl Lines {
         lines
     }
 
-    /// The unfinished line's beginning: what can be printed of it already.
+    /// The unfinished line's beginning, if it can be printed already: not that of a line that may be overwritten.
     pub(super) fn open(&self) -> Option<Line> {
-        let at = self.began.filter(|_| !self.returned)?;
+        self.current().filter(|_| !self.returned && !self.overwrites)
+    }
+
+    /// The unfinished line as a terminal shows it now.
+    pub(super) fn current(&self) -> Option<Line> {
+        let at = self.began?;
         let text = sanitize(&self.line, Ending::Open);
         (!text.is_empty()).then_some(Line { at, text, kind: LineKind::Whole })
     }
@@ -71,6 +78,7 @@ impl Lines {
 
     fn take(&mut self, kind: LineKind, at: Instant) -> Line {
         self.returned = false;
+        self.overwrites = kind == LineKind::Overwritten;
         let at = self.began.take().unwrap_or(at);
         let bytes = std::mem::take(&mut self.line);
         Line { at, text: sanitize(&bytes, Ending::Complete), kind }

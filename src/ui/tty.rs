@@ -14,7 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::plain::failure_report;
 use super::step::{PartNews, Step};
-use super::text::{Lines, one_line, stamp_text};
+use super::text::{LineKind, Lines, one_line, stamp_text};
 use super::{Display, UiEnvironment};
 use crate::progress::{Event, TaskId};
 use frame::{Extent, Frame, Palette, Size};
@@ -51,7 +51,7 @@ impl TtyStep {
 
     fn output(&mut self, at: Instant, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
-        for line in self.splitter.push(bytes, at) {
+        for line in self.splitter.push(bytes, at).into_iter().filter(|line| line.kind == LineKind::Whole) {
             self.line(line.at, &line.text);
         }
     }
@@ -66,7 +66,7 @@ impl TtyStep {
 
     /// The last lines as a terminal shows them: with the line that the command is at, without time stamps.
     fn shown(&self, count: usize) -> Vec<String> {
-        let open = self.splitter.open().map(|line| line.text);
+        let open = self.splitter.current().map(|line| line.text);
         let whole = self.lines.iter().map(|line| line.split_once(' ').map_or("", |(_, text)| text).to_owned());
         let mut lines: Vec<String> = whole.chain(open).filter(|line| !line.trim().is_empty()).collect();
         lines.drain(..lines.len().saturating_sub(count));
@@ -179,3 +179,6 @@ impl Display for Tty {
         self.print(&text);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,7 @@ pub(super) fn notices(arguments: &BuildArguments) -> Result<Vec<String>, Invalid
     }
     let limits = limits(accepted);
     if !limits.is_empty() {
-        notices.push(format!("{} is ignored: RUN is not limited but by --ulimit", limits.join(", ")));
+        notices.push(format!("ignored: {}: RUN is limited by --ulimit alone", limits.join(", ")));
     }
     // Other caches are understood but not read or written yet.
     for (flag, texts) in [("--cache-from", &arguments.cache_from), ("--cache-to", &arguments.cache_to)] {

@@ -195,6 +195,14 @@ fn add_names(names: &mut Vec<Reference>, more: &[Reference]) {
     }
 }
 
+/// The registries of outputs that say `registry.insecure=true`.
+pub(super) fn insecure_registries(outputs: &[OutputRequest]) -> Vec<String> {
+    let says_so =
+        |output: &&OutputRequest| output.attributes.get("registry.insecure").is_some_and(|value| value == "true");
+    let names = outputs.iter().filter(says_so).flat_map(|output| &output.names);
+    names.map(|name| name.registry().to_owned()).collect()
+}
+
 /// `--push` makes an image output a pushed one, and adds one where there is none, as in buildx.
 fn push(outputs: &mut Vec<OutputRequest>) {
     if let Some(output) = outputs.iter_mut().find(|output| output.kind == OutputKind::Image) {

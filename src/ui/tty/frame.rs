@@ -158,7 +158,7 @@ impl Frame {
         let timer = format!("{seconds:.1}s");
         let mut left = self.width().checked_sub(" => ".len() + 1 + timer.len())?;
         let mut extras = String::new();
-        if left > 20 + job.amount.len() && !job.amount.is_empty() {
+        if left > NARROWEST + job.amount.len() && !job.amount.is_empty() {
             extras = format!(" {}", job.amount);
             left -= extras.len();
         }
