@@ -1,1 +1,3 @@
 //! (module plan)
+
+pub mod expand;
