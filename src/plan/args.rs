@@ -4,6 +4,7 @@
 //! writer wins; a stage built on another inherits its variables and its ARGs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::Options;
 use super::expand::{self, Variables};
@@ -60,8 +61,8 @@ impl Environment {
 }
 
 impl Variables for Environment {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.value(name)
+    fn value(&self, name: &str) -> Option<&str> {
+        Environment::value(self, name)
     }
 }
 
@@ -211,7 +212,7 @@ impl Globals {
                     match expand::expand(&default.value, dockerfile.directives.escape, &globals.values) {
                         Ok(expansion) => Some(expansion.text),
                         Err(error) => {
-                            diagnostics.push(Diagnostic::error(place(default, error.at), error.message));
+                            diagnostics.push(Diagnostic::error(place(default, &error.at), error.message));
                             None
                         }
                     }
@@ -276,13 +277,13 @@ fn automatic(dockerfile: &Dockerfile, options: &Options, build_args: &BuildArgs)
     environment
 }
 
-/// The place of a byte of a word; the word's own place where continuations moved its bytes.
-pub(super) fn place(word: &Word, at: usize) -> Span {
+/// The place of a part of a word; the word's own place where continuations moved its bytes.
+pub(super) fn place(word: &Word, part: &Range<usize>) -> Span {
     let length = word.span.end.saturating_sub(word.span.start);
-    if length != word.value.len() || at >= length {
+    if length != word.value.len() || part.is_empty() || part.end > length {
         return word.span;
     }
-    Span::new(word.span.start + at, word.span.end)
+    Span::new(word.span.start + part.start, word.span.start + part.end)
 }
 
 /// The moment that dates the build: the build argument, else a global ARG of the file.

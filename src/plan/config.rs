@@ -3,7 +3,7 @@
 use super::planner::Reported;
 use super::stage::Walk;
 use super::{Op, WorkdirOp};
-use super::{expand, expose, history, path, signal, title};
+use super::{expose, history, path, signal, title};
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::dockerfile::ast::{Command, Healthcheck, Instruction, KeyValue, Word};
 use crate::image::config;
@@ -189,15 +189,6 @@ impl Walk<'_, '_> {
             ports.extend(exposed.ports);
         }
         Ok(ports)
-    }
-
-    fn expand_words(&mut self, word: &Word) -> Result<Vec<String>, Reported> {
-        let escape = self.escape();
-        match expand::expand_words(&word.value, escape, &self.state.environment) {
-            Ok(words) => Ok(words),
-            Err(_) if !self.state.is_known => Err(Reported),
-            Err(error) => Err(self.error(super::args::place(word, error.at), error.message)),
-        }
     }
 
     pub(super) fn maintainer(&mut self, word: &Word) -> Result<(), Reported> {

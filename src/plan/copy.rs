@@ -4,7 +4,7 @@ use super::planner::Reported;
 use super::stage::Walk;
 use super::stages::{Origin, Reader};
 use super::{CopyFrom, CopyInstruction, CopyOp, Link, Op, Parents, Source, StepId};
-use super::{expand, history, path, title};
+use super::{history, path, title};
 use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
 use crate::dockerfile::ast::{Heredoc, Instruction, Transfer, TransferSource, Word};
@@ -103,12 +103,7 @@ impl Walk<'_, '_> {
 
     fn inline(&mut self, heredoc: &Heredoc) -> Result<Source, Reported> {
         let body = Word::new(heredoc.body.clone(), heredoc.span);
-        let content = if heredoc.expand {
-            let result = expand::expand_body(&body.value, &self.state.environment);
-            self.expanded(&body, result)?
-        } else {
-            body.value
-        };
+        let content = if heredoc.expand { self.expand_body(&body)? } else { body.value };
         Ok(Source::Inline { name: heredoc.name.clone(), content })
     }
 

@@ -4,14 +4,14 @@
 //! themselves as methods.
 
 use super::args::{self, DEFAULT_PATH, DeclaredArg, Environment};
-use super::expand;
+use super::expand::{self, ExpandError, Expansion};
 use super::planner::{Planner, Reported};
 use super::stages::Origin;
 use super::{CopyFrom, CopyInstruction, CopyOp, HistoryEntry, Link, Op, Parents, Source, Step, StepId};
 use super::{history, title};
 use crate::diagnostic::{Diagnostic, Span};
-use crate::dockerfile::{self, lint};
 use crate::dockerfile::ast::{ArgDeclaration, Instruction, Operation, Stage, Word};
+use crate::dockerfile::{self, lint};
 use crate::image::config::{ContainerConfig, ImageConfig};
 use crate::image::platform::Platform;
 
@@ -343,27 +343,43 @@ impl<'p, 'a> Walk<'p, 'a> {
         word.map(|word| self.expand(word)).transpose()
     }
 
-    /// Records what an expansion says about its variables.
-    pub(super) fn expanded(
-        &mut self,
-        word: &Word,
-        result: Result<expand::Expansion, expand::ExpandError>,
-    ) -> Result<String, Reported> {
-        match result {
-            Ok(expansion) => {
-                let declared = |name: &String| self.state.args.iter().any(|argument| argument.name == *name);
-                let undefined: Vec<&String> = expansion.unset.iter().filter(|name| !declared(name)).collect();
-                if !undefined.is_empty() && !self.state.is_known {
-                    return Err(Reported);
-                }
-                for name in undefined {
-                    self.warn_undefined(word.span, name);
-                }
-                Ok(expansion.text)
-            }
-            Err(_) if !self.state.is_known => Err(Reported),
-            Err(error) => Err(self.error(args::place(word, error.at), error.message)),
+    /// Expands a word, then splits it again.
+    pub(super) fn expand_words(&mut self, word: &Word) -> Result<Vec<String>, Reported> {
+        match expand::expand_words(&word.value, self.escape(), &self.state.environment) {
+            Ok((words, unset)) => self.check_unset(word, &unset).map(|()| words),
+            Err(error) => Err(self.expansion_error(word, &error)),
         }
+    }
+
+    /// Expands the body of a here-document.
+    pub(super) fn expand_body(&mut self, body: &Word) -> Result<String, Reported> {
+        let result = expand::expand_body(&body.value, &self.state.environment);
+        self.expanded(body, result)
+    }
+
+    fn expanded(&mut self, word: &Word, result: Result<Expansion, ExpandError>) -> Result<String, Reported> {
+        match result {
+            Ok(expansion) => self.check_unset(word, &expansion.unset).map(|()| expansion.text),
+            Err(error) => Err(self.expansion_error(word, &error)),
+        }
+    }
+
+    fn expansion_error(&mut self, word: &Word, error: &ExpandError) -> Reported {
+        // A base that is not known yet may set the variable that is missing.
+        if self.state.is_known { self.error(args::place(word, &error.at), error.message.as_str()) } else { Reported }
+    }
+
+    /// Warns of variables that nothing sets. An ARG without a value is declared all the same.
+    fn check_unset(&mut self, word: &Word, unset: &[String]) -> Result<(), Reported> {
+        let declared = |name: &String| self.state.args.iter().any(|argument| argument.name == *name);
+        let undefined: Vec<&String> = unset.iter().filter(|name| !declared(name)).collect();
+        if !undefined.is_empty() && !self.state.is_known {
+            return Err(Reported);
+        }
+        for name in undefined {
+            self.warn_undefined(word.span, name);
+        }
+        Ok(())
     }
 
     fn warn_undefined(&mut self, span: Span, name: &str) {

@@ -8,8 +8,8 @@ use super::planner::{Planner, Reported};
 use super::stage;
 use super::{BaseKey, BaseSource, NamedContext, Options};
 use crate::diagnostic::{Diagnostic, Span, did_you_mean};
-use crate::dockerfile::lint;
 use crate::dockerfile::ast::{Dockerfile, Operation, Stage, Word};
+use crate::dockerfile::lint;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
@@ -127,7 +127,7 @@ impl HeaderReader<'_> {
 
     fn expand(&mut self, word: &Word, stage: &Stage) -> Result<Expansion, Reported> {
         let expansion = expand::expand(&word.value, self.escape, self.globals.variables())
-            .map_err(|error| self.error(args::place(word, error.at), error.message))?;
+            .map_err(|error| self.error(args::place(word, &error.at), error.message))?;
         for name in &expansion.unset {
             if !self.globals.is_declared(name) && !stage::is_skipped(&stage.skipped_rules, "UndefinedArgInFrom") {
                 let meant = did_you_mean(name, self.globals.names());
