@@ -224,3 +224,6 @@ fn trim(bytes: &[u8]) -> &[u8] {
 fn shortened(pattern: &[u8]) -> String {
     String::from_utf8_lossy(trim(&pattern[..pattern.len().min(200)])).into_owned()
 }
+
+#[cfg(test)]
+mod tests;
