@@ -120,3 +120,8 @@ impl std::fmt::Debug for Client {
     }
 }
 
+#[cfg(test)]
+#[path = "../../tests/support/registry.rs"]
+mod fake;
+#[cfg(test)]
+mod tests;
