@@ -135,6 +135,19 @@ impl Client {
         Ok(PushOutcome::Uploaded)
     }
 
+    /// Sends a blob in chunks at once, which otherwise only a refusal brings about.
+    #[cfg(test)]
+    pub(super) fn upload_in_chunks(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        open: OpenBlob<'_>,
+    ) -> Result<(), RegistryError> {
+        let access = Access::push(reference.repository());
+        let upload = Upload { client: self, reference, access, descriptor, open, part: RefCell::default() };
+        upload.attempt(None, Way::Chunks)
+    }
+
     /// Writes a manifest or index under the reference's tag, or under its digest where it has one.
     pub fn push_manifest(
         &self,

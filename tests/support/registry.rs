@@ -62,8 +62,8 @@ pub enum Fault {
     WrongRange,
     /// Replaces a header of the answer; an empty value leaves it out.
     Header(&'static str, String),
-    /// Sends headers without end.
-    EndlessHeaders,
+    /// Sends a header without end.
+    EndlessHeader,
 }
 
 /// A request as it came.
@@ -319,10 +319,10 @@ fn write_answer(stream: &TcpStream, request: &Request, mut answer: Answer, fault
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-le")?;
             return stream.shutdown(Shutdown::Both);
         }
-        Some(Fault::EndlessHeaders) => {
-            stream.write_all(b"HTTP/1.1 200 OK\r\n")?;
+        Some(Fault::EndlessHeader) => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nx-filler: ")?;
             loop {
-                stream.write_all(b"x-filler: 0123456789012345678901234567890123456789\r\n")?;
+                stream.write_all(&[b'0'; 4096])?;
             }
         }
         Some(Fault::Delay(time)) => thread::sleep(*time),

@@ -1,7 +1,9 @@
 //! The client against the registry in this process (each of its faults), and against a real one.
 
+mod auth;
 mod pull;
 mod push;
+mod real;
 
 use std::time::Duration;
 

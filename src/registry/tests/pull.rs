@@ -192,9 +192,9 @@ fn a_transfer_that_stands_still_is_cut_and_a_slow_one_is_not() {
 }
 
 #[test]
-fn headers_without_end_are_refused() {
+fn a_header_without_end_is_refused() {
     let registry = open_registry();
-    registry.plan("GET", "/blobs/", 1, Fault::EndlessHeaders);
+    registry.plan("GET", "/blobs/", 1, Fault::EndlessHeader);
     let error = read(&client(), &registry, b"x").unwrap_err();
     assert!(error.to_string().contains("header is too big"), "{error}");
 }
