@@ -7,9 +7,10 @@ use std::thread;
 use ureq::http::Method;
 
 use super::Client;
+use super::answer::Answer;
 use super::auth::Access;
 use super::error::RegistryError;
-use super::http::{Answer, Body, Request, upgraded};
+use super::http::{Body, Request, upgraded};
 use super::session::refusal;
 use super::url::{Scheme, Url};
 use crate::digest::{Digest, VerifyReader};

@@ -203,6 +203,11 @@ impl Registry {
         self.state().asked.iter().filter(|asked| asked.method == method && asked.target.contains(text)).count()
     }
 
+    /// How many connections were made.
+    pub fn connections(&self) -> usize {
+        self.state().connections.len()
+    }
+
     /// Makes all tokens that were given invalid.
     pub fn expire_tokens(&self) {
         self.state().tokens.clear();

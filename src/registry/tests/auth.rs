@@ -136,6 +136,15 @@ fn nonsense_of_a_token_server_is_an_error_without_its_text() {
 }
 
 #[test]
+fn a_token_without_end_is_refused() {
+    let registry = token_registry();
+    let large: &'static str = " ".repeat((1 << 20) + 1).leak();
+    registry.plan("GET", "/token", 1, Fault::Status(200, vec![], large));
+    let error = read(&client(), &registry, b"x").unwrap_err();
+    assert!(matches!(RegistryError::of_io(&error), Some(RegistryError::TooLarge { limit: 1_048_576, .. })), "{error}");
+}
+
+#[test]
 fn a_token_request_is_not_redirected() {
     let (registry, thief) = (token_registry(), open_registry());
     registry.plan("GET", "/token", 1, Fault::Redirect(307, thief.url()));
@@ -149,11 +158,13 @@ fn a_token_stays_with_the_registry() {
     let (registry, store) = (token_registry(), open_registry());
     store.put_blob("a", b"x");
     let client = client_of("me", "secret", &registry);
+    read(&client, &registry, b"x").unwrap();
     for status in [301, 302, 303, 307, 308] {
-        registry.plan("GET", "/blobs/", 2, Fault::Redirect(status, store.url()));
+        registry.plan("GET", "/blobs/", 1, Fault::Redirect(status, store.url()));
         assert_eq!(read(&client, &registry, b"x").unwrap(), b"x");
-        registry.expire_tokens();
+        assert!(registry.asked().last().unwrap().authorization.is_some(), "or the test shows nothing");
     }
+    assert_eq!(store.count("GET", "/blobs/"), 5);
     assert_eq!(shown(&store), Vec::<String>::new());
 }
 

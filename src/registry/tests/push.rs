@@ -130,6 +130,17 @@ fn content_that_is_not_what_its_descriptor_says_is_never_sent_whole() {
 }
 
 #[test]
+fn connections_are_used_again() {
+    let registry = open_registry();
+    let (client, target) = (client(), reference(&registry, "a"));
+    for number in 0..20_u8 {
+        assert!(!client.has_blob(&target, &Digest::of(&[number])).unwrap());
+        send(&client, &registry, &[number; 1000]).unwrap();
+    }
+    assert!(registry.connections() <= 3, "one to find out about TLS, one for the rest: {}", registry.connections());
+}
+
+#[test]
 fn a_blob_is_mounted_where_the_registry_can() {
     let registry = open_registry();
     registry.put_blob("base", b"x");
@@ -196,7 +207,7 @@ fn an_image_is_pushed_with_its_tags_last() {
     let registry = Registry::start(Auth::Token("me", "secret"));
     registry.put_blob("base", b"base layer");
     registry.put_blob("a", b"known");
-    let content = PushContent::Image(image(&registry, &[b"base layer", b"known", b"new", b"new"], b"{}"));
+    let content = PushContent::Image(Box::new(image(&registry, &[b"base layer", b"known", b"new", b"new"], b"{}")));
     let client = client_of("me", "secret", &registry);
     let report = push(&client, &reference(&registry, "a:t"), &content, &["u".into(), "t".into()], None).unwrap();
     let PushContent::Image(image) = &content else { unreachable!("made above") };
@@ -236,7 +247,7 @@ fn an_index_is_pushed_after_its_images() {
 fn an_image_without_one_of_its_blobs_gets_no_tag() {
     let registry = open_registry();
     registry.plan("PUT", "/uploads/", 100, Fault::Status(403, vec![], ""));
-    let content = PushContent::Image(image(&registry, &[b"one", b"two", b"three", b"four", b"five"], b"{}"));
+    let content = PushContent::Image(Box::new(image(&registry, &[b"one", b"two", b"three", b"four", b"five"], b"{}")));
     let error = push(&client(), &reference(&registry, "a:t"), &content, &[], None).unwrap_err();
     assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
     assert_eq!(registry.count("PUT", "/manifests/"), 0);
@@ -248,7 +259,7 @@ fn a_registry_that_cannot_mount_gets_the_bytes() {
         let registry = open_registry();
         registry.put_blob("base", b"one");
         registry.plan("POST", "/uploads/", 1, fault);
-        let content = PushContent::Image(image(&registry, &[b"one"], b"{}"));
+        let content = PushContent::Image(Box::new(image(&registry, &[b"one"], b"{}")));
         registry.put_blob("a", b"{}");
         let report = push(&client(), &reference(&registry, "a:t"), &content, &[], None).unwrap();
         assert_eq!((report.mounted, report.uploaded), (0, 1));

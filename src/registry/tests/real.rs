@@ -152,11 +152,11 @@ fn image(mount_from: Vec<Reference>) -> PushContent {
     };
     let bytes = canonical(&manifest);
     let manifest = (Descriptor::of(OCI_MANIFEST, &bytes), bytes);
-    PushContent::Image(PushImage {
+    PushContent::Image(Box::new(PushImage {
         layers: vec![layer],
         config: (Descriptor::of(OCI_CONFIG, &config), config),
         manifest,
-    })
+    }))
 }
 
 /// Pushes, pushes again, mounts, and pulls.
