@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use ureq::http::Method;
 
+use super::answer::Answer;
 use super::challenge::Challenge;
 use super::credentials::{Credential, Credentials, Stored};
 use super::error::RegistryError;
-use super::http::{Answer, Body, Request, Transport};
+use super::http::{Body, Request, Transport};
 use super::url::{Scheme, Url, encode, is_loopback, is_private_literal};
 use crate::progress::Task;
 

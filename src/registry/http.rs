@@ -11,9 +11,10 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use ureq::http::{self, HeaderMap};
+use ureq::http;
 use ureq::{Agent, SendBody};
 
+use super::answer::Answer;
 use super::error::{RegistryError, escaped};
 use super::retry::RetryPolicy;
 use super::tls::Certificates;
@@ -26,9 +27,6 @@ const REDIRECTS: usize = 10;
 
 /// Headers of one answer.
 const HEADER_LIMIT: usize = 64 << 10;
-
-/// How much of an answer that nobody wants is read, so that its connection can be used again.
-const DRAIN_LIMIT: u64 = 64 << 10;
 
 /// Time limit of the one request that finds out whether a registry on this machine speaks TLS.
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(5);
@@ -110,81 +108,6 @@ impl<'a> Request<'a> {
         let (method, url) = (self.method.to_string(), self.url.to_string());
         RegistryError::Protocol { method, url, status: 0, message: message.into() }
     }
-}
-
-/// An answer whose body has not been read.
-pub(super) struct Answer {
-    pub status: u16,
-    headers: HeaderMap,
-    pub body: ureq::Body,
-    /// What was asked last, after redirects.
-    pub url: Url,
-    pub method: http::Method,
-}
-
-impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
-
-    pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
-    }
-
-    /// An error about this answer.
-    pub fn invalid(&self, message: impl Into<String>) -> RegistryError {
-        let (method, url) = (self.method.to_string(), self.url.to_string());
-        RegistryError::Protocol { method, url, status: self.status, message: message.into() }
-    }
-
-    /// Reads all of the body; one that is larger than the limit is an error for `what`.
-    pub fn bytes(mut self, what: &str, limit: u64) -> Result<Vec<u8>, RegistryError> {
-        let mut bytes = Vec::new();
-        let outcome = self.body.as_reader().take(limit + 1).read_to_end(&mut bytes);
-        if let Err(source) = outcome {
-            let (method, url) = (self.method.to_string(), self.url.to_string());
-            return Err(RegistryError::Transfer { method, url, source });
-        }
-        if bytes.len() as u64 > limit {
-            return Err(RegistryError::TooLarge { reference: what.to_owned(), limit });
-        }
-        Ok(bytes)
-    }
-
-    /// What the registry says about its refusal, fit to be shown.
-    pub fn message(&mut self) -> String {
-        let mut bytes = Vec::new();
-        // A message that cannot be read is no message; the status is what matters.
-        self.body.as_reader().take(DRAIN_LIMIT).read_to_end(&mut bytes).ok();
-        let html = self.header("content-type").is_some_and(|value| value.contains("html"));
-        message_of(&bytes)
-            .unwrap_or_else(|| if html { String::new() } else { escaped(&String::from_utf8_lossy(&bytes)) })
-    }
-
-    /// Lets the connection be used again.
-    pub fn discard(mut self) {
-        // A connection that fails here is not used again, which is all there is to do.
-        io::copy(&mut self.body.as_reader().take(DRAIN_LIMIT), &mut io::sink()).ok();
-    }
-}
-
-/// Reads the distribution-spec's error document.
-fn message_of(bytes: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Document {
-        errors: Vec<Item>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Item {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let document: Document = serde_json::from_slice(bytes).ok()?;
-    let texts: Vec<String> =
-        document.errors.iter().map(|item| format!("{} {}", item.code, item.message).trim().to_owned()).collect();
-    Some(escaped(&texts.join("; ")))
 }
 
 /// What an agent's connections share: an agent per kind, made when it is first needed.
@@ -299,7 +222,7 @@ impl Transport {
         let response = outcome.map_err(|error| classified(error, request, url))?;
         let (parts, body) = response.into_parts();
         let (status, headers) = (parts.status.as_u16(), parts.headers);
-        Ok(Answer { status, headers, body, url: url.clone(), method: request.method.clone() })
+        Ok(Answer::new(request.method.clone(), url.clone(), status, headers, body))
     }
 
     fn run<'b>(

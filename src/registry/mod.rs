@@ -11,8 +11,9 @@
 //!
 //! It must not know of the store, of layers' content, or of command lines. Files in reading order: [`pull`], [`push`] (whole
 //! images), `blob`, `upload` (their parts), `session` (one registry), `auth`, `challenge`, [`credentials`], `helper`, `http`,
-//! `retry`, `tls`, `url`, `error`.
+//! `answer`, `retry`, `tls`, `url`, `error`.
 
+mod answer;
 mod auth;
 mod blob;
 mod challenge;
@@ -120,3 +121,8 @@ impl std::fmt::Debug for Client {
     }
 }
 
+#[cfg(test)]
+#[path = "../../tests/support/registry.rs"]
+mod fake;
+#[cfg(test)]
+mod tests;

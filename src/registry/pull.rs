@@ -3,9 +3,10 @@
 use ureq::http::Method;
 
 use super::Client;
+use super::answer::Answer;
 use super::auth::Access;
 use super::error::{RegistryError, escaped};
-use super::http::{Answer, Request};
+use super::http::Request;
 use super::session::refusal;
 use crate::digest::Digest;
 use crate::image::config::ImageConfig;
@@ -69,7 +70,8 @@ impl Client {
         let claimed = claimed_digest(&answer);
         let bytes = answer.bytes(&shown, MANIFEST_LIMIT)?;
         let found = Digest::of(&bytes);
-        for expected in [reference.digest(), claimed].into_iter().flatten().filter(|expected| *expected != found) {
+        let mut claims = [reference.digest(), claimed].into_iter().flatten();
+        if let Some(expected) = claims.find(|expected| *expected != found) {
             return Err(RegistryError::Digest { reference: shown, expected, found });
         }
         let document = Document::parse(&bytes, content_type.as_deref())

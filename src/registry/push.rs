@@ -43,7 +43,7 @@ pub struct PushImage {
 /// What a name shall stand for.
 pub enum PushContent {
     /// One image.
-    Image(PushImage),
+    Image(Box<PushImage>),
     /// An index of several.
     Index {
         /// The images.
@@ -94,7 +94,7 @@ pub fn push(
     task: Option<&Task>,
 ) -> Result<PushReport, RegistryError> {
     let (images, top) = match content {
-        PushContent::Image(image) => (std::slice::from_ref(image), &image.manifest),
+        PushContent::Image(image) => (std::slice::from_ref(&**image), &image.manifest),
         PushContent::Index { images, index } => (images.as_slice(), index),
     };
     let digest = Digest::of(&top.1);

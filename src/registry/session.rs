@@ -5,10 +5,11 @@ use std::sync::Mutex;
 use ureq::http::Method;
 
 use super::Client;
+use super::answer::Answer;
 use super::auth::{Access, Asker, Authority, Authorization};
 use super::challenge;
 use super::error::RegistryError;
-use super::http::{Answer, Patience, Request};
+use super::http::{Patience, Request};
 use super::url::{Scheme, Url, host_of, is_loopback};
 use crate::image::reference::{DEFAULT_REGISTRY, Reference};
 use crate::progress::Task;
@@ -47,26 +48,33 @@ impl Client {
         let named = |entry: &String| entry == registry || entry == host;
         let authority = if registry == DEFAULT_REGISTRY { DOCKER_HOST } else { registry };
         let origin = Url::new(Scheme::Https, &authority.to_ascii_lowercase(), "/v2/");
-        let origin = if self.shared.insecure.iter().any(named) || is_loopback(host) && !self.speaks_tls(&origin)? {
-            origin.with_scheme(Scheme::Http)
-        } else {
-            origin
-        };
-        *known = Some(origin.clone());
-        Ok(origin)
+        if self.shared.insecure.iter().any(named) {
+            return Ok(known.insert(origin.with_scheme(Scheme::Http)).clone());
+        }
+        if !is_loopback(host) {
+            return Ok(known.insert(origin).clone());
+        }
+        Ok(match self.probe(&origin)? {
+            Some(scheme) => known.insert(origin.with_scheme(scheme)).clone(),
+            None => origin.with_scheme(Scheme::Http),
+        })
     }
 
-    fn speaks_tls(&self, origin: &Url) -> Result<bool, RegistryError> {
-        let probe = Request { patience: Patience::Probe, ..Request::new(Method::GET, origin.clone()) };
-        match self.shared.transport.exchange(&probe, origin, None) {
+    /// Which scheme a registry on this machine speaks; `None` where nobody listens (yet).
+    fn probe(&self, origin: &Url) -> Result<Option<Scheme>, RegistryError> {
+        let request = Request { patience: Patience::Probe, ..Request::new(Method::GET, origin.clone()) };
+        match self.shared.transport.exchange(&request, origin, None) {
             Ok(answer) => {
                 answer.discard();
-                Ok(true)
+                Ok(Some(Scheme::Https))
             }
             Err(error @ RegistryError::Certificate { .. }) => Err(error),
             // rustls's words for "there was TLS, but not with the right certificate".
-            Err(error @ RegistryError::Tls { .. }) if error.to_string().contains("peer certificate") => Err(error),
-            Err(_) => Ok(false),
+            Err(RegistryError::Tls { host, reason }) if reason.contains("peer certificate") => {
+                Err(RegistryError::Tls { host, reason })
+            }
+            Err(RegistryError::Connect { .. }) => Ok(None),
+            Err(_) => Ok(Some(Scheme::Http)),
         }
     }
 

@@ -7,9 +7,10 @@ use std::thread;
 use ureq::http::Method;
 
 use super::Client;
+use super::answer::Answer;
 use super::auth::Access;
 use super::error::RegistryError;
-use super::http::{Answer, Body, Request, upgraded};
+use super::http::{Body, Request, upgraded};
 use super::session::refusal;
 use super::url::{Scheme, Url};
 use crate::digest::{Digest, VerifyReader};
@@ -133,6 +134,19 @@ impl Client {
             part.finish();
         }
         Ok(PushOutcome::Uploaded)
+    }
+
+    /// Sends a blob in chunks at once, which otherwise only a refusal brings about.
+    #[cfg(test)]
+    pub(super) fn upload_in_chunks(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        open: OpenBlob<'_>,
+    ) -> Result<(), RegistryError> {
+        let access = Access::push(reference.repository());
+        let upload = Upload { client: self, reference, access, descriptor, open, part: RefCell::default() };
+        upload.attempt(None, Way::Chunks)
     }
 
     /// Writes a manifest or index under the reference's tag, or under its digest where it has one.
