@@ -102,4 +102,18 @@ mod tests {
             assert_eq!(choose([text]), None, "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_read_without_a_panic(text in r#"(Bearer|Basic|realm|service|scope|[ ,="\\é\t]|[a-z]{1,4}){0,24}"#) {
+            choose([text.as_str()]);
+        }
+
+        #[test]
+        fn a_quoted_value_comes_back(value in "[ -~]{1,40}") {
+            let quoted = value.replace('\\', "\\\\").replace('"', "\\\"");
+            let header = format!(r#"Basic realm="x", Bearer service="{quoted}",realm="https://a/t""#);
+            proptest::prop_assert_eq!(choose([header.as_str()]), bearer("https://a/t", Some(&value), None));
+        }
+    }
 }

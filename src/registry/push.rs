@@ -45,12 +45,15 @@ pub enum PushContent {
     /// One image.
     Image(Box<PushImage>),
     /// An index of several.
-    Index {
-        /// The images.
-        images: Vec<PushImage>,
-        /// The index.
-        index: (Descriptor, Vec<u8>),
-    },
+    Index(Box<PushIndex>),
+}
+
+/// An index and what it leads to.
+pub struct PushIndex {
+    /// The images.
+    pub images: Vec<PushImage>,
+    /// The index.
+    pub index: (Descriptor, Vec<u8>),
 }
 
 /// What was done.
@@ -95,12 +98,12 @@ pub fn push(
 ) -> Result<PushReport, RegistryError> {
     let (images, top) = match content {
         PushContent::Image(image) => (std::slice::from_ref(&**image), &image.manifest),
-        PushContent::Index { images, index } => (images.as_slice(), index),
+        PushContent::Index(index) => (index.images.as_slice(), &index.index),
     };
     let digest = Digest::of(&top.1);
     let mut report = PushReport { digest, tags: Vec::new(), existed: 0, mounted: 0, uploaded: 0, uploaded_bytes: 0 };
     push_blobs(client, target, &blobs_of(images), task, &mut report)?;
-    if let PushContent::Index { images, .. } = content {
+    if let PushContent::Index(_) = content {
         for image in images {
             let (descriptor, bytes) = &image.manifest;
             client.put_manifest(target, &Digest::of(bytes).to_string(), &descriptor.media_type, bytes)?;

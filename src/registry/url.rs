@@ -241,4 +241,16 @@ mod tests {
             assert!(!is_private_literal(host), "{host}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_location_is_refused_or_plain(location in r#"(https?://|//|/|\?|#|@|:|\[|\]|%|é|\r\n|[a-z0-9.]{1,4}){0,12}"#) {
+            let base = Url::parse("https://r.example/v2/a").unwrap();
+            if let Some(url) = base.join(&location) {
+                let text = url.with_query();
+                proptest::prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic()) && !url.authority().contains('@'));
+                proptest::prop_assert_eq!(Url::parse(&text), Some(url));
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::fake::{Auth, Fault, Registry, digest_of};
-use super::super::push::{PushContent, PushImage, PushLayer, PushReport, push};
+use super::super::push::{PushContent, PushImage, PushIndex, PushLayer, PushReport, push};
 use super::super::{Client, MountOutcome, PushOutcome, RegistryError};
 use super::{client, client_of, open_registry, reference};
 use crate::digest::Digest;
@@ -234,7 +234,8 @@ fn an_index_is_pushed_after_its_images() {
     };
     let bytes = canonical(&index);
     let digests: Vec<Digest> = images.iter().map(|image| image.manifest.0.digest).collect();
-    let content = PushContent::Index { images, index: (Descriptor::of(OCI_INDEX, &bytes), bytes.clone()) };
+    let content =
+        PushContent::Index(Box::new(PushIndex { images, index: (Descriptor::of(OCI_INDEX, &bytes), bytes.clone()) }));
     let report = push(&client(), &reference(&registry, "a"), &content, &[], None).unwrap();
     assert_eq!((report.digest, report.tags), (Digest::of(&bytes), vec!["latest".to_owned()]));
     assert_eq!(registry.manifest("a", "latest"), Some((OCI_INDEX.to_owned(), bytes)));
