@@ -377,7 +377,8 @@ mod tests {
 
     #[test]
     fn records_count_their_own_length() {
-        assert_eq!(record(b"path", b"a"), b"10 path=a\n");
+        assert_eq!(record(b"path", b"a"), b"9 path=a\n");
+        assert_eq!(record(b"path", b"ab"), b"11 path=ab\n");
         assert_eq!(record(b"pat", b"a"), b"8 pat=a\n");
         for size in 80..110 {
             let text = record(b"k", &vec![b'v'; size]);
