@@ -37,6 +37,27 @@ impl Switch {
     }
 }
 
+const BUILD_HELP: &str = "\
+Outputs (--output), besides rbuild's own store, which always has the image:
+  DIR, type=local,dest=DIR      the result's files; mode=delete removes others, platform-split=false keeps platforms together
+  -, type=tar[,dest=FILE]       the result's files in a tar
+  type=oci[,dest=FILE]          an OCI layout in a tar; with tar=false,dest=DIR a directory
+  type=docker[,dest=FILE]       what docker load and podman load read
+  type=registry[,name=NAME]     pushed; push-by-digest=true pushes without a tag
+  type=image,name=NAME          one more name in the store; with push=true as registry
+  Without dest, a tar goes to standard output. Images also take: compression=gzip|zstd|uncompressed,
+  compression-level=N, force-compression=true, rewrite-timestamp=true, oci-mediatypes=true, annotation.KEY=VALUE
+
+Examples:
+  rbuild -t app .
+  rbuild -t registry.example/me/app:1 --push .
+  rbuild -o type=docker,dest=- -t app . | docker load
+  rbuild -o type=oci,dest=app.tar,compression=zstd --platform linux/amd64,linux/arm64 .
+  rbuild --target test --build-arg GO_VERSION=1.24 --no-cache-filter test .
+  rbuild --secret id=npm,src=$HOME/.npmrc --ssh default https://git.example/me/app.git#main
+
+Exit status: 0, the exit status of a RUN that failed, 2 for a wrong command line, 130 after Ctrl-C, 1 otherwise.";
+
 const EXAMPLES: &str = "\
 Examples:
   rbuild -t app .                                   build ./Dockerfile into rbuild's own store
@@ -56,7 +77,17 @@ Exit status: 0, the exit status of a RUN that failed, 2 for a wrong command line
 ///
 /// `rbuild [FLAGS] [CONTEXT]` is short for `rbuild build [FLAGS] [CONTEXT]`; see `rbuild build --help`.
 #[derive(Debug, Parser)]
-#[command(name = "rbuild", version, about, long_about, after_help = EXAMPLES, subcommand_required = true, max_term_width = 100)]
+#[command(
+    name = "rbuild",
+    bin_name = "rbuild",
+    override_usage = "rbuild [build] [OPTIONS] [CONTEXT]\n       rbuild COMMAND [OPTIONS]",
+    version,
+    about,
+    long_about,
+    after_help = EXAMPLES,
+    subcommand_required = true,
+    max_term_width = 100
+)]
 pub struct Arguments {
     /// What every command takes.
     #[command(flatten)]
@@ -69,11 +100,24 @@ pub struct Arguments {
 /// What every command takes.
 #[derive(Debug, Args)]
 pub struct GlobalArguments {
-    /// Keep images and cache in this directory [default: /var/lib/rbuild as root, else ~/.local/share/rbuild; env: RBUILD_ROOT]
+    /// Keep images and cache in this directory [default: /var/lib/rbuild as root, else ~/.local/share/rbuild;
+    /// env: RBUILD_ROOT]
     #[arg(long, value_name = "DIR", global = true, help_heading = "Common")]
     pub root: Option<String>,
     /// Say more about what happens
-    #[arg(short = 'D', long, global = true, help_heading = "Common", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(
+        short = 'D',
+        long,
+        global = true,
+        help_heading = "Common",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_name = "BOOL"
+    )]
     pub debug: Switch,
 }
 
@@ -81,7 +125,7 @@ pub struct GlobalArguments {
 #[derive(Debug, clap::Subcommand)]
 pub enum Subcommand {
     /// Build an image (the default command)
-    #[command(after_help = EXAMPLES, visible_alias = "b")]
+    #[command(after_help = BUILD_HELP, visible_alias = "b")]
     Build(Box<BuildArguments>),
     /// Say what a build would do, step by step, and why the cache would not do
     Explain(Box<BuildArguments>),
@@ -111,26 +155,46 @@ pub enum Subcommand {
 /// What `build` and `explain` take.
 #[derive(Debug, Args)]
 pub struct BuildArguments {
-    /// The directory that COPY reads from; or a URL of a Git repository or an archive; or `-`: an archive or a Dockerfile on standard input
+    /// The directory that COPY reads from; or a URL of a Git repository or an archive; or `-`: an archive or
+    /// a Dockerfile on standard input
     #[arg(value_name = "CONTEXT", default_value = ".")]
     pub context: String,
 
     /// Name the image: [registry/]repository[:tag] (repeatable)
     #[arg(short, long = "tag", value_name = "NAME", help_heading = "Result")]
     pub tags: Vec<String>,
-    /// Write the result: a directory, `-` (tar on standard output), or type=oci|docker|local|tar|registry|image[,dest=PATH][,name=NAME][,tar=false][,compression=gzip|zstd|uncompressed][,compression-level=N][,…] (repeatable)
+    /// Write the result: a directory, `-` (tar on standard output), or type=TYPE[,KEY=VALUE…], see below (repeatable)
     #[arg(short, long = "output", value_name = "OUTPUT", help_heading = "Result")]
     pub outputs: Vec<String>,
     /// Push to the registries that the tags name; short for --output type=registry
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, value_name = "BOOL", help_heading = "Result")]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Result"
+    )]
     pub push: Switch,
     /// Accepted: the image is always in rbuild's own store. To hand it to Docker: -o type=docker,dest=- | docker load
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, value_name = "BOOL", help_heading = "Result")]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Result"
+    )]
     pub load: Switch,
     /// Add a label to the image (repeatable)
     #[arg(long = "label", value_name = "KEY=VALUE", help_heading = "Result")]
     pub labels: Vec<String>,
-    /// Add an OCI annotation: [index|manifest|index-descriptor|manifest-descriptor[PLATFORM]:]KEY=VALUE (repeatable)
+    /// Add an OCI annotation; TYPE is manifest, index, manifest-descriptor or index-descriptor, with
+    /// [PLATFORM] behind it for one platform (repeatable)
     #[arg(long = "annotation", value_name = "[TYPE:]KEY=VALUE", help_heading = "Result")]
     pub annotations: Vec<String>,
     /// Write the image's id to a file
@@ -149,18 +213,36 @@ pub struct BuildArguments {
     /// Give an ARG a value; without `=`, the environment's (repeatable)
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]", help_heading = "What to build")]
     pub build_args: Vec<String>,
-    /// Build for these platforms, such as linux/arm64; several make an index [env: DOCKER_DEFAULT_PLATFORM] (repeatable)
+    /// Build for these platforms, such as linux/arm64; several make an index [env: DOCKER_DEFAULT_PLATFORM]
+    /// (repeatable)
     #[arg(long = "platform", value_name = "PLATFORM,…", value_delimiter = ',', help_heading = "What to build")]
     pub platforms: Vec<String>,
-    /// Name another context for FROM and COPY --from: a directory, a URL, docker-image://NAME or oci-layout://DIR[:TAG|@DIGEST] (repeatable)
+    /// Name another context for FROM and COPY --from: a directory, a URL, docker-image://NAME or
+    /// oci-layout://DIR[:TAG|@DIGEST] (repeatable)
     #[arg(long = "build-context", value_name = "NAME=SOURCE", help_heading = "What to build")]
     pub build_contexts: Vec<String>,
 
     /// Look for newer base images: always, missing (only what is not here), never [default: missing]
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "always", value_name = "WHEN", help_heading = "Cache")]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always",
+        value_name = "WHEN",
+        help_heading = "Cache"
+    )]
     pub pull: Option<String>,
     /// Run every step again
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, value_name = "BOOL", help_heading = "Cache")]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Cache"
+    )]
     pub no_cache: Switch,
     /// Run every step of these stages again (repeatable)
     #[arg(long, value_name = "STAGE,…", value_delimiter = ',', help_heading = "Cache")]
@@ -201,10 +283,29 @@ pub struct BuildArguments {
     #[arg(long, value_name = "MODE", help_heading = "Messages")]
     pub progress: Option<String>,
     /// Print the image's id and nothing else
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, value_name = "BOOL", help_heading = "Messages")]
+    #[arg(
+        short,
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Messages"
+    )]
     pub quiet: Switch,
     /// Check the Dockerfile and build nothing; short for --call check
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, value_name = "BOOL", help_heading = "Messages")]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Messages"
+    )]
     pub check: Switch,
     /// What to do with the Dockerfile: build, check, outline, targets; add ,format=json for programs
     #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
@@ -325,7 +426,7 @@ pub struct PruneArguments {
     /// Remove all of the cache and all images without a name
     #[arg(short, long)]
     pub all: bool,
-    /// Remove the least recently used until the store is no larger, such as 10g
+    /// Remove the least recently used until the store is no larger than this, such as 10g
     #[arg(long, visible_alias = "keep-storage", value_name = "SIZE")]
     pub max_used_space: Option<String>,
     /// Remove only what was not used for so long, such as 24h or 7d

@@ -1,7 +1,8 @@
 //! The command line: argv, environment and clock in, a [`Command`] out that says everything once.
 //!
 //! In reading order: [`args`] is what people type, [`environment`] what surrounds the process, [`request`] what they mean;
-//! [`failure`] turns an error into kind, hints and exit code. Contract: after [`parse`] nothing reads argv or the environment
+//! [`failure`] turns an error into kind, hints and exit code. Contract: after [`parse`] nothing reads argv or the
+//! environment
 //! any more, and every value that is bad by itself has been refused.
 
 pub mod args;
@@ -78,11 +79,12 @@ impl UsageError {
 /// Understands a command line; `argv` starts with the program's name.
 pub fn parse(argv: Vec<OsString>, environment: &Environment) -> Result<Command, UsageError> {
     let argv = with_default_subcommand(argv);
+    let subcommand = argv.iter().filter_map(|word| word.to_str()).find(|word| is_subcommand(word)).map(str::to_owned);
     let parsed = command().try_get_matches_from(argv).and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) if !error.use_stderr() => return Ok(Command::Show(error.render().to_string())),
-        Err(error) => return Err(syntax_error(&error)),
+        Err(error) => return Err(syntax_error(&error, subcommand.as_deref())),
     };
     resolve(arguments, environment).map_err(UsageError::from)
 }
@@ -120,7 +122,7 @@ fn with_default_subcommand(mut argv: Vec<OsString>) -> Vec<OsString> {
         match word {
             "--root" => place += 2,
             "-D" | "--debug" => place += 1,
-            _ if word.starts_with("--root=") => place += 1,
+            _ if word.starts_with("--root=") || word.starts_with("--debug=") => place += 1,
             _ => break,
         }
     }
@@ -147,7 +149,7 @@ pub(crate) fn subcommand_names() -> Vec<String> {
 }
 
 /// Clap's own text without what repeats on every error: `error:`, the usage line, and the pointer to `--help`.
-fn syntax_error(error: &clap::Error) -> UsageError {
+fn syntax_error(error: &clap::Error, subcommand: Option<&str>) -> UsageError {
     let text = error.render().to_string();
     let mut message: Vec<&str> = Vec::new();
     let mut hints: Vec<String> = Vec::new();
@@ -160,7 +162,10 @@ fn syntax_error(error: &clap::Error) -> UsageError {
     let message = message.join("\n");
     let message = message.trim();
     let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
-    hints.push("`rbuild build --help` lists every flag of a build, `rbuild help` every command".to_owned());
+    hints.push(match subcommand {
+        Some(subcommand) => format!("`rbuild {subcommand} --help` says what it takes"),
+        None => "`rbuild --help` lists the commands".to_owned(),
+    });
     UsageError::Syntax { message, hints }
 }
 

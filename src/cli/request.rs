@@ -420,7 +420,8 @@ fn cache_use(no_cache: Switch, stages: Vec<String>) -> CacheUse {
     }
 }
 
-/// Docker's words (`--pull`, `--pull=false`) and Podman's (`newer` is what `always` does here: only a changed image is fetched).
+/// Docker's words (`--pull`, `--pull=false`) and Podman's (`newer` is what `always` does here: only a changed
+/// image is fetched).
 fn pull_policy(word: Option<&str>) -> Result<PullPolicy, InvalidRequest> {
     match word {
         None => Ok(PullPolicy::Missing),

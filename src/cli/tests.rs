@@ -124,7 +124,7 @@ fn outcome(result: &Result<Command, UsageError>, plain: &Request) -> String {
         Ok(command) => add(&format!("{command:?}")),
         Err(error) => {
             add(&format!("error: {error}"));
-            for hint in error.hints().iter().filter(|hint| !hint.starts_with("`rbuild build --help`")) {
+            for hint in error.hints() {
                 add(&format!("hint: {hint}"));
             }
         }

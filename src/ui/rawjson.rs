@@ -198,7 +198,8 @@ fn timestamp(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
 }
 
-/// Days since 1970-01-01 → year, month, day (Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days).
+/// Days since 1970-01-01 → year, month, day (Howard Hinnant, "chrono-compatible low-level date algorithms",
+/// civil_from_days).
 fn civil_date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -117,7 +117,8 @@ fn sanitize(bytes: &[u8], ending: Ending) -> String {
     text
 }
 
-/// The bytes of the terminal sequence at the start of a text (ECMA-48 §5.4, and OSC up to BEL or ST); none if it has no end.
+/// The bytes of the terminal sequence at the start of a text (ECMA-48 §5.4, and OSC up to BEL or ST); none if it
+/// has no end.
 fn sequence_length(bytes: &[u8]) -> Option<usize> {
     match bytes.get(1)? {
         b'[' => {
@@ -233,7 +234,8 @@ mod tests {
     #[test]
     fn pieces_are_joined_and_carriage_returns_overwrite() {
         use LineKind::{Overwritten, Whole};
-        let cases: [(&[&[u8]], &[(&str, LineKind)]); 7] = [
+        type Pieces = &'static [&'static [u8]];
+        let cases: [(Pieces, &[(&str, LineKind)]); 7] = [
             (&[b"a", b"b\nc"], &[("ab", Whole), ("c", Whole)]),
             (&[b"a\r", b"\nb\r\n"], &[("a", Whole), ("b", Whole)]),
             (&[b"1%\r2%", b"\r3%\n"], &[("1%", Overwritten), ("2%", Overwritten), ("3%", Whole)]),

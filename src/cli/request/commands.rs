@@ -15,7 +15,8 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::ui::ProgressMode;
 
-/// An image in the store, as typed: by name or by the beginning of its id. Some words could be both; an id wins, as in Docker.
+/// An image in the store, as typed: by name or by the beginning of its id. Some words could be both; an id wins,
+/// as in Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSelector {
     /// As typed.
