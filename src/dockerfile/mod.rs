@@ -13,6 +13,8 @@ pub mod ast;
 mod csv;
 mod directive;
 mod document;
+#[cfg(test)]
+mod dump;
 mod flags;
 mod healthcheck;
 mod heredoc;
@@ -25,6 +27,8 @@ pub mod mount;
 mod problems;
 mod run;
 mod stage;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod words;
 

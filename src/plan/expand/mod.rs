@@ -9,6 +9,8 @@
 
 mod lexer;
 mod pattern;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
