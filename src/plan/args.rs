@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::Options;
 use super::expand::{self, Variables};
-use crate::diagnostic::{Diagnostic, Span, did_you_mean};
+use crate::diagnostic::{Diagnostic, Severity, Span, did_you_mean};
 use crate::dockerfile::ast::{Dockerfile, Instruction, Operation, Word};
 
 /// The search path of an image that sets none (BuildKit's `DefaultPathEnvUnix`).
@@ -109,7 +109,7 @@ impl BuildArgs {
         let mut proxies = Vec::new();
         for name in PROXIES {
             // BuildKit goes through the names in order, so the lower-case spelling wins over the upper-case one.
-            let given = self.values.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).next_back();
+            let given = self.values.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
             let Some((_, value)) = given.filter(|(_, value)| !value.is_empty()) else { continue };
             for name in [name.to_owned(), name.to_lowercase()] {
                 if environment.value(&name).is_none() {
@@ -143,9 +143,10 @@ impl BuildArgs {
         }
         let message = format!("[Warning] One or more build-args [{}] were not consumed", unknown.join(" "));
         let meant = unknown.iter().find_map(|name| did_you_mean(name, declared.iter().copied()));
-        let mut warning = Diagnostic::warning("UnusedBuildArg", Span::default(), message);
-        warning.help = meant.map(|meant| format!("did you mean {meant}?"));
-        Some(warning)
+        let help = meant.map(|meant| format!("did you mean {meant}?"));
+        // No rule of `--check`: the fault is on the command line, and `error=true` in the file must not fail for it.
+        let (severity, span) = (Severity::Warning, Span::default());
+        Some(Diagnostic { severity, rule: None, message, span, label: None, help })
     }
 }
 

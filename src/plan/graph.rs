@@ -4,29 +4,27 @@ use std::collections::BTreeSet;
 
 use super::{CopyFrom, MountSource, Op, Plan, Step, StepId};
 
-/// Drops the steps that the result does not wait for, and numbers the others again in the same order.
-pub(super) fn prune(plan: Plan) -> Plan {
-    let mut needed: BTreeSet<StepId> = BTreeSet::from([plan.result.step]);
-    for step in plan.steps.iter().rev() {
-        if needed.contains(&step.id) {
-            needed.extend(&step.inputs);
-        }
+/// Drops the steps that the result does not wait for, and numbers the others: in the order of the file as far as each
+/// comes after what it waits for.
+pub(super) fn prune(mut plan: Plan) -> Plan {
+    let order = order(&plan.steps, plan.result.step);
+    let mut numbers: Vec<Option<StepId>> = vec![None; plan.steps.len()];
+    for (number, id) in order.iter().enumerate() {
+        numbers[id.index()] = Some(StepId::new(number));
     }
-    let kept: Vec<StepId> = needed.into_iter().collect();
-    let renumber = |id: StepId| kept.binary_search(&id).ok().map(StepId::new);
-    let all = |ids: &[StepId]| ids.iter().filter_map(|id| renumber(*id)).collect::<Vec<StepId>>();
-    let mut plan = plan;
-    plan.steps = plan
+    let renumber = |id: StepId| numbers[id.index()];
+    let mut steps: Vec<Step> = plan
         .steps
         .into_iter()
         .filter_map(|step| {
-            let id = renumber(step.id)?;
-            let parent = step.parent.and_then(renumber);
-            let inputs = all(&step.inputs);
+            let mut inputs: Vec<StepId> = step.inputs.iter().filter_map(|id| renumber(*id)).collect();
+            inputs.sort();
             let op = with_sources(step.op, &|id| renumber(id).unwrap_or(id));
-            Some(Step { id, parent, inputs, op, ..step })
+            Some(Step { id: renumber(step.id)?, parent: step.parent.and_then(renumber), inputs, op, ..step })
         })
         .collect();
+    steps.sort_by_key(|step| step.id);
+    plan.steps = steps;
     plan.result.step = renumber(plan.result.step).unwrap_or(plan.result.step);
     for entry in &mut plan.result.history {
         entry.layer = entry.layer.and_then(renumber);
@@ -35,6 +33,35 @@ pub(super) fn prune(plan: Plan) -> Plan {
         stage.step = stage.step.and_then(renumber);
     }
     plan
+}
+
+/// The steps that one waits for, itself last; of those that are ready the one of the earliest stage goes first.
+fn order(steps: &[Step], last: StepId) -> Vec<StepId> {
+    let mut needed: BTreeSet<StepId> = BTreeSet::from([last]);
+    for step in steps.iter().rev().filter(|step| step.id <= last) {
+        if needed.contains(&step.id) {
+            needed.extend(&step.inputs);
+        }
+    }
+    let mut waiting: Vec<usize> = steps.iter().map(|step| step.inputs.len()).collect();
+    let mut readers: Vec<Vec<StepId>> = vec![Vec::new(); steps.len()];
+    for id in &needed {
+        steps[id.index()].inputs.iter().for_each(|input| readers[input.index()].push(*id));
+    }
+    let rank = |id: StepId| (steps[id.index()].stage, id);
+    let mut ready: BTreeSet<(usize, StepId)> =
+        needed.iter().filter(|id| waiting[id.index()] == 0).map(|id| rank(*id)).collect();
+    let mut order = Vec::with_capacity(needed.len());
+    while let Some((_, id)) = ready.pop_first() {
+        order.push(id);
+        for reader in &readers[id.index()] {
+            waiting[reader.index()] -= 1;
+            if waiting[reader.index()] == 0 {
+                ready.insert(rank(*reader));
+            }
+        }
+    }
+    order
 }
 
 /// Renames the steps that an operation reads from.

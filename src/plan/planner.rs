@@ -36,6 +36,14 @@ enum Progress {
     Done(Rc<StageState>),
 }
 
+/// A step that continues nothing.
+struct Root {
+    op: Op,
+    step: StepId,
+    /// The first stage of the file that starts from it; none where it is only copied from.
+    stage: Option<usize>,
+}
+
 /// All that the walk knows.
 pub(super) struct Planner<'a> {
     pub(super) dockerfile: &'a Dockerfile,
@@ -45,8 +53,8 @@ pub(super) struct Planner<'a> {
     pub(super) globals: Globals,
     pub(super) headers: Vec<Header>,
     pub(super) steps: Vec<Step>,
-    /// Scratch and images, each planned once.
-    roots: Vec<(Op, StepId)>,
+    /// Scratch and images, each one step however many use it.
+    roots: Vec<Root>,
     progress: Vec<Progress>,
     missing: Vec<(BaseKey, Span)>,
     pub(super) diagnostics: Vec<Diagnostic>,
@@ -87,7 +95,7 @@ impl<'a> Planner<'a> {
             None
         });
         let target = self.target().ok();
-        let state = target.map(|target| self.stage(target, Span::default()));
+        let state = target.map(|target| self.reachable(target));
         let summaries = self.summaries();
         if self.options.scope == Scope::EveryStage {
             for index in 0..self.dockerfile.stages.len() {
@@ -105,6 +113,17 @@ impl<'a> Planner<'a> {
         Outcome { plan, diagnostics: in_order(self.diagnostics), missing: self.missing }
     }
 
+    /// Plans a stage, those that it plainly depends on first: in the order of the file, and without recursion however
+    /// long the chain is. What only variables and triggers name is planned when it comes up.
+    fn reachable(&mut self, target: usize) -> Rc<StageState> {
+        let is_walked = |stage: usize| self.headers[stage].stand_in.is_none();
+        let depends = |from: usize, to: usize| to < from && is_walked(from) && is_walked(to);
+        for index in self.reached(target, depends) {
+            self.stage(index, self.dockerfile.stages[index].span);
+        }
+        self.stage(target, self.dockerfile.stages[target].span)
+    }
+
     /// Refuses a frontend that this binary does not bring. A mirror's copy of docker/dockerfile is the same frontend.
     fn check_syntax(&mut self) {
         let given = self.build_args.value("BUILDKIT_SYNTAX").map(|text| (text, Span::default()));
@@ -118,11 +137,11 @@ impl<'a> Planner<'a> {
             });
         if !is_built_in {
             let message = format!("the frontend {name} cannot be run: only docker/dockerfile is built in");
-            self.diagnostics.push(
-                Diagnostic::error(span, message).help(
-                    "remove the syntax line, or write `# syntax=docker/dockerfile:1` if the file is a Dockerfile",
-                ),
-            );
+            let help = match given {
+                Some(_) => "leave the build argument BUILDKIT_SYNTAX out",
+                None => "remove the syntax line, or write `# syntax=docker/dockerfile:1` if the file is a Dockerfile",
+            };
+            self.diagnostics.push(Diagnostic::error(span, message).help(help));
         }
     }
 
@@ -203,8 +222,8 @@ impl<'a> Planner<'a> {
 
     /// The step that starts from nothing or from an image, planned once.
     pub(super) fn root(&mut self, op: Op, span: Span, stage: usize) -> StepId {
-        if let Some((_, id)) = self.roots.iter().find(|(root, _)| *root == op) {
-            return *id;
+        if let Some(root) = self.roots.iter().find(|root| root.op == op) {
+            return root.step;
         }
         let title = match &op {
             Op::Base(key) => format!("FROM {}", key.source),
@@ -220,8 +239,19 @@ impl<'a> Planner<'a> {
             inputs: Vec::new(),
             ignore_cache_name: self.headers.get(stage).and_then(|header| header.name.clone()),
         });
-        self.roots.push((op, id));
+        self.roots.push(Root { op, step: id, stage: None });
         id
+    }
+
+    /// Gives a root to the first stage of the file that starts from it, whichever was planned first.
+    pub(super) fn claim(&mut self, step: StepId, stage: usize) {
+        let root = self.roots.iter_mut().find(|root| root.step == step);
+        let Some(root) = root.filter(|root| root.stage.is_none_or(|owner| stage < owner)) else { return };
+        root.stage = Some(stage);
+        let step = &mut self.steps[step.index()];
+        step.stage = stage;
+        step.span = self.dockerfile.stages[stage].span;
+        step.ignore_cache_name.clone_from(&self.headers[stage].name);
     }
 
     pub(super) fn push(&mut self, step: Step) -> StepId {

@@ -164,10 +164,12 @@ impl<'p, 'a> Walk<'p, 'a> {
             Origin::Stage(index) => self.state = StageState::clone(&self.planner.stage(*index, span)),
             Origin::Scratch => {
                 let step = self.planner.root(Op::Scratch, self.stage.span, self.index);
+                self.planner.claim(step, self.index);
                 self.state = StageState::of_nothing(step, self.planner.options.target_platform());
             }
             Origin::Image(key) => {
                 self.state = self.planner.image(key, self.stage.span, self.index);
+                self.planner.claim(self.state.step, self.index);
                 self.counted.push(Counted { step: self.state.step, text: format!("FROM {}", key.source) });
                 self.check_platform(key);
             }
@@ -422,10 +424,9 @@ impl<'p, 'a> Walk<'p, 'a> {
 
     /// Records a diagnostic, unless a comment switches its rule off or it may come from a config that is not known.
     pub(super) fn report(&mut self, diagnostic: Diagnostic) {
-        if let Some(rule) = diagnostic.rule {
-            if !self.state.is_known || is_skipped(&self.skipped_rules, rule) {
-                return;
-            }
+        let is_skipped = |rule| !self.state.is_known || is_skipped(&self.skipped_rules, rule);
+        if diagnostic.rule.is_some_and(is_skipped) {
+            return;
         }
         let span = self.place(diagnostic.span);
         self.planner.diagnostics.push(Diagnostic { span, ..diagnostic });

@@ -232,10 +232,11 @@ impl Planner<'_> {
         if index < current {
             return Ok(Origin::Stage(index));
         }
-        let message = if self.reaches(index, current, &mut BTreeSet::new()) {
-            format!("circular dependency detected on stage: {}", self.stage_title(current))
+        let diagnostic = if index == current || self.reached(index, |_, _| true).contains(&current) {
+            let message = format!("circular dependency detected on stage: {}", self.stage_title(current));
+            Diagnostic::error(span, message)
         } else {
-            match reader {
+            let message = match reader {
                 Reader::Copy => format!(
                     "cannot copy from stage {text:?}, it needs to be defined before current stage {:?}",
                     self.stage_title(current)
@@ -243,38 +244,40 @@ impl Planner<'_> {
                 Reader::Mount { target } => format!(
                     "cannot mount from stage {text:?} to {target:?}, stage needs to be defined before current command"
                 ),
-            }
+            };
+            Diagnostic::error(span, message).help(format!("move the stage {} above this one", self.stage_title(index)))
         };
-        let name = self.dockerfile.stages[index].name.as_ref();
-        let mut diagnostic = Diagnostic::error(span, message);
-        if index != current {
-            diagnostic.help = name.map(|name| format!("move the stage {} above this one", name.value));
-        }
         self.diagnostics.push(diagnostic);
         Err(Reported)
     }
 
-    /// Whether a stage depends on another, as far as the file says so without variables.
-    fn reaches(&self, from: usize, to: usize, seen: &mut BTreeSet<usize>) -> bool {
-        if from == to {
-            return true;
+    /// The stages that one depends on, itself included, as far as the file says so without variables and `follow` goes
+    /// along from stage to stage.
+    pub(super) fn reached(&self, from: usize, follow: impl Fn(usize, usize) -> bool) -> BTreeSet<usize> {
+        let mut reached = BTreeSet::from([from]);
+        let mut waiting = vec![from];
+        while let Some(stage) = waiting.pop() {
+            for next in self.named_stages(stage) {
+                if follow(stage, next) && reached.insert(next) {
+                    waiting.push(next);
+                }
+            }
         }
-        if !seen.insert(from) {
-            return false;
-        }
-        let base = match self.headers[from].base {
+        reached
+    }
+
+    fn named_stages(&self, index: usize) -> Vec<usize> {
+        let base = match self.headers[index].base {
             Some(Origin::Stage(base)) => Some(base),
             _ => None,
         };
-        let instructions = &self.dockerfile.stages[from].instructions;
-        let named =
-            instructions.iter().flat_map(|instruction| named_sources(&instruction.operation)).filter_map(|name| {
-                match name.parse::<usize>() {
-                    Ok(index) => Some(index).filter(|index| *index < self.headers.len()),
-                    Err(_) => self.stage_named(name),
-                }
-            });
-        base.into_iter().chain(named).any(|next| self.reaches(next, to, seen))
+        let instructions = &self.dockerfile.stages[index].instructions;
+        let names = instructions.iter().flat_map(|instruction| named_sources(&instruction.operation));
+        let named = names.filter_map(|name| match name.parse::<usize>() {
+            Ok(index) => Some(index).filter(|index| *index < self.headers.len()),
+            Err(_) => self.stage_named(name),
+        });
+        base.into_iter().chain(named).collect()
     }
 
     fn names(&self) -> Vec<Option<String>> {
