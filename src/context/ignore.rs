@@ -41,8 +41,18 @@ struct Rule {
 pub struct Scope<'a> {
     rules: &'a IgnoreRules,
     directory: Vec<u8>,
-    /// Rules (by index, ascending) that can change a verdict in this directory, and whether they hold for all of it.
-    live: Vec<(usize, bool)>,
+    /// The rules that can change a verdict in this directory, in order.
+    live: Vec<Live>,
+}
+
+/// A rule in a directory.
+#[derive(Debug, Clone, Copy)]
+struct Live {
+    index: u32,
+    /// It matched the directory or one above it, so it matches every entry.
+    holds: bool,
+    /// See [`PathPattern::last_byte`]; here, so that most rules are passed over without a look at them.
+    last: Option<u8>,
 }
 
 impl IgnoreRules {
@@ -118,10 +128,14 @@ impl IgnoreRules {
 
     /// The verdicts shared by the entries of a directory (the empty path is the root).
     pub fn scope(&self, directory: &[u8]) -> Scope<'_> {
-        let holds = |rule: &Rule| !directory.is_empty() && rule.pattern.matches_or_parent(directory);
-        let live = self.rules.iter().enumerate().filter_map(|(index, rule)| {
-            let holds = holds(rule);
-            (holds || rule.pattern.may_match_in(directory)).then_some((index, holds))
+        self.scope_with(directory, |_, rule| !directory.is_empty() && rule.pattern.matches_or_parent(directory))
+    }
+
+    fn scope_with(&self, directory: &[u8], holds: impl Fn(usize, &Rule) -> bool) -> Scope<'_> {
+        let live = (0u32..).zip(&self.rules).filter_map(|(index, rule)| {
+            let holds = holds(index as usize, rule);
+            let live = Live { index, holds, last: rule.pattern.last_byte() };
+            (holds || rule.pattern.may_match_in(directory)).then_some(live)
         });
         Scope { rules: self, directory: directory.to_vec(), live: live.collect() }
     }
@@ -153,13 +167,11 @@ impl<'a> Scope<'a> {
 
     /// The scope of a directory that is an entry here.
     pub fn enter(&self, path: &[u8]) -> Scope<'a> {
-        let held = |index: usize| self.live.binary_search_by_key(&index, |(index, _)| *index).map(|at| self.live[at].1);
-        let live = self.rules.rules.iter().enumerate().filter_map(|(index, rule)| {
-            // A rule that is not live here cannot match the directory itself, but may match further down.
-            let holds = held(index).is_ok_and(|holds| holds || rule.pattern.matches(path));
-            (holds || rule.pattern.may_match_in(path)).then_some((index, holds))
-        });
-        Scope { rules: self.rules, directory: path.to_vec(), live: live.collect() }
+        // A rule that is not live here cannot match the directory itself, but may match further down.
+        let live = |index: usize| self.live.binary_search_by_key(&index, |live| live.index as usize).ok();
+        self.rules.scope_with(path, |index, rule| {
+            live(index).is_some_and(|at| self.live[at].holds || rule.pattern.matches(path))
+        })
     }
 
     /// The directory.
@@ -168,8 +180,12 @@ impl<'a> Scope<'a> {
     }
 
     fn deciding(&self, path: &[u8]) -> Option<usize> {
-        let holds = |(index, holds): &&(usize, bool)| *holds || self.rules.rules[*index].pattern.matches(path);
-        self.live.iter().rev().find(holds).map(|(index, _)| *index)
+        let end = path.last();
+        let matches = |live: &&Live| {
+            let may = live.last.is_none_or(|last| end == Some(&last));
+            live.holds || may && self.rules.rules[live.index as usize].pattern.matches(path)
+        };
+        self.live.iter().rev().find(matches).map(|live| live.index as usize)
     }
 }
 
