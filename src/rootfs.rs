@@ -170,7 +170,7 @@ mod tests {
         symlink("../kept", directory.path().join("d/link")).unwrap();
         symlink(directory.path(), directory.path().join("d/d/link")).unwrap();
         std::fs::create_dir(directory.path().join("d/none")).unwrap();
-        std::fs::set_permissions(directory.path().join("d/none"), PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(directory.path().join("d/none"), PermissionsExt::from_mode(0o000)).unwrap();
         remove_all(&root, b"d").unwrap();
         let top = root.open_at(b"", OFlags::RDONLY, Mode::empty()).unwrap();
         assert_eq!(names(&top).unwrap(), [b"kept".to_vec()]);

@@ -16,7 +16,8 @@ pub(super) struct Inode {
     pub(super) whiteout: bool,
     pub(super) opaque: bool,
     pub(super) id: (u64, u64),
-    pub(super) names: u64,
+    /// Whether it has other names too.
+    pub(super) linked: bool,
 }
 
 /// Looks names up; it keeps the buffer that attributes are read into.
@@ -96,6 +97,6 @@ fn inode(stat: &Stat, kind: Kind, found: Found) -> Inode {
     let mtime = Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
     let mode = stat.st_mode & 0o7777;
     let node = Node { kind, mode, uid, gid, mtime, xattrs: found.carried, link_group: 0 };
-    let id = (u64::from(stat.st_dev), u64::from(stat.st_ino));
-    Inode { node, whiteout, opaque: found.opaque, id, names: u64::from(stat.st_nlink) }
+    let id = (stat.st_dev, stat.st_ino);
+    Inode { node, whiteout, opaque: found.opaque, id, linked: stat.st_nlink > 1 }
 }

@@ -138,13 +138,13 @@ impl<W: Write> Packer<'_, W> {
             Ok(File::from(rustix::fs::openat(open, name, flags, Mode::empty())?))
         };
         // Overlayfs breaks links when it copies up: several names here were all made by the step.
-        if inode.names == 1
+        if !inode.linked
             && let Some(below) = &below
             && self.lowers.same(&inode.node, below, path, &file)?
         {
             return Ok(());
         }
-        let link = if inode.names > 1 { self.links.get(&inode.id).cloned() } else { None };
+        let link = if inode.linked { self.links.get(&inode.id).cloned() } else { None };
         if link.is_none() && matches!(inode.node.kind, Kind::File { .. }) {
             let mut content = file()?;
             self.headers()?;
@@ -153,7 +153,7 @@ impl<W: Write> Packer<'_, W> {
             self.headers()?;
             self.writer.append(path, &inode.node, link.as_deref(), &mut io::empty())?;
         }
-        if inode.names > 1 && link.is_none() {
+        if inode.linked && link.is_none() {
             self.links.insert(inode.id, path.to_vec());
         }
         Ok(())

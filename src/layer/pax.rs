@@ -83,8 +83,11 @@ pub(super) fn malformed(reason: &str) -> ReadError {
     ReadError::Malformed { reason: reason.to_owned() }
 }
 
+/// A key and its value.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// Splits `<length> <key>=<value>\n` records.
-fn records(mut body: &[u8]) -> Result<Vec<(&[u8], &[u8])>, ReadError> {
+fn records(mut body: &[u8]) -> Result<Vec<Record<'_>>, ReadError> {
     let bad = || malformed("an extended header record with a wrong length");
     let mut found = Vec::new();
     while !body.is_empty() {

@@ -66,7 +66,7 @@ impl SparseRecords {
 }
 
 fn pairs(numbers: &[u64]) -> Result<Vec<Extent>, ReadError> {
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return Err(malformed("a sparse map with an odd number of numbers"));
     }
     Ok(numbers.chunks_exact(2).map(|pair| Extent { offset: pair[0], length: pair[1] }).collect())

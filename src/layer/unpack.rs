@@ -524,7 +524,7 @@ fn is_replaced(error: &io::Error) -> bool {
 }
 
 fn id_of(stat: &Stat) -> (u64, u64) {
-    (u64::from(stat.st_dev), u64::from(stat.st_ino))
+    (stat.st_dev, stat.st_ino)
 }
 
 fn open_child(directory: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {

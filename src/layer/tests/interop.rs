@@ -30,8 +30,11 @@ fn run(directory: &Path, program: &str, arguments: &[&str], input: &[u8]) -> Opt
     Some(output.stdout)
 }
 
+/// A path, its header, the path it is a hard link to, its content.
+type Described = (Vec<u8>, Node, Option<Vec<u8>>, Vec<u8>);
+
 /// Entries that need every kind of record.
-fn entries() -> Vec<(Vec<u8>, Node, Option<Vec<u8>>, Vec<u8>)> {
+fn entries() -> Vec<Described> {
     let (uid, gid) = own_ids();
     let node = |kind, mode| {
         let mut node = Node { kind, ..Node::directory(Time { seconds: 1_700_000_000, nanoseconds: 0 }) };

@@ -95,7 +95,7 @@ fn list(path: &Path) -> Listing {
                 }
                 _ => {}
             }
-            if !node.is_directory() && inode.names > 1 {
+            if !node.is_directory() && inode.linked {
                 let next = groups.len() as u64 + 1;
                 node.link_group = *groups.entry(inode.id).or_insert(next);
             }

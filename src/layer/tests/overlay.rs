@@ -162,7 +162,7 @@ fn files_without_any_permission_are_packed() {
     fs::create_dir(upper.path().join("d")).unwrap();
     fs::write(upper.path().join("d/a"), "x").unwrap();
     for name in ["d/a", "d"] {
-        fs::set_permissions(upper.path().join(name), std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(upper.path().join(name), std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     }
     assert_eq!(entries(&packed(upper.path(), &[])), ["d d", "- d/a x"]);
 }

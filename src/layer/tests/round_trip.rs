@@ -97,10 +97,8 @@ fn build(root: &Path, things: &[Thing]) {
             }
         }
         let Ok(metadata) = whole.symlink_metadata() else { continue };
-        if metadata.is_file() || metadata.is_dir() {
-            if let Some(value) = &thing.attribute {
-                let _ = rustix::fs::lsetxattr(&whole, "user.test", value, XattrFlags::empty());
-            }
+        if let (Some(value), true) = (&thing.attribute, metadata.is_file() || metadata.is_dir()) {
+            rustix::fs::lsetxattr(&whole, "user.test", value, XattrFlags::empty()).unwrap();
         }
     }
     // In reverse, so that nothing is made in a directory after its time and mode were set.
@@ -163,7 +161,6 @@ proptest! {
         let mut nothing = Vec::new();
         let unlinked = expected.values().all(|(node, _)| node.link_group == 0);
         pack(&root, &[RootDir::open(after.path()).unwrap()], &mut nothing).unwrap();
-        prop_assert_eq!(nothing.len() == 1024, unlinked || nothing.len() == 1024);
         if unlinked {
             prop_assert_eq!(nothing.len(), 1024);
         }
