@@ -87,7 +87,8 @@ fn cancel_several(world: &World) {
         std::thread::sleep(Duration::from_millis(7));
         cancel.cancel();
         for run in runs {
-            assert!(matches!(run.join().unwrap(), Err(SandboxError::Cancelled)));
+            let outcome = run.join().unwrap();
+            assert!(matches!(outcome, Err(SandboxError::Cancelled)), "{outcome:?}");
         }
     });
     let error = world.sandbox.run(&world.shell("true"), &|_, _| {}, &cancel).unwrap_err();
@@ -120,7 +121,9 @@ pub fn victim() -> ExitCode {
     println!("ready");
     std::thread::scope(|scope| {
         for _ in 0..3 {
-            scope.spawn(|| world.run(&world.shell(&(stubborn(&tag) + "sleep 1000"))));
+            let spec = world.shell(&(stubborn(&tag) + "sleep 1000"));
+            let world = &world;
+            scope.spawn(move || world.sandbox.run(&spec, &|_, _| println!("running"), &Cancel::new()));
         }
     });
     ExitCode::SUCCESS
@@ -145,8 +148,8 @@ fn kill_main(world: &World) {
             .spawn()
             .unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-        // A third of them while the sandbox starts, the others while commands do.
-        let wanted = if round % 3 == 0 { "started" } else { "ready" };
+        // While the sandbox starts, while commands start, while they run.
+        let wanted = ["started", "ready", "running"][round % 3];
         while said.next().is_some_and(|line| line.unwrap() != wanted) {}
         std::thread::sleep(Duration::from_micros((random >> 33) % 25_000));
         reached += usize::from(!processes(&tag).is_empty());

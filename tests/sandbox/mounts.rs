@@ -204,7 +204,7 @@ fn no_leak(world: &World) {
         mount("/root/.cache/deep/er", cache),
         mount("/tmp/t", MountKind::Tmpfs { size: None, mode: 0o755 }),
         bind_mount(world, "/etc/leak.conf", "leak", Access::ReadOnly),
-        bind_mount(world, "/bin/ls", "leak", Access::ReadOnly),
+        bind_mount(world, "/bin/inside", "leak", Access::ReadOnly),
     ];
     let times = "stat -c '%Y %y %a %u %n' / /etc /bin /tmp /root";
     let without = world.say(times);
