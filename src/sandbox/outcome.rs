@@ -111,6 +111,10 @@ impl Heard {
     }
 
     fn conclude(self, memory: &OomCounter, cancel: &Cancel) -> Result<Exit, SandboxError> {
+        if self.exited.is_none() && cancel.is_cancelled() {
+            // Whatever else was reported is what being killed looks like.
+            return Err(SandboxError::Cancelled);
+        }
         if let Some(failed) = self.failed {
             return Err(failed);
         }
@@ -120,7 +124,6 @@ impl Heard {
                 let by_kill = status.shell_code() == 128 + libc::SIGKILL;
                 Ok(Exit { status, out_of_memory: killed && (memory.is_own() || by_kill) })
             }
-            (None, _) if cancel.is_cancelled() => Err(SandboxError::Cancelled),
             // The shim died: nobody but the kernel kills it.
             (None, Some(status @ Status::Signal(libc::SIGKILL))) if killed => Ok(Exit { status, out_of_memory: true }),
             (None, status) => {

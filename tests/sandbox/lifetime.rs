@@ -1,0 +1,223 @@
+//! That nothing outlives what it belongs to, and how long things take.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use rbuild::sandbox::{Cancel, Isolation, Network, Options, RunSpec, Rung, Sandbox, SandboxError, probe};
+
+use crate::Case;
+use crate::world::World;
+
+pub const CASES: &[Case] = &[
+    ("S15: background processes end with the command", background),
+    ("cancel ends a command and all it started", cancel),
+    ("cancel before the start, and of several at once", cancel_several),
+    ("dropping the sandbox ends everything in it", dropping),
+    ("S15: kill -9 of the main process leaves no process and no mount", kill_main),
+    ("the sandbox outlives the thread that started it", starting_thread),
+    ("probe finds a full range and changes nothing", probe_reports),
+];
+
+/// A command that does what it can to stay: other sessions, ignored signals.
+fn stubborn(tag: &str) -> String {
+    format!(
+        "trap '' HUP INT TERM; setsid sh -c \"trap '' HUP INT TERM; sleep 987.{tag} & sleep 986.{tag}\" & \
+         sleep 985.{tag} & (sleep 984.{tag} &); echo up; "
+    )
+}
+
+/// Processes of the host with this word in their command line.
+fn processes(word: &str) -> Vec<String> {
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let command_lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let texts = command_lines.map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "));
+    texts.filter(|text| text.contains(word)).collect()
+}
+
+fn gone_within(word: &str, limit: Duration) -> Duration {
+    let started = Instant::now();
+    loop {
+        let left = processes(word);
+        let elapsed = started.elapsed();
+        if left.is_empty() {
+            return elapsed;
+        }
+        assert!(elapsed < limit, "left after {limit:?}: {left:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn tag(name: &str) -> String {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+    format!("{}{nanos}{}", std::process::id(), name.len())
+}
+
+fn background(world: &World) {
+    let tag = tag("background");
+    let started = Instant::now();
+    assert_eq!(world.say(&stubborn(&tag)), "up\n");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(processes(&tag), Vec::<String>::new());
+}
+
+fn cancel(world: &World) {
+    let tag = tag("cancel");
+    let cancel = Cancel::new();
+    let spec = world.shell(&(stubborn(&tag) + "sleep 1000"));
+    let handle = cancel.clone();
+    let killed = std::sync::OnceLock::new();
+    let output = |_, _: &[u8]| {
+        killed.get_or_init(Instant::now);
+        handle.cancel();
+    };
+    let error = world.sandbox.run(&spec, &output, &cancel).unwrap_err();
+    assert!(matches!(error, SandboxError::Cancelled), "{error:?}");
+    assert!(killed.get().unwrap().elapsed() < Duration::from_secs(1));
+    assert_eq!(processes(&tag), Vec::<String>::new());
+}
+
+fn cancel_several(world: &World) {
+    let cancel = Cancel::new();
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| world.sandbox.run(&world.shell("sleep 1000"), &|_, _| {}, &cancel)))
+            .collect();
+        std::thread::sleep(Duration::from_millis(7));
+        cancel.cancel();
+        for run in runs {
+            let outcome = run.join().unwrap();
+            assert!(matches!(outcome, Err(SandboxError::Cancelled)), "{outcome:?}");
+        }
+    });
+    let error = world.sandbox.run(&world.shell("true"), &|_, _| {}, &cancel).unwrap_err();
+    assert!(matches!(error, SandboxError::Cancelled));
+}
+
+fn dropping(_: &World) {
+    let world = World::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let worker = world.sandbox.worker("stay", b"", vec![writer.into()]).unwrap();
+    let mut pid = String::new();
+    BufReader::new(reader).read_line(&mut pid).unwrap();
+    let process = PathBuf::from("/proc").join(pid.trim());
+    assert!(process.exists());
+    let started = Instant::now();
+    drop(world);
+    assert!(started.elapsed() < Duration::from_secs(1));
+    assert!(!process.exists());
+    assert!(matches!(worker.wait().unwrap_err(), SandboxError::Died { .. } | SandboxError::HolderGone));
+}
+
+/// Environment of a victim: the word by which its processes are known.
+const TAG: &str = "RBUILD_SANDBOX_TEST_TAG";
+
+/// A main process to be killed.
+pub fn victim() -> ExitCode {
+    let tag = std::env::var(TAG).unwrap();
+    println!("started");
+    let world = World::new();
+    println!("ready");
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let spec = world.shell(&(stubborn(&tag) + "sleep 1000"));
+            let world = &world;
+            scope.spawn(move || world.sandbox.run(&spec, &|_, _| println!("running"), &Cancel::new()));
+        }
+    });
+    ExitCode::SUCCESS
+}
+
+fn kill_main(world: &World) {
+    let place = world.base.join("victims");
+    std::fs::create_dir_all(&place).unwrap();
+    // Any numbers that spread will do.
+    let mut random = 12345_u64;
+    let (mut worst, mut reached) = (Duration::ZERO, 0);
+    for round in 0..50 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let tag = tag("kill");
+        let mut child = Command::new("/proc/self/exe")
+            .arg("--victim")
+            .env("TMPDIR", &place)
+            .env(TAG, &tag)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        // While the sandbox starts, while commands start, while they run.
+        let wanted = ["started", "ready", "running"][round % 3];
+        while said.next().is_some_and(|line| line.unwrap() != wanted) {}
+        std::thread::sleep(Duration::from_micros((random >> 33) % 25_000));
+        reached += usize::from(!processes(&tag).is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        worst = worst.max(gone_within(&tag, Duration::from_secs(2)));
+        holders_gone(&place);
+    }
+    assert!(reached > 10, "only {reached} were killed while commands ran");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(place.to_str().unwrap()), "{mounts}");
+    println!("  50 kills, {reached} while commands ran, slowest disappearance {} ms", worst.as_millis());
+}
+
+/// Waits until no holder works beneath this directory.
+fn holders_gone(place: &Path) {
+    let started = Instant::now();
+    let works_there =
+        |entry: std::fs::DirEntry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(place));
+    while std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).any(works_there) {
+        assert!(started.elapsed() < Duration::from_secs(2), "a holder is left");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn starting_thread(_: &World) {
+    let world = std::thread::spawn(World::new).join().unwrap();
+    // The parent-death signal of a holder started by that thread would come now.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(world.say("echo here"), "here\n");
+}
+
+fn probe_reports(_: &World) {
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts();
+    let report = probe();
+    assert!(matches!(report.rung, Rung::FullRange { ids } if ids >= 65536), "{report:?}");
+    assert!(report.findings.iter().all(|finding| finding.obstacle.is_none()), "{report:?}");
+    assert_eq!(mounts(), before);
+}
+
+/// Prints how long starting a holder and running `true` take.
+pub fn time() -> ExitCode {
+    let median = |mut times: Vec<Duration>| {
+        times.sort();
+        let at = |part: usize| times[(times.len() - 1) * part / 100].as_micros();
+        format!("median {} us, p95 {} us, min {} us", at(50), at(95), at(0))
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let start = |_| {
+        let started = Instant::now();
+        let options = Options { base: directory.path().join("base"), isolation: Isolation::Full };
+        let sandbox = Sandbox::start(options).unwrap();
+        (started.elapsed(), drop(sandbox)).0
+    };
+    println!("holder: {}", median((0..30).map(start).collect()));
+    let world = World::new();
+    for network in [Network::Host, Network::None] {
+        let run = |_| {
+            let spec = RunSpec { network, args: vec!["/bin/true".to_owned()], ..world.shell("") };
+            let started = Instant::now();
+            world.sandbox.run(&spec, &|_, _| {}, &Cancel::new()).unwrap();
+            started.elapsed()
+        };
+        println!("RUN true, network {network:?}: {}", median((0..300).map(run).collect()));
+    }
+    let started = Instant::now();
+    world.sandbox.worker("length", b"", vec![]).unwrap().wait().unwrap_err();
+    println!("worker: {} us", started.elapsed().as_micros());
+    ExitCode::SUCCESS
+}
