@@ -101,7 +101,7 @@ pub(super) fn whiteout(directory: impl AsFd, name: &[u8]) -> io::Result<()> {
 }
 
 /// The form for where mknod is not allowed (Linux 6.7: overlayfs.rst, "whiteouts and opaque directories").
-fn marked_whiteout(directory: impl AsFd, name: &[u8]) -> io::Result<()> {
+pub(super) fn marked_whiteout(directory: impl AsFd, name: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&directory, name, flags, PRIVATE_FILE)?;
     rustix::fs::fsetxattr(&file, attributes::WHITEOUT, b"y", XattrFlags::empty())?;
