@@ -101,7 +101,7 @@ pub(super) fn whiteout(directory: impl AsFd, name: &[u8]) -> io::Result<()> {
 }
 
 /// The form for where mknod is not allowed (Linux 6.7: overlayfs.rst, "whiteouts and opaque directories").
-fn marked_whiteout(directory: impl AsFd, name: &[u8]) -> io::Result<()> {
+pub(super) fn marked_whiteout(directory: impl AsFd, name: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&directory, name, flags, PRIVATE_FILE)?;
     rustix::fs::fsetxattr(&file, attributes::WHITEOUT, b"y", XattrFlags::empty())?;
@@ -144,7 +144,7 @@ fn of_descriptor(directory: impl AsFd) -> Vec<u8> {
 fn finish_open(file: &OwnedFd, node: &Node, ownership: Ownership) -> io::Result<Placed> {
     if ownership == Ownership::Keep {
         let (uid, gid) = owner_of(node);
-        rustix::fs::fchown(file, uid, gid)?;
+        rustix::fs::fchown(file, uid, gid).map_err(|error| owner_error(node, error))?;
     }
     // A mode without write permission does not matter to attributes set through an open file, but chown clears bits.
     rustix::fs::fchmod(file, mode_of(node))?;
@@ -164,7 +164,16 @@ fn own(directory: impl AsFd, name: &[u8], node: &Node, ownership: Ownership) -> 
         return Ok(());
     }
     let (uid, gid) = owner_of(node);
-    Ok(rustix::fs::chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+    rustix::fs::chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| owner_error(node, error))
+}
+
+/// The kernel says only EINVAL of an id that its user namespace has no room for (user_namespaces(7)).
+fn owner_error(node: &Node, error: Errno) -> io::Error {
+    if error != Errno::INVAL {
+        return error.into();
+    }
+    let text = format!("owner {}:{} is outside the ids that this user namespace has", node.uid, node.gid);
+    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 fn owner_of(node: &Node) -> (Option<Uid>, Option<Gid>) {

@@ -208,7 +208,10 @@ impl<R: Read> TarReader<R> {
             return Ok(None);
         }
         check_sum(&header)?;
-        self.entries += 1;
+        // The others cannot repeat without an entry.
+        let extends =
+            matches!(header.entry_type(), EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink);
+        self.entries += u64::from(!extends);
         if self.entries > self.limits.entries {
             return Err(ReadError::Limit { limit: self.limits.entries, unit: "entries" }.into());
         }

@@ -315,3 +315,23 @@ fn a_tree_that_was_unpacked_is_a_lower_layer_for_overlayfs() {
         assert!(seen.contains_key(there.as_bytes()), "{there}");
     }
 }
+
+#[test]
+fn removals_made_without_mknod_are_removals_to_overlayfs_and_to_us() {
+    let work = tempfile::tempdir().unwrap();
+    for name in ["lower", "lower/d", "base", "upper", "work", "merged", "copy"] {
+        fs::create_dir(work.path().join(name)).unwrap();
+    }
+    torture_base(&work.path().join("base"));
+    for (path, name) in [("lower", "mode"), ("lower/d", "a")] {
+        crate::layer::place::marked_whiteout(fs::File::open(work.path().join(path)).unwrap(), name.as_bytes()).unwrap();
+    }
+    let found = entries(&packed(&work.path().join("lower"), &[&work.path().join("base")]));
+    assert_eq!(found, ["d d", "x d/a", "x mode"]);
+    if mount_script(work.path(), "lower:base", "true").is_none() {
+        return;
+    }
+    let seen = list(&work.path().join("copy"));
+    assert!(seen.contains_key(b"d/b".as_slice()) && seen.contains_key(b"opened".as_slice()));
+    assert!(!seen.contains_key(b"d/a".as_slice()) && !seen.contains_key(b"mode".as_slice()));
+}
