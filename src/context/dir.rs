@@ -287,3 +287,6 @@ impl Read for Content {
         Ok(length)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,11 +132,11 @@ impl Reader {
         let mut path = format!("/proc/self/fd/{}/", directory.as_fd().as_raw_fd()).into_bytes();
         path.extend_from_slice(if name.is_empty() { b"." } else { name.to_bytes() });
         let path = CString::new(path)?;
-        let mut names: Vec<u8> = Vec::new();
+        let mut names: Vec<u8> = Vec::with_capacity(256);
         loop {
             match rustix::fs::llistxattr(&path, spare_capacity(&mut names)) {
-                Ok(length) if length < names.capacity() || length == 0 => break,
-                Ok(_) | Err(Errno::RANGE) => names = Vec::with_capacity((names.capacity() * 4).max(256)),
+                Ok(_) => break,
+                Err(Errno::RANGE) => names = Vec::with_capacity(names.capacity() * 4),
                 Err(Errno::NOTSUP) => {
                     self.without_xattrs.store(of.device, Ordering::Relaxed);
                     return Ok(found);
