@@ -337,7 +337,7 @@ fn a_digest_that_is_cached_is_not_read_again() {
 fn directories_that_cannot_be_read_matter_only_where_they_are_wanted() {
     let root = tree(&["closed/a", "open/b"]);
     let closed = root.path().join("closed");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read_dir(&closed).is_ok() {
         // Root reads everything; the walk must still see it.
         assert_eq!(paths(&open(&root, ""), ""), "closed closed/a open open/b");
