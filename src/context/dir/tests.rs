@@ -262,6 +262,26 @@ fn user_attributes_are_kept_and_others_are_not() {
 }
 
 #[test]
+fn an_attribute_set_after_a_build_is_seen_by_the_next() {
+    let root = tree(&["a"]);
+    let path = root.path().join("a");
+    let cache = tempfile::tempdir().unwrap();
+    let cache = cache.path().join("stat");
+    std::thread::sleep(Duration::from_millis(2100));
+    let open = || DirContext::open(root.path(), IgnoreRules::default(), Some(&cache)).unwrap();
+    let context = open();
+    context.digests(&mut context.walk(b"").unwrap()).unwrap();
+    context.save().unwrap();
+    let context = open();
+    assert!(context.reader.cache.is_plain(&context.reader.entry(b"a").unwrap().unwrap().identity));
+    if rustix::fs::setxattr(&path, "user.new", b"1", rustix::fs::XattrFlags::empty()).is_err() {
+        eprintln!("SKIPPED: the file system of the temporary directory has no extended attributes");
+        return;
+    }
+    assert_eq!(open().walk(b"").unwrap()[0].1.xattrs.len(), 1);
+}
+
+#[test]
 fn depth_has_no_limit() {
     let root = tempfile::tempdir().unwrap();
     // Long enough that the path of the file cannot be given to the kernel at once.
@@ -308,7 +328,8 @@ fn digests_come_from_the_cache_only_while_a_file_is_the_same() {
     files(&context);
     context.save().unwrap();
     let known = context.reader.entry(b"a").unwrap().unwrap().identity;
-    assert_eq!(open().cache.find(&known), Some(Digest::of(b"a")));
+    let found = open().reader.cache.find(&known).unwrap();
+    assert_eq!(found, Known { digest: Digest::of(b"a"), plain: true });
 
     // Same size, same mtime: the ctime tells.
     let mtime = fs::metadata(root.path().join("a")).unwrap().modified().unwrap();
@@ -327,7 +348,8 @@ fn a_digest_that_is_cached_is_not_read_again() {
     let mut files = context.walk(b"").unwrap();
     let state = context.reader.entry(b"a").unwrap().unwrap().identity;
     let later = Time { seconds: state.ctime.seconds + 10, nanoseconds: 0 };
-    context.cache.record(state, Digest::of(b"from the cache"), later);
+    let known = Known { digest: Digest::of(b"from the cache"), plain: true };
+    context.reader.cache.record(state, known, later);
     context.digests(&mut files).unwrap();
     let Kind::File { digest, .. } = files[0].1.kind else { panic!("a is a file") };
     assert_eq!(digest, Some(Digest::of(b"from the cache")));
