@@ -15,7 +15,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelI
 use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags};
 
 use super::ignore::IgnoreRules;
-use super::stat_cache::{Identity, StatCache, now};
+use super::stat_cache::{Identity, Known, StatCache, now};
 use super::walk::{Found, Reader, named, walk};
 use crate::digest::{Digest, Hasher};
 use crate::rootfs::RootDir;
@@ -29,7 +29,6 @@ const BLOCK: u64 = 256 * 1024;
 pub struct DirContext {
     reader: Reader,
     rules: IgnoreRules,
-    cache: StatCache,
     /// Device and inode of files with several names, and their link group.
     links: Mutex<HashMap<(u64, u64), u64>>,
     /// The state in which a walk saw a file, so that its digest needs no second look.
@@ -52,9 +51,8 @@ impl DirContext {
         let root = RootDir::open(root)
             .map_err(|error| io::Error::new(error.kind(), format!("open context {}: {error}", root.display())))?;
         Ok(DirContext {
-            reader: Reader::new(root),
+            reader: Reader::new(root, StatCache::new(stat_cache)),
             rules: ignore,
-            cache: StatCache::new(stat_cache),
             links: Mutex::default(),
             seen: Mutex::default(),
         })
@@ -83,15 +81,20 @@ impl DirContext {
             return Ok(digest);
         }
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied();
-        let identity = match seen {
-            Some(identity) => Some(identity),
-            None => self.reader.entry(path)?.map(|found| found.identity),
+        let (identity, plain) = match seen {
+            Some(identity) => (Some(identity), node.xattrs.is_empty()),
+            None => {
+                let found = self.reader.entry(path)?;
+                let plain = found.as_ref().is_some_and(|found| found.node.xattrs.is_empty());
+                (found.map(|found| found.identity), plain)
+            }
         };
-        if let Some(digest) = identity.and_then(|identity| self.cache.find(&identity)) {
-            return Ok(digest);
+        if let Some(known) = identity.and_then(|identity| self.reader.cache.find(&identity)) {
+            return Ok(known.digest);
         }
-        match self.read_digest(path) {
-            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Changed>()) => self.read_digest(path),
+        let plain = identity.filter(|_| plain);
+        match self.read_digest(path, plain) {
+            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Changed>()) => self.read_digest(path, plain),
             result => result,
         }
     }
@@ -118,10 +121,11 @@ impl DirContext {
     /// # Errors
     /// The file cannot be written; the build's result does not depend on it.
     pub fn save(&self) -> io::Result<()> {
-        self.cache.save()
+        self.reader.cache.save()
     }
 
-    fn read_digest(&self, path: &[u8]) -> io::Result<Digest> {
+    /// Reads a file; `plain` is the state in which it was seen to have no extended attributes.
+    fn read_digest(&self, path: &[u8], plain: Option<Identity>) -> io::Result<Digest> {
         let read_at = now();
         let mut content = self.content(path)?;
         let identity = content.opened;
@@ -135,7 +139,7 @@ impl DirContext {
             hasher.update(&buffer[..length]);
         }
         let digest = hasher.finish();
-        self.cache.record(identity, digest, read_at);
+        self.reader.cache.record(identity, Known { digest, plain: plain == Some(identity) }, read_at);
         Ok(digest)
     }
 
@@ -287,3 +291,6 @@ impl Read for Content {
         Ok(length)
     }
 }
+
+#[cfg(test)]
+mod tests;

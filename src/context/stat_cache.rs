@@ -51,12 +51,22 @@ impl Identity {
 
 const RACY_SECONDS: i64 = 2;
 const MAGIC: &[u8; 8] = b"rbstat\x00\x01";
-const ENTRY: usize = 3 * 8 + 2 * 12 + 32;
+const ENTRY: usize = 3 * 8 + 2 * 12 + 32 + 1;
 const CHECKSUM: usize = 32;
-/// Above this many entries, only those that the last build used are kept: 80 bytes each, so 40 MB.
+/// Above this many entries, only those that the last build used are kept: 81 bytes each, so 40 MB.
 const MAX_ENTRIES: usize = 500_000;
 
-type Entries = HashMap<(u64, u64), (Identity, Digest)>;
+/// What is remembered of a file in one state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    /// sha256 of its content.
+    pub(super) digest: Digest,
+    /// It has no extended attribute that a layer carries. (Setting one changes the ctime, so this is as certain as the
+    /// digest, and to ask the kernel costs as much as `stat` and the directory together.)
+    pub(super) plain: bool,
+}
+
+type Entries = HashMap<(u64, u64), (Identity, Known)>;
 
 /// The cache and the file that it is kept in.
 #[derive(Debug)]
@@ -86,25 +96,30 @@ impl StatCache {
         StatCache { file, loaded: OnceLock::new(), current: Mutex::default() }
     }
 
-    /// The digest of a file in exactly this state.
-    pub(super) fn find(&self, identity: &Identity) -> Option<Digest> {
+    /// What is known of a file in exactly this state.
+    pub(super) fn find(&self, identity: &Identity) -> Option<Known> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |(known, digest): &(Identity, Digest)| (known == identity).then_some(*digest);
-        if let Some(digest) = current.entries.get(&identity.key()).and_then(same) {
-            return Some(digest);
+        let same = |(state, known): &(Identity, Known)| (state == identity).then_some(*known);
+        if let Some(known) = current.entries.get(&identity.key()).and_then(same) {
+            return Some(known);
         }
-        let digest = self.loaded().get(&identity.key()).and_then(same)?;
-        current.entries.insert(identity.key(), (*identity, digest));
-        Some(digest)
+        let known = self.loaded().get(&identity.key()).and_then(same)?;
+        current.entries.insert(identity.key(), (*identity, known));
+        Some(known)
     }
 
-    /// Remembers a digest; `read_at` is when the reading began.
-    pub(super) fn record(&self, identity: Identity, digest: Digest, read_at: Time) {
+    /// Whether an earlier build saw a file in exactly this state to have no extended attributes.
+    pub(super) fn is_plain(&self, identity: &Identity) -> bool {
+        self.loaded().get(&identity.key()).is_some_and(|(state, known)| state == identity && known.plain)
+    }
+
+    /// Remembers a file; `read_at` is when the reading began.
+    pub(super) fn record(&self, identity: Identity, known: Known, read_at: Time) {
         if identity.is_racy(read_at) {
             return;
         }
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.entries.insert(identity.key(), (identity, digest));
+        current.entries.insert(identity.key(), (identity, known));
         current.changed = true;
     }
 
@@ -155,11 +170,11 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Magic, entries sorted by key (so the same cache has the same bytes), sha256 of all before it.
 fn encode(entries: &Entries) -> Vec<u8> {
-    let mut sorted: Vec<&(Identity, Digest)> = entries.values().collect();
+    let mut sorted: Vec<&(Identity, Known)> = entries.values().collect();
     sorted.sort_unstable_by_key(|(identity, _)| identity.key());
     let mut bytes = Vec::with_capacity(MAGIC.len() + sorted.len() * ENTRY + CHECKSUM);
     bytes.extend_from_slice(MAGIC);
-    for (identity, digest) in sorted {
+    for (identity, known) in sorted {
         for number in [identity.device, identity.inode, identity.size] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
@@ -167,7 +182,8 @@ fn encode(entries: &Entries) -> Vec<u8> {
             bytes.extend_from_slice(&time.seconds.to_le_bytes());
             bytes.extend_from_slice(&time.nanoseconds.to_le_bytes());
         }
-        bytes.extend_from_slice(digest.as_bytes());
+        bytes.extend_from_slice(known.digest.as_bytes());
+        bytes.push(u8::from(known.plain));
     }
     let checksum = Digest::of(&bytes);
     bytes.extend_from_slice(checksum.as_bytes());
@@ -184,10 +200,10 @@ fn decode(bytes: &[u8]) -> Option<Entries> {
     if !rest.is_empty() {
         return None;
     }
-    entries.iter().map(|entry| entry_of(entry).map(|(identity, digest)| (identity.key(), (identity, digest)))).collect()
+    entries.iter().map(|entry| entry_of(entry).map(|(identity, known)| (identity.key(), (identity, known)))).collect()
 }
 
-fn entry_of(bytes: &[u8; ENTRY]) -> Option<(Identity, Digest)> {
+fn entry_of(bytes: &[u8; ENTRY]) -> Option<(Identity, Known)> {
     let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     let time = |at: usize| {
         let seconds = i64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?);
@@ -195,7 +211,8 @@ fn entry_of(bytes: &[u8; ENTRY]) -> Option<(Identity, Digest)> {
     };
     let identity =
         Identity { device: number(0)?, inode: number(8)?, size: number(16)?, mtime: time(24)?, ctime: time(36)? };
-    Some((identity, Digest::from_bytes(bytes.get(48..80)?.try_into().ok()?)))
+    let digest = Digest::from_bytes(bytes.get(48..80)?.try_into().ok()?);
+    Some((identity, Known { digest, plain: bytes.get(80) == Some(&1) }))
 }
 
 #[cfg(test)]
@@ -207,22 +224,28 @@ mod tests {
         Identity { device: 1, inode, size: 3, mtime: time, ctime: time }
     }
 
+    fn known(content: &[u8]) -> Known {
+        Known { digest: Digest::of(content), plain: content != b"two" }
+    }
+
     #[test]
     fn digests_survive_saving_and_loading() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sub/cache");
         let cache = StatCache::new(Some(&file));
-        cache.record(identity(1, 10), Digest::of(b"one"), now());
+        cache.record(identity(1, 10), known(b"one"), now());
         cache.save().unwrap();
         let cache = StatCache::new(Some(&file));
-        assert_eq!(cache.find(&identity(1, 10)), Some(Digest::of(b"one")));
+        assert_eq!(cache.find(&identity(1, 10)), Some(known(b"one")));
         assert_eq!(cache.find(&identity(1, 11)), None, "another mtime is another state");
         assert_eq!(cache.find(&Identity { size: 4, ..identity(1, 10) }), None);
-        cache.record(identity(2, 10), Digest::of(b"two"), now());
+        cache.record(identity(2, 10), known(b"two"), now());
         cache.save().unwrap();
         let cache = StatCache::new(Some(&file));
-        assert_eq!(cache.find(&identity(1, 10)), Some(Digest::of(b"one")), "what was known is kept");
-        assert_eq!(cache.find(&identity(2, 10)), Some(Digest::of(b"two")));
+        assert_eq!(cache.find(&identity(1, 10)), Some(known(b"one")), "what was known is kept");
+        assert_eq!(cache.find(&identity(2, 10)), Some(known(b"two")));
+        assert!(cache.is_plain(&identity(1, 10)));
+        assert!(!cache.is_plain(&identity(2, 10)) && !cache.is_plain(&identity(1, 11)), "what is not known is asked");
     }
 
     #[test]
@@ -230,11 +253,11 @@ mod tests {
         let cache = StatCache::new(None);
         let read_at = Time { seconds: 100, nanoseconds: 5 };
         for (seconds, trusted) in [(90, true), (97, true), (98, false), (100, false), (500, false)] {
-            cache.record(identity(seconds as u64, seconds), Digest::of(b"x"), read_at);
+            cache.record(identity(seconds as u64, seconds), known(b"x"), read_at);
             assert_eq!(cache.find(&identity(seconds as u64, seconds)).is_some(), trusted, "changed at {seconds}");
         }
         let touched = Identity { ctime: Time { seconds: 99, nanoseconds: 0 }, ..identity(7, 10) };
-        cache.record(touched, Digest::of(b"x"), read_at);
+        cache.record(touched, known(b"x"), read_at);
         assert_eq!(cache.find(&touched), None, "an old mtime set by hand does not hide a new ctime");
     }
 
@@ -243,7 +266,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("cache");
         let cache = StatCache::new(Some(&file));
-        cache.record(identity(1, 10), Digest::of(b"one"), now());
+        cache.record(identity(1, 10), known(b"one"), now());
         cache.save().unwrap();
         let good = fs::read(&file).unwrap();
         for at in 0..good.len() {
@@ -255,7 +278,7 @@ mod tests {
         fs::write(&file, b"junk").unwrap();
         let cache = StatCache::new(Some(&file));
         assert_eq!(cache.find(&identity(1, 10)), None);
-        cache.record(identity(1, 10), Digest::of(b"one"), now());
+        cache.record(identity(1, 10), known(b"one"), now());
         cache.save().unwrap();
         assert_eq!(fs::read(&file).unwrap(), good, "a damaged cache is replaced");
     }

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::ignore::{IgnoreRules, Scope};
-use super::stat_cache::Identity;
+use super::stat_cache::{Identity, StatCache};
 use crate::rootfs::RootDir;
 use crate::tree::{Kind, Node, base_name, join, parent};
 
@@ -40,13 +40,15 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct Reader {
     root: RootDir,
+    /// What earlier builds saw of files.
+    pub(super) cache: StatCache,
     /// A device that said it has no extended attributes; asking again for each file would cost a call each.
     without_xattrs: AtomicU64,
 }
 
 impl Reader {
-    pub(super) fn new(root: RootDir) -> Reader {
-        Reader { root, without_xattrs: AtomicU64::new(u64::MAX) }
+    pub(super) fn new(root: RootDir, cache: StatCache) -> Reader {
+        Reader { root, cache, without_xattrs: AtomicU64::new(u64::MAX) }
     }
 
     /// Opens a path beneath the root that has no link in it.
@@ -106,6 +108,7 @@ impl Reader {
         };
         let identity = Identity::of(&stat);
         let xattrs = match kind {
+            Kind::File { .. } if self.cache.is_plain(&identity) => Ok(BTreeMap::new()),
             Kind::File { .. } | Kind::Directory => self.xattrs(&directory, name, &identity),
             _ => Ok(BTreeMap::new()),
         };
@@ -132,11 +135,11 @@ impl Reader {
         let mut path = format!("/proc/self/fd/{}/", directory.as_fd().as_raw_fd()).into_bytes();
         path.extend_from_slice(if name.is_empty() { b"." } else { name.to_bytes() });
         let path = CString::new(path)?;
-        let mut names: Vec<u8> = Vec::new();
+        let mut names: Vec<u8> = Vec::with_capacity(256);
         loop {
             match rustix::fs::llistxattr(&path, spare_capacity(&mut names)) {
-                Ok(length) if length < names.capacity() || length == 0 => break,
-                Ok(_) | Err(Errno::RANGE) => names = Vec::with_capacity((names.capacity() * 4).max(256)),
+                Ok(_) => break,
+                Err(Errno::RANGE) => names = Vec::with_capacity(names.capacity() * 4),
                 Err(Errno::NOTSUP) => {
                     self.without_xattrs.store(of.device, Ordering::Relaxed);
                     return Ok(found);

@@ -44,10 +44,13 @@ pub struct CopyRequest<'a> {
     /// `--link`.
     pub link: bool,
     /// Where the sources are the build context: whether its ignore rules exclude a path.
-    pub ignored: Option<&'a dyn Fn(&[u8]) -> bool>,
+    pub ignored: Option<Ignored<'a>>,
     /// The time of what has no time of its own: here-documents and directories that are made on the way.
     pub mtime_now: Time,
 }
+
+/// Says whether the ignore rules of a context exclude a path.
+pub type Ignored<'a> = &'a dyn Fn(&[u8]) -> bool;
 
 /// One source.
 pub enum CopySource<'a> {

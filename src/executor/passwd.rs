@@ -263,3 +263,6 @@ fn read(view: &dyn View, file: &'static str, name: &str) -> Result<Vec<u8>, User
     reader.take(MAX_FILE + 1).read_to_end(&mut text).map_err(|error| failed(error.to_string()))?;
     if text.len() as u64 > MAX_FILE { Err(too_large()) } else { Ok(text) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,12 +9,15 @@ pub(super) struct Class {
     ranges: Vec<(char, char)>,
 }
 
-const DIGITS: &[(char, char)] = &[('0', '9')];
-const SPACES: &[(char, char)] = &[('\t', '\n'), ('\u{c}', '\r'), (' ', ' ')];
-const WORDS: &[(char, char)] = &[('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')];
+/// Ranges of characters, both ends included.
+type Ranges = [(char, char)];
+
+const DIGITS: &Ranges = &[('0', '9')];
+const SPACES: &Ranges = &[('\t', '\n'), ('\u{c}', '\r'), (' ', ' ')];
+const WORDS: &Ranges = &[('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')];
 
 /// The names in `[[:name:]]` (RE2 syntax, "ASCII character classes").
-const NAMED: &[(&[u8], &[(char, char)])] = &[
+const NAMED: &[(&[u8], &Ranges)] = &[
     (b"alnum", &[('0', '9'), ('A', 'Z'), ('a', 'z')]),
     (b"alpha", &[('A', 'Z'), ('a', 'z')]),
     (b"ascii", &[('\0', '\u{7f}')]),

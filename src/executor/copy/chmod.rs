@@ -101,7 +101,7 @@ impl Change {
             Change::SetExecute(bits) if executable => mode | bits,
             Change::SetExecute(_) => mode,
             Change::Copy { from, operator, who } => {
-                let bits = (mode >> from & 0o7) * 0o111 & who;
+                let bits = (((mode >> from) & 0o7) * 0o111) & who;
                 match operator {
                     b'+' => mode | bits,
                     b'-' => mode & !bits,

@@ -228,6 +228,8 @@ impl<'a> Placing<'a> {
                  them into a directory"
             ));
         }
+        // A link to nothing may have led to where there is no directory yet.
+        self.make_directories(parent(&target.path))?;
         self.leaf(target.path.clone(), node, content, source)
     }
 

@@ -46,6 +46,14 @@ pub enum Content {
     HardLink(Vec<u8>),
 }
 
+/// The files of one source that have no digest yet.
+#[derive(Default)]
+struct Wanted {
+    /// Their places among the entries.
+    places: Vec<usize>,
+    files: Vec<(Vec<u8>, Node)>,
+}
+
 impl Recipe {
     /// Has the digests of all files filled in that are not known yet. The function gets the number of a source and its
     /// files, all at once, so that it can read them in parallel.
@@ -56,17 +64,17 @@ impl Recipe {
         &mut self,
         mut digests: impl FnMut(usize, &mut [(Vec<u8>, Node)]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut wanted: BTreeMap<usize, (Vec<usize>, Vec<(Vec<u8>, Node)>)> = BTreeMap::new();
+        let mut wanted: BTreeMap<usize, Wanted> = BTreeMap::new();
         for (at, entry) in self.entries.iter().enumerate() {
             if let (Content::View { source, path }, Kind::File { digest: None, .. }) =
                 (&entry.content, &entry.node.kind)
             {
-                let (places, files) = wanted.entry(*source).or_default();
-                places.push(at);
-                files.push((path.clone(), entry.node.clone()));
+                let wanted = wanted.entry(*source).or_default();
+                wanted.places.push(at);
+                wanted.files.push((path.clone(), entry.node.clone()));
             }
         }
-        for (source, (places, mut files)) in wanted {
+        for (source, Wanted { places, mut files }) in wanted {
             digests(source, &mut files)?;
             for (at, (_, node)) in places.into_iter().zip(files) {
                 self.entries[at].node.kind = node.kind;

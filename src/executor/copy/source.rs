@@ -173,8 +173,13 @@ fn similar(view: &dyn View, path: &[u8]) -> Option<String> {
     let names = view.names(&directory).ok()?;
     let names: Vec<String> = names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     let wrong = String::from_utf8_lossy(base_name(missing)).into_owned();
-    let meant = names.iter().find(|name| name.eq_ignore_ascii_case(&wrong)).map(String::as_str);
+    let exact = names.iter().find(|name| **name == wrong);
+    let meant = exact.or_else(|| names.iter().find(|name| name.eq_ignore_ascii_case(&wrong))).map(String::as_str);
     let meant = meant.or_else(|| did_you_mean(&wrong, names.iter().map(String::as_str)))?;
+    // It is there after all, and stands in the way: --parents follows no link, and a file has nothing below it.
+    if meant == wrong {
+        return (missing.len() < path.len()).then(|| format!("{:?} is not a directory", shown(missing)));
+    }
     let rest = &path[missing.len()..];
     let path = [&join(parent(missing), meant.as_bytes()), rest].concat();
     Some(format!("did you mean {:?}?", shown(&path)))
