@@ -10,7 +10,8 @@ use crate::diagnostic::{Diagnostic, Span, Spanned, did_you_mean};
 pub(super) struct RawFlag<'l> {
     /// `--name=value` without quotes.
     text: String,
-    /// For every byte of `text` its byte in `source`, and one more for the end.
+    /// For every byte of `text` its byte in `source`, and one more for the end; empty where they are the same, which is
+    /// nearly always.
     places: Vec<usize>,
     /// The flag with its quotes.
     source: Text<'l>,
@@ -38,6 +39,12 @@ pub(super) fn extract<'l>(arguments: Text<'l>, escape: char) -> (Vec<RawFlag<'l>
 /// The first word without quotes, and its length with them.
 fn unquote<'l>(rest: Text<'l>, escape: char) -> (RawFlag<'l>, usize) {
     let letters = rest.as_str();
+    let special = |letter: char| letter.is_whitespace() || matches!(letter, '\'' | '"') || letter == escape;
+    let plain = letters.find(special).unwrap_or(letters.len());
+    if letters[plain..].chars().next().is_none_or(char::is_whitespace) {
+        let text = letters[..plain].to_owned();
+        return (RawFlag { text, places: Vec::new(), source: rest.slice(0..plain) }, plain);
+    }
     let mut text = String::new();
     let mut places = Vec::new();
     let mut quote = None;
@@ -92,7 +99,8 @@ impl RawFlag<'_> {
 
     /// The place of bytes `start..end` of the text.
     fn span_of(&self, start: usize, end: usize) -> Span {
-        self.source.slice(self.places[start]..self.places[end].max(self.places[start])).span()
+        let place = |at: usize| self.places.get(at).copied().unwrap_or(at);
+        self.source.slice(place(start)..place(end)).span()
     }
 }
 

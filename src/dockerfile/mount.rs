@@ -146,12 +146,17 @@ struct Options {
 
 /// Reads options: keys as written, values expanded, `None` where an option has no equals sign.
 pub fn parse(fields: &[(String, Option<String>)]) -> Result<Mount, MountError> {
+    parse_fields(fields.iter().map(|(key, value)| (key.as_str(), value.as_deref())))
+}
+
+/// [`parse`] for whoever has the fields in another shape.
+pub(super) fn parse_fields<'f>(fields: impl Iterator<Item = (&'f str, Option<&'f str>)>) -> Result<Mount, MountError> {
     let mut options = Options::default();
-    for (at, (key, value)) in fields.iter().enumerate() {
+    for (at, (key, value)) in fields.enumerate() {
         let name = key.to_lowercase();
         match value {
             Some(value) => {
-                options.set(at, &name, value).map_err(|error| error.unwrap_or_else(|| unknown(at, key, value)))?
+                options.set(at, &name, value).map_err(|error| error.unwrap_or_else(|| unknown(at, key, value)))?;
             }
             None => options.set_bare(at, &name, key)?,
         }

@@ -101,11 +101,9 @@ fn check_from(fields: &[(Word, Option<Word>)]) -> Result<(), Diagnostic> {
 }
 
 fn check_constant(fields: &[(Word, Option<Word>)], flag: FlagValue<'_, '_>) -> Result<(), Diagnostic> {
-    let texts: Vec<_> = fields
-        .iter()
-        .map(|(key, value)| (key.value.clone(), value.as_ref().map(|value| value.value.clone())))
-        .collect();
-    mount::parse(&texts).map(drop).map_err(|error| {
+    let texts =
+        fields.iter().map(|(key, value)| (key.value.as_str(), value.as_ref().map(|value| value.value.as_str())));
+    mount::parse_fields(texts).map(drop).map_err(|error| {
         let field = error.field.and_then(|at| fields.get(at));
         let span =
             field.map_or(flag.flag_span(), |(key, value)| value.as_ref().map_or(key.span, |v| key.span.to(v.span)));

@@ -7,6 +7,7 @@ use super::instruction::{self, Statement};
 use super::json::{self, Array};
 use super::problems::Problems;
 use crate::diagnostic::Diagnostic;
+use std::collections::HashMap;
 
 const COPY_FLAGS: [(&str, Takes); 6] = [
     ("chown", Takes::Value),
@@ -93,14 +94,14 @@ fn parse_paths(
         let message = format!("{name} cannot accept a heredoc as a destination");
         return Err(Diagnostic::error(destination.span, message));
     }
-    let sources = words.into_iter().map(|word| source(word, heredocs)).collect();
+    let named = heredocs.iter().map(|heredoc| (heredoc.marker.name.as_str(), heredoc)).collect();
+    let sources = words.into_iter().map(|word| source(word, &named)).collect();
     Ok((sources, destination))
 }
 
 /// A source word; where two here-documents have one name, both mean the last, as in BuildKit.
-fn source(word: Word, heredocs: &[RawHeredoc<'_>]) -> TransferSource {
-    let named = heredoc::marker(&word.value)
-        .and_then(|marker| heredocs.iter().rev().find(|heredoc| heredoc.marker.name == marker.name));
+fn source(word: Word, heredocs: &HashMap<&str, &RawHeredoc<'_>>) -> TransferSource {
+    let named = heredoc::marker(&word.value).and_then(|marker| heredocs.get(marker.name.as_str()));
     match named {
         Some(heredoc) => TransferSource::Heredoc(heredoc.to_ast()),
         None => TransferSource::Path(word),

@@ -126,7 +126,7 @@ fn long_texts_take_time_in_proportion() {
         assert_eq!(expand(text, '\\', &list).expect(text).text.len(), length, "{text}");
     }
     let names = "$x".repeat(100_000);
-    assert_eq!(expand(&names, '\\', &VariableList::default()).expect("names").unset, ["x".repeat(1)]);
+    assert_eq!(expand(&names, '\\', &VariableList::default()).expect("names").unset, ["x"]);
 }
 
 fn pieces() -> impl Strategy<Value = String> {
