@@ -84,7 +84,7 @@ impl Node {
 
 /// A tree that can be asked. Paths are bytes, relative to the root, without leading, trailing or double slashes and
 /// without `.` or `..`; the root is the empty path.
-pub trait View {
+pub trait View: Send + Sync {
     /// The node of exactly this name, no link followed; `None` where there is none.
     fn node(&self, path: &[u8]) -> io::Result<Option<Node>>;
 

@@ -127,8 +127,6 @@ pub enum Subcommand {
     /// Build an image (the default command)
     #[command(after_help = BUILD_HELP, visible_alias = "b")]
     Build(Box<BuildArguments>),
-    /// Say what a build would do, step by step, and why the cache would not do
-    Explain(Box<BuildArguments>),
     /// List images
     #[command(visible_alias = "ls")]
     Images(ImagesArguments),

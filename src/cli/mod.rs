@@ -6,16 +6,22 @@
 //! any more, and every value that is bad by itself has been refused.
 
 pub mod args;
+mod commands;
 pub mod environment;
 pub mod failure;
+mod report;
 pub mod request;
+mod signals;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 
 use clap::{CommandFactory, FromArgMatches};
 
+use crate::diagnostic::Color;
 use args::{Arguments, Subcommand};
 use environment::Environment;
+use failure::{Failure, FailureKind};
 use request::commands::{DiskUsage, Doctor, History, Images, Inspect, Prune, Pull, Push, Remove, TagImage};
 use request::{InvalidRequest, Request};
 
@@ -24,8 +30,6 @@ use request::{InvalidRequest, Request};
 pub enum Command {
     /// Build an image.
     Build(Box<Request>),
-    /// Say what a build would do and why the cache would miss.
-    Explain(Box<Request>),
     /// List images.
     Images(Images),
     /// Remove images.
@@ -76,6 +80,28 @@ impl UsageError {
     }
 }
 
+/// The whole program: understands argv, does what it says, reports what went wrong.
+pub fn main() -> std::process::ExitCode {
+    let outcome =
+        Environment::capture().map_err(|error| Failure::of(FailureKind::Other, &error)).and_then(|environment| {
+            let command = parse(std::env::args_os().collect(), &environment)?;
+            commands::run(command, &environment)
+        });
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(failure) => {
+            let color = if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+                Color::Always
+            } else {
+                Color::Never
+            };
+            // Nobody can be told that nobody can be told.
+            drop(failure.print(&mut std::io::stderr().lock(), color));
+            std::process::ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
 /// Understands a command line; `argv` starts with the program's name.
 pub fn parse(argv: Vec<OsString>, environment: &Environment) -> Result<Command, UsageError> {
     let argv = with_default_subcommand(argv);
@@ -98,7 +124,6 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
     let global = &arguments.global;
     Ok(match arguments.subcommand {
         Subcommand::Build(build) => Command::Build(Box::new(Request::resolve(*build, global, environment)?)),
-        Subcommand::Explain(build) => Command::Explain(Box::new(Request::resolve(*build, global, environment)?)),
         Subcommand::Images(images) => Command::Images(Images::resolve(images, global, environment)?),
         Subcommand::Rmi(remove) => Command::Remove(Remove::resolve(remove, global, environment)?),
         Subcommand::Prune(prune) => Command::Prune(Prune::resolve(prune, global, environment)?),

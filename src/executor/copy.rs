@@ -209,6 +209,27 @@ pub fn plan_copy(request: &CopyRequest, destination: Option<&dyn View>) -> Resul
     Ok(placing.finish())
 }
 
+/// The regular files that sources name themselves, rather than by a directory they are in: those that ADD looks into.
+///
+/// # Errors
+/// See [`CopyError`].
+pub fn named_files(request: &CopyRequest) -> Result<Vec<(usize, Vec<u8>)>, CopyError> {
+    let exclude = IgnoreRules::from_patterns(&request.exclude).map_err(CopyError::Rules)?;
+    let mut named = Vec::new();
+    for (index, source) in request.sources.iter().enumerate() {
+        match source {
+            CopySource::View { view, pattern } => {
+                let found = source::find(request, *view, pattern, &exclude, &mut Vec::new())?;
+                let files = found.into_iter().filter(|found| matches!(found.node.kind, crate::tree::Kind::File { .. }));
+                named.extend(files.map(|found| (index, found.path)));
+            }
+            CopySource::Inline { .. } => {}
+            CopySource::Remote { name, .. } => named.push((index, name.clone().into_bytes())),
+        }
+    }
+    Ok(named)
+}
+
 /// Plans the directory that an archive is unpacked into: its path without any link, and what has to be made for it.
 ///
 /// # Errors

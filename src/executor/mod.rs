@@ -1,4 +1,203 @@
-//! (module executor)
+//! The plan, carried out: independent steps at the same time, each only when its key is not in the cache.
+//!
+//! One owner loop holds all state; steps run on threads of their own, get values and send their result back. What they
+//! tell people goes to `progress`, never through the loop, so a chatty RUN cannot delay anything.
 
+mod add;
+mod base;
+pub mod contexts;
 pub mod copy;
+mod error;
+pub mod ingest;
+pub mod layers;
+pub mod namespace;
 pub mod passwd;
+mod run;
+mod schedule;
+mod step;
+mod transfer;
+mod workdir;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use base::ResolvedBase;
+pub use contexts::{Context, Contexts};
+pub use error::{ExecuteError, RunFailure};
+pub use ingest::BlobForm;
+pub use layers::Layers;
+pub use namespace::Namespace;
+pub use workers::WORKERS;
+
+use crate::cache::Cache;
+use crate::digest::Digest;
+use crate::plan::{BaseKey, Op, Plan, StepId};
+use crate::progress::{Outcome, Progress, Task};
+use crate::sandbox::Cancel;
+use schedule::Schedule;
+
+/// What a build may use.
+pub struct Services<'a> {
+    /// Finds and makes layers.
+    pub layers: &'a Layers<'a>,
+    /// Finds and keeps results.
+    pub cache: Cache<'a>,
+    /// What the user sent.
+    pub contexts: &'a Contexts,
+    /// The base images of the plan.
+    pub bases: &'a BTreeMap<BaseKey, ResolvedBase>,
+    /// Where news go.
+    pub progress: &'a Progress,
+    /// Stops everything.
+    pub cancel: &'a Cancel,
+    /// What the command line says.
+    pub options: &'a ExecuteOptions,
+}
+
+/// What the command line says about execution.
+#[derive(Debug, Clone)]
+pub struct ExecuteOptions {
+    /// Steps at a time.
+    pub jobs: usize,
+    /// Which steps may not come from the cache.
+    pub no_cache: NoCache,
+    /// The blob that outputs will want of each layer.
+    pub blob: Option<BlobForm>,
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Agent sockets by id.
+    pub agents: BTreeMap<String, std::path::PathBuf>,
+    /// Lines of `/etc/hosts` besides the usual ones: name, address.
+    pub hosts: Vec<(String, String)>,
+    /// Bytes of `/dev/shm`.
+    pub shm_size: u64,
+    /// Time stamp of what rbuild itself makes, in seconds since 1970.
+    pub epoch: i64,
+    /// `created` of new layers; the time of the build where none is given.
+    pub created: Option<i64>,
+    /// Whether `--network=host` and `--security=insecure` were allowed.
+    pub allow: Allow,
+}
+
+/// Which steps may not come from the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoCache {
+    /// Every step may.
+    UseCache,
+    /// None may.
+    All,
+    /// Those of these stages may not.
+    Stages(Vec<String>),
+}
+
+/// What `--allow` allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Allow {
+    /// `network.host`.
+    pub network_host: bool,
+    /// `security.insecure`.
+    pub security_insecure: bool,
+}
+
+/// Where a secret's value is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A file.
+    File(std::path::PathBuf),
+    /// A value that was taken from the environment.
+    Value(Vec<u8>),
+}
+
+/// A root file system that a step made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepOutput {
+    /// What stands for it in the keys of later steps.
+    pub key: Digest,
+    /// Its layers, lowest first.
+    pub layers: Vec<Digest>,
+    /// The layer that the step added, and when that layer was made (RFC 3339).
+    pub added: Option<(Digest, String)>,
+}
+
+/// Carries a plan out.
+///
+/// # Errors
+/// The first step that fails; steps that ran beside it are stopped first, so nothing is left running.
+pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutput>>, ExecuteError> {
+    let inputs: Vec<Vec<usize>> =
+        plan.steps.iter().map(|step| step.inputs.iter().map(|input| input.index()).collect()).collect();
+    let mut schedule = Schedule::new(&inputs, &plan.critical_path_weights());
+    let tasks: Vec<Option<Task>> = plan
+        .steps
+        .iter()
+        // BuildKit shows no line for scratch either: there is nothing to do.
+        .map(|step| (step.op != Op::Scratch).then(|| services.progress.task(step.title.clone())))
+        .collect();
+    let mut outputs: Vec<Option<Arc<StepOutput>>> = vec![None; plan.steps.len()];
+    let mut failure: Option<ExecuteError> = None;
+    let wanted = step::wanted(plan, services);
+    let (sender, results) = channel();
+    std::thread::scope(|scope| {
+        let mut running = 0;
+        loop {
+            while running < services.options.jobs && failure.is_none() && !services.cancel.is_cancelled() {
+                let Some(number) = schedule.next() else { break };
+                let id = StepId::new(number);
+                let known = step::Inputs::new(plan, id, &outputs, wanted[number]);
+                let (task, sender) = (tasks[number].clone(), sender.clone());
+                let work = move || {
+                    let silent = Progress::silent().task("");
+                    let run = || step::run_step(plan, id, &known, services, task.as_ref().unwrap_or(&silent));
+                    // A step that panics must not leave the loop waiting for it for ever.
+                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+                        .unwrap_or_else(|_| Err(ExecuteError::panicked("carry out a step")));
+                    // The loop outlives every step, so there is always somebody to hear.
+                    sender.send((number, result)).expect("the owner loop listens");
+                };
+                std::thread::Builder::new()
+                    .name(format!("step {number}"))
+                    .spawn_scoped(scope, work)
+                    .expect("a thread can be started");
+                running += 1;
+            }
+            if running == 0 {
+                break;
+            }
+            let (number, result) = results.recv().expect("the loop holds a sender itself");
+            running -= 1;
+            match result {
+                Ok(output) => {
+                    outputs[number] = Some(Arc::new(output));
+                    schedule.done(number);
+                }
+                Err(error) => {
+                    let is_first = failure.is_none() && !services.cancel.is_cancelled();
+                    if let Some(task) = &tasks[number] {
+                        task.end(if is_first { Outcome::Failed(error.summary()) } else { Outcome::Canceled });
+                    }
+                    failure.get_or_insert(error);
+                    services.cancel.cancel();
+                }
+            }
+        }
+    });
+    match failure {
+        Some(error) => Err(error),
+        None if services.cancel.is_cancelled() => Err(ExecuteError::Cancelled),
+        None => Ok(outputs.into_iter().map(|output| output.expect("every step is done")).collect()),
+    }
+}
+
+/// Seconds since 1970 as RFC 3339 with a fraction, as BuildKit writes it; whole seconds where a time was asked for.
+pub fn timestamp(options: &ExecuteOptions) -> String {
+    match options.created {
+        Some(seconds) => crate::image::time::rfc3339(seconds, None),
+        None => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+            crate::image::time::rfc3339(i64::try_from(now.as_secs()).unwrap_or(0), Some(now.subsec_nanos()))
+        }
+    }
+}

@@ -39,6 +39,11 @@ impl MergedView {
         Some((layer, present.source.clone().unwrap_or_else(|| path.to_vec())))
     }
 
+    /// Whether a path's own entry is that of a layer (counted from the lowest), rather than of a higher one.
+    pub fn shows(&self, layer: usize, path: &[u8]) -> bool {
+        self.present(path).is_some_and(|(found, present)| found == layer && !present.implied)
+    }
+
     /// The layers that show in a directory, topmost first; empty where it is none.
     fn showing(&self, directory: &[u8]) -> Arc<[usize]> {
         if let Some(found) = self.showing.lock().unwrap_or_else(PoisonError::into_inner).get(directory) {

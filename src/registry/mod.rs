@@ -18,6 +18,7 @@ mod auth;
 mod blob;
 mod challenge;
 pub mod credentials;
+mod download;
 mod error;
 mod helper;
 mod http;
@@ -34,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 pub use blob::BlobReader;
+pub use download::{Download, without_credentials};
 pub use error::RegistryError;
 pub use pull::Resolved;
 pub use retry::RetryPolicy;

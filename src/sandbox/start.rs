@@ -27,6 +27,13 @@ pub struct Options {
     pub isolation: Isolation,
 }
 
+impl Options {
+    /// Full isolation, with everything beneath this directory.
+    pub fn new(base: PathBuf) -> Options {
+        Options { base, isolation: Isolation::Full }
+    }
+}
+
 /// What a sandbox is kept apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {

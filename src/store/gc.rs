@@ -26,10 +26,8 @@ pub struct Collected {
 pub struct Usage {
     /// Compressed layers, configs, manifests.
     pub blobs: u64,
-    /// Unpacked layers; what cannot be read without the ids of the namespace counts as nothing.
+    /// Unpacked layers and cache mounts; what cannot be read without the ids of the namespace counts as nothing.
     pub trees: u64,
-    /// Cache mounts.
-    pub caches: u64,
     /// Records and indexes.
     pub records: u64,
 }
@@ -48,7 +46,6 @@ impl Store {
         Usage {
             blobs: size("blobs"),
             trees: size("trees"),
-            caches: size("caches"),
             records: ["layers", "index", "steps", "slots", "refs", "stat"].into_iter().map(size).sum(),
         }
     }

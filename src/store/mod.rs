@@ -6,10 +6,10 @@
 //! ROOT/layers/HEX         what is known of a layer: diffID, blobs, where it can be fetched
 //! ROOT/index/HEX          what is in a layer, without content
 //! ROOT/trees/NAMES/HEX    a layer as a directory, for overlay; NAMES tells whose ids own it
+//! ROOT/trees/NAMES/caches cache mounts
 //! ROOT/steps/HEX          results of steps by cache key
 //! ROOT/slots/HEX          the last step at a place in a Dockerfile: what a miss is explained with
 //! ROOT/refs/…             names of images
-//! ROOT/caches/HEX         cache mounts
 //! ROOT/stat/HEX           stat caches of contexts
 //! ROOT/locks/…            flock files: one for the store, one for each entry being made
 //! ROOT/tmp/SESSION        unfinished work of one process; swept when its lock is free
@@ -134,7 +134,7 @@ pub struct Store {
 }
 
 const FOLDERS: &[&str] =
-    &["blobs/sha256", "layers", "index", "trees", "steps", "slots", "refs", "caches", "stat", "locks", "tmp"];
+    &["blobs/sha256", "layers", "index", "trees", "steps", "slots", "refs", "stat", "locks", "tmp"];
 
 impl Store {
     /// Opens the store in a directory, making it where it is not there, and sweeps what dead processes left.
@@ -170,14 +170,14 @@ impl Store {
         &self.root
     }
 
+    /// This process's own folder.
+    pub fn session(&self) -> &Path {
+        &self.session
+    }
+
     /// A name for a new file or directory in this process's own folder, on the store's file system.
     pub fn temporary(&self) -> PathBuf {
         self.session.join(self.counter.fetch_add(1, Ordering::Relaxed).to_string())
-    }
-
-    /// The folder of a cache mount; the caller hashes its id into `name`.
-    pub fn cache_folder(&self, name: &crate::digest::Digest) -> PathBuf {
-        self.root.join("caches").join(name.hex())
     }
 
     /// The file of a context's stat cache.
@@ -188,6 +188,11 @@ impl Store {
     /// Takes the lock of an entry that is being made, waiting for whoever makes it now.
     pub fn lock(&self, kind: &str, name: &crate::digest::Digest) -> Result<Lock> {
         Lock::exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
+    }
+
+    /// As [`Store::lock`], but does not wait: `None` where somebody holds it.
+    pub fn try_lock(&self, kind: &str, name: &crate::digest::Digest) -> Result<Option<Lock>> {
+        Lock::try_exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
     }
 
     /// Removes sessions whose process is gone. Nothing here is ever needed again, so a failure only leaves garbage for

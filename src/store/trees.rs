@@ -28,17 +28,18 @@ impl Store {
     /// root) when we are root and may do so.
     pub fn tree_folder(&self, mapping: &str, owner: (u32, u32)) -> Result<PathBuf> {
         let folder = self.root.join("trees").join(mapping);
-        let work = folder.join("tmp");
-        if !work.is_dir() {
-            fs::create_dir_all(&work).map_err(|error| StoreError::io("create directory", &work, error))?;
-            if rustix::process::geteuid().is_root() {
-                for path in [&folder, &work] {
-                    std::os::unix::fs::chown(path, Some(owner.0), Some(owner.1))
-                        .map_err(|error| StoreError::io("give away", path, error))?;
-                }
+        for path in [folder.clone(), folder.join("tmp"), folder.join("caches")] {
+            if !path.is_dir() {
+                fs::create_dir_all(&path).map_err(|error| StoreError::io("create directory", &path, error))?;
+                give_away(&path, owner)?;
             }
         }
         Ok(folder)
+    }
+
+    /// Where a cache mount's directory is, whether or not it is there; the caller hashes all that names it.
+    pub fn cache_folder(&self, mapping: &str, owner: (u32, u32), name: &Digest) -> Result<PathBuf> {
+        Ok(self.tree_folder(mapping, owner)?.join("caches").join(name.hex()))
     }
 
     /// Where a layer's tree is, if it is there.
@@ -54,10 +55,7 @@ impl Store {
         let number = self.counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = folder.join("tmp").join(format!("{session}.{number}"));
         fs::create_dir(&path).map_err(|error| StoreError::io("create directory", &path, error))?;
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(&path, Some(owner.0), Some(owner.1))
-                .map_err(|error| StoreError::io("give away", &path, error))?;
-        }
+        give_away(&path, owner)?;
         Ok(TreeDraft { path })
     }
 
@@ -91,4 +89,14 @@ impl Store {
         }
         Ok(abandoned)
     }
+}
+
+/// Makes the namespace's root the owner of a directory; only the host's root can, and only it has to: for others the
+/// namespace's root is they themselves.
+fn give_away(path: &Path, owner: (u32, u32)) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, Some(owner.0), Some(owner.1))
+        .map_err(|error| StoreError::io("give away", path, error))
 }

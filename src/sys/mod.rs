@@ -8,6 +8,7 @@ pub mod mount;
 pub mod network;
 pub mod privileges;
 pub mod process;
+pub mod signal;
 
 use std::io;
 

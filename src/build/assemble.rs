@@ -1,0 +1,111 @@
+//! From steps to an image: layers in order, history with its times, the finished config.
+
+use std::sync::Arc;
+
+use super::{Build, BuildError};
+use crate::digest::Digest;
+use crate::executor::{ExecuteError, Layers, StepOutput};
+use crate::image::config::{History, ImageConfig};
+use crate::plan::Plan;
+use crate::store::{ImageRecord, Tagged};
+
+/// An image whose config is complete and whose layers can be had.
+pub(super) struct Assembled {
+    pub(super) config: ImageConfig,
+    /// The layers as the store names them, lowest first.
+    pub(super) layers: Vec<Digest>,
+}
+
+impl Build<'_> {
+    /// Completes the config, and names the image in the store.
+    pub(super) fn assemble(
+        &self,
+        plan: &Plan,
+        steps: &[Arc<StepOutput>],
+        layers: &Layers<'_>,
+    ) -> Result<Assembled, BuildError> {
+        let result = &steps[plan.result.step.index()];
+        let mut config = plan.result.config.clone();
+        let task = crate::progress::Progress::silent().task("");
+        let mut size = 0;
+        for layer in &result.layers {
+            let mut record = layers.record(layer)?;
+            if record.diff_id.is_none() {
+                // A RUN's layer gets its diffID when it is packed.
+                layers.index(layer, &task)?;
+                record = layers.record(layer)?;
+            }
+            let missing = || ExecuteError::Internal(format!("layer {layer} has no diffID"));
+            config.rootfs.diff_ids.push(record.diff_id.ok_or_else(missing)?);
+            size += record.size;
+        }
+        let mut added: Vec<History> = plan
+            .result
+            .history
+            .iter()
+            .map(|entry| {
+                let created = entry.layer.and_then(|step| steps[step.index()].added.as_ref());
+                History { created: created.map(|(_, created)| created.clone()), ..entry.entry.clone() }
+            })
+            .collect();
+        fill_times(&mut added, plan.epoch);
+        config.history.extend(added);
+        config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
+        let image = Assembled { config, layers: result.layers.clone() };
+        self.name(&image, size)?;
+        Ok(image)
+    }
+
+    fn name(&self, image: &Assembled, size: u64) -> Result<(), BuildError> {
+        let config = self.store.put_blob(&image.config.to_bytes())?;
+        for tag in &self.tags {
+            let record = ImageRecord {
+                config,
+                layers: image.layers.clone(),
+                manifest: None,
+                source: None,
+                created: image.config.created.clone().unwrap_or_default(),
+                size,
+            };
+            let name = tag.with_default_tag().to_string();
+            let platform = image.config.platform().to_string();
+            self.store.tag(&Tagged { name, platform, built: true, image: record })?;
+        }
+        Ok(())
+    }
+}
+
+/// Entries without a layer take the time of the next layer after them, the last ones that of the last layer: so a build
+/// that is all cache hits gives the very same image (BuildKit, `exporter/containerimage/writer.go`).
+fn fill_times(history: &mut [History], epoch: Option<i64>) {
+    if let Some(epoch) = epoch {
+        let created = crate::image::time::rfc3339(epoch, None);
+        for entry in history {
+            entry.created = Some(created.clone());
+        }
+        return;
+    }
+    let mut next = history.iter().rev().find_map(|entry| entry.created.clone());
+    for entry in history.iter_mut().rev() {
+        match &entry.created {
+            Some(created) => next = Some(created.clone()),
+            None => entry.created.clone_from(&next),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_without_a_layer_take_the_time_of_the_next_one() {
+        let entry = |created: Option<&str>| History { created: created.map(str::to_owned), ..History::default() };
+        let mut history = vec![entry(None), entry(Some("1")), entry(None), entry(Some("2")), entry(None)];
+        fill_times(&mut history, None);
+        let times: Vec<_> = history.iter().map(|entry| entry.created.clone().unwrap()).collect();
+        assert_eq!(times, ["1", "1", "2", "2", "2"]);
+        fill_times(&mut history, Some(0));
+        assert!(history.iter().all(|entry| entry.created.as_deref() == Some("1970-01-01T00:00:00Z")));
+    }
+}

@@ -1,0 +1,221 @@
+//! Base images: their configs before the plan, their layers only when something needs them.
+
+use std::collections::BTreeMap;
+
+use super::{Build, BuildError};
+use crate::dockerfile::ast::Dockerfile;
+use crate::executor::{Layers, ResolvedBase};
+use crate::image::config::ImageConfig;
+use crate::image::manifest::Manifest;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
+use crate::plan::needs::needs;
+use crate::plan::{BaseKey, BaseSource};
+use crate::progress::Outcome;
+use crate::registry::pull::PulledImage;
+use crate::registry::{RegistryError, pull};
+use crate::store::{ImageRecord, RemoteBlob, Store, StoreError, Tagged};
+
+/// When registries are asked for base images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pull {
+    /// Only for those that the store does not have.
+    Missing,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Why a base image cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    /// The registry does not give it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It is not in the store and no registry may be asked.
+    #[error("it is not in the local store, and --pull=never forbids to ask its registry")]
+    NotHere,
+    /// Its config cannot be read.
+    #[error("read its config")]
+    Config(#[from] serde_json::Error),
+    /// Manifest and config do not fit together.
+    #[error("it has {layers} layers, but its config names {diff_ids}")]
+    Layers {
+        /// In the manifest.
+        layers: usize,
+        /// In the config.
+        diff_ids: usize,
+    },
+    /// An OCI layout cannot be used.
+    #[error("read OCI layout {path}: {reason}")]
+    Layout {
+        /// Its directory.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Build<'_> {
+    /// Resolves all base images that the target reaches; those that triggers of other bases bring, too.
+    pub(super) fn resolve_bases(
+        &self,
+        dockerfile: &Dockerfile,
+        layers: &Layers<'_>,
+    ) -> Result<BTreeMap<BaseKey, ResolvedBase>, BuildError> {
+        let mut resolved: BTreeMap<BaseKey, ResolvedBase> = BTreeMap::new();
+        loop {
+            let configs: BTreeMap<BaseKey, ImageConfig> =
+                resolved.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
+            let missing = needs(dockerfile, &self.options, &configs).map_err(BuildError::Dockerfile)?;
+            if missing.is_empty() {
+                return Ok(resolved);
+            }
+            let found = std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    missing.iter().map(|key| scope.spawn(move || self.resolve(key, layers))).collect();
+                threads.into_iter().map(|thread| thread.join().expect("resolving does not panic")).collect::<Vec<_>>()
+            });
+            for (key, base) in missing.into_iter().zip(found) {
+                resolved.insert(key, base?);
+            }
+        }
+    }
+
+    fn resolve(&self, key: &BaseKey, layers: &Layers<'_>) -> Result<ResolvedBase, BuildError> {
+        let name = key.source.to_string();
+        let task = self.progress.task(format!("[internal] load metadata for {name}"));
+        task.start();
+        let found = match &key.source {
+            BaseSource::Image(reference) => self.resolve_image(reference, key, layers),
+            BaseSource::OciLayout { path, tag, digest } => {
+                self.resolve_layout(path, tag.as_deref(), *digest, key, layers)
+            }
+        };
+        match found {
+            Ok(base) => {
+                task.end(Outcome::Done);
+                Ok(base)
+            }
+            Err(source) => {
+                task.end(Outcome::Failed(source.to_string()));
+                Err(BuildError::Base { name, source })
+            }
+        }
+    }
+
+    fn resolve_image(
+        &self,
+        reference: &Reference,
+        key: &BaseKey,
+        layers: &Layers<'_>,
+    ) -> Result<ResolvedBase, BaseError> {
+        if self.pull != Pull::Always
+            && let Some(base) = self.stored_base(reference, key, layers)?
+        {
+            return Ok(base);
+        }
+        if self.pull == Pull::Never {
+            return Err(BaseError::NotHere);
+        }
+        let pulled = pull::resolve_platform(self.registry, reference, &key.platform, None)?;
+        record_pulled(self.store, reference, &key.platform, &pulled)?;
+        Ok(ResolvedBase {
+            name: reference.to_string(),
+            layers: pulled.config.rootfs.diff_ids.clone(),
+            config: pulled.config,
+        })
+    }
+
+    /// A base that the store has under its name, with all that a build can need of it.
+    fn stored_base(
+        &self,
+        reference: &Reference,
+        key: &BaseKey,
+        layers: &Layers<'_>,
+    ) -> Result<Option<ResolvedBase>, BaseError> {
+        let Some(tagged) = self.store.tagged(&reference.with_default_tag().to_string(), &key.platform.to_string())?
+        else {
+            return Ok(None);
+        };
+        let Some(bytes) = self.store.read_blob(&tagged.image.config)? else { return Ok(None) };
+        for layer in &tagged.image.layers {
+            let record = self.store.read_record(crate::store::RecordKind::Layer, layer)?;
+            if !record.is_some_and(|record| layers.is_available(layer, &record)) {
+                return Ok(None);
+            }
+        }
+        let config = ImageConfig::parse(&bytes)?;
+        Ok(Some(ResolvedBase { name: reference.to_string(), config, layers: tagged.image.layers }))
+    }
+
+    /// An image in an OCI layout on disk: its blobs are copied into the store, which is then asked as usual.
+    fn resolve_layout(
+        &self,
+        path: &std::path::Path,
+        tag: Option<&str>,
+        digest: Option<crate::digest::Digest>,
+        key: &BaseKey,
+        layers: &Layers<'_>,
+    ) -> Result<ResolvedBase, BaseError> {
+        let layout = super::layout::read_layout(path, tag, digest, &key.platform)
+            .map_err(|reason| BaseError::Layout { path: path.display().to_string(), reason })?;
+        check_layers(&layout.manifest, &layout.config)?;
+        for (descriptor, diff_id) in layout.manifest.layers.iter().zip(&layout.config.rootfs.diff_ids) {
+            layers
+                .import(diff_id, descriptor, &layout.blob(&descriptor.digest))
+                .map_err(|error| BaseError::Layout { path: path.display().to_string(), reason: error.to_string() })?;
+        }
+        let layers = layout.config.rootfs.diff_ids.clone();
+        Ok(ResolvedBase { name: key.source.to_string(), layers, config: layout.config })
+    }
+}
+
+fn check_layers(manifest: &Manifest, config: &ImageConfig) -> Result<(), BaseError> {
+    let (layers, diff_ids) = (manifest.layers.len(), config.rootfs.diff_ids.len());
+    if layers != diff_ids {
+        return Err(BaseError::Layers { layers, diff_ids });
+    }
+    Ok(())
+}
+
+/// Gives a pulled image its name in the store, and tells the store where its layers can be had.
+pub(super) fn record_pulled(
+    store: &Store,
+    reference: &Reference,
+    platform: &Platform,
+    pulled: &PulledImage,
+) -> Result<(), BaseError> {
+    let (manifest, config) = (&pulled.manifest, &pulled.config);
+    check_layers(manifest, config)?;
+    let repository = format!("{}/{}", reference.registry(), reference.repository());
+    for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
+        let remote = RemoteBlob {
+            repository: repository.clone(),
+            media_type: descriptor.media_type.clone(),
+            digest: descriptor.digest,
+            size: descriptor.size,
+        };
+        store.update_layer(diff_id, |record| {
+            record.diff_id = Some(*diff_id);
+            if !record.remotes.contains(&remote) {
+                record.remotes.push(remote);
+            }
+        })?;
+    }
+    let image = ImageRecord {
+        config: store.put_blob(&pulled.config_bytes)?,
+        layers: config.rootfs.diff_ids.clone(),
+        manifest: Some(store.put_blob(&pulled.manifest_bytes)?),
+        source: Some(pulled.index_digest.unwrap_or(pulled.manifest_digest)),
+        created: config.created.clone().unwrap_or_default(),
+        size: 0,
+    };
+    let name = reference.with_default_tag().to_string();
+    store.tag(&Tagged { name, platform: platform.to_string(), built: false, image })?;
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! Images that are in the store already, or shall be: push and pull without a build.
+
+use std::collections::BTreeMap;
+
+use super::assemble::Assembled;
+use super::bases::record_pulled;
+use super::outputs::{Exporter, Output, OutputKind, observed};
+use super::{BlobForm, BuildError};
+use crate::digest::Digest;
+use crate::executor::{ExecuteError, Layers};
+use crate::image::config::ImageConfig;
+use crate::image::manifest::Descriptor;
+use crate::image::media_type::Format;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
+use crate::progress::Progress;
+use crate::store::ImageRecord;
+
+/// Pushes an image of the store under a name.
+pub fn push_stored(
+    layers: &Layers<'_>,
+    image: &ImageRecord,
+    name: &Reference,
+    blob: BlobForm,
+    progress: &Progress,
+) -> Result<Descriptor, BuildError> {
+    let missing = || ExecuteError::Internal(format!("the config {} is not in the store any more", image.config));
+    let bytes = layers.store.read_blob(&image.config)?.ok_or_else(missing)?;
+    let config = ImageConfig::parse(&bytes).map_err(|error| ExecuteError::Internal(error.to_string()))?;
+    let assembled = Assembled { config, layers: image.layers.clone() };
+    let output = Output { kind: OutputKind::Registry, format: Format::Oci, blob, names: vec![name.clone()] };
+    let task = progress.task(format!("pushing {}", name.familiar()));
+    let exporter = Exporter { layers, annotations: &BTreeMap::new() };
+    let manifest = observed(&task, || exporter.make(&output, &assembled, &task))?;
+    Ok(manifest.expect("a push has a manifest"))
+}
+
+/// Pulls an image and all its layers; returns the manifest's digest.
+pub fn pull_image(
+    layers: &Layers<'_>,
+    name: &Reference,
+    platform: &Platform,
+    progress: &Progress,
+) -> Result<Digest, BuildError> {
+    let task = progress.task(format!("pulling {}", name.familiar()));
+    observed(&task, || {
+        let pulled = crate::registry::pull::resolve_platform(layers.registry, name, platform, Some(&task))?;
+        let failed = |source| BuildError::Base { name: name.to_string(), source };
+        record_pulled(layers.store, name, platform, &pulled).map_err(failed)?;
+        std::thread::scope(|scope| {
+            let fetch = |layer| {
+                let task = &task;
+                scope.spawn(move || layers.fetch_blob(layer, task))
+            };
+            let threads: Vec<_> = pulled.config.rootfs.diff_ids.iter().map(fetch).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join().expect("pulling does not panic");
+            threads.into_iter().map(join).collect::<Result<Vec<_>, ExecuteError>>()
+        })?;
+        Ok(pulled.manifest_digest)
+    })
+}

@@ -1,0 +1,51 @@
+//! `rbuild doctor`: what this place allows, and what to change for more.
+
+use std::fmt::Write as _;
+
+use super::{failed, print};
+use crate::cli::failure::Failure;
+use crate::cli::request::commands::{Doctor, Listing};
+use crate::sandbox::{Report, Rung, probe};
+
+pub(super) fn run(request: &Doctor) -> Result<(), Failure> {
+    let report = probe();
+    match request.listing {
+        Listing::Json => print(&format!("{}\n", json(&report)?)),
+        Listing::Table | Listing::Ids => print(&text(&report)),
+    }
+}
+
+fn summary(rung: &Rung) -> String {
+    match rung {
+        Rung::FullRange { ids } => format!("RUN works, isolated in a user namespace with {ids} ids"),
+        Rung::SingleId => "RUN needs a range of ids, and this place gives one id only".to_owned(),
+        Rung::None => "RUN is not possible here; Dockerfiles without RUN build all the same".to_owned(),
+    }
+}
+
+fn text(report: &Report) -> String {
+    let mut text = format!("{}\n", summary(&report.rung));
+    for finding in &report.findings {
+        match &finding.obstacle {
+            None => writeln!(text, "  ok       {}", finding.subject),
+            Some(obstacle) => writeln!(text, "  missing  {}: {obstacle}", finding.subject),
+        }
+        .expect("text can be written to");
+        if let Some(remedy) = &finding.remedy {
+            writeln!(text, "           {remedy}").expect("text can be written to");
+        }
+    }
+    text
+}
+
+fn json(report: &Report) -> Result<String, Failure> {
+    let findings: Vec<serde_json::Value> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            serde_json::json!({ "subject": finding.subject, "obstacle": finding.obstacle, "remedy": finding.remedy })
+        })
+        .collect();
+    let document = serde_json::json!({ "summary": summary(&report.rung), "findings": findings });
+    serde_json::to_string_pretty(&document).map_err(|error| failed(&error))
+}

@@ -1,0 +1,67 @@
+//! The commands: each carries one [`super::Command`] out.
+
+mod build;
+mod doctor;
+mod image;
+mod list;
+mod prune;
+mod transfer;
+
+use std::io::Write;
+use std::path::Path;
+
+use super::Command;
+use super::environment::Environment;
+use super::failure::{Failure, FailureKind};
+use super::request::RegistryOptions;
+use crate::registry::{Client, ClientOptions};
+use crate::store::{Store, StoreError};
+
+/// Carries a command out; what it answers goes to standard output.
+pub(super) fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
+    match command {
+        Command::Build(request) => build::run(&request, environment),
+        Command::Images(request) => list::images(&request),
+        Command::History(request) => list::history(&request),
+        Command::Inspect(request) => list::inspect(&request),
+        Command::DiskUsage(request) => list::disk_usage(&request),
+        Command::Tag(request) => image::tag(&request),
+        Command::Remove(request) => image::remove(&request),
+        Command::Prune(request) => prune::run(&request),
+        Command::Push(request) => transfer::push(&request, environment),
+        Command::Pull(request) => transfer::pull(&request, environment),
+        Command::Doctor(request) => doctor::run(&request),
+        Command::Show(text) => print(&text),
+    }
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(FailureKind::Other, format!("write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_store(root: &Path) -> Result<Store, Failure> {
+    Store::open(root).map_err(|error| failed(&error))
+}
+
+fn client(options: &RegistryOptions) -> Client {
+    Client::new(ClientOptions {
+        insecure: options.insecure.clone(),
+        ca_certificates: options.ca_certificates.clone(),
+        ..ClientOptions::load()
+    })
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::of(FailureKind::Other, error)
+}
+
+fn store_failed(error: StoreError) -> Failure {
+    failed(&error)
+}

@@ -1,0 +1,93 @@
+//! The contexts of a build: where COPY and ADD look paths up when they name no stage.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use crate::context::archive::TarContext;
+use crate::context::dir::DirContext;
+use crate::digest::Hasher;
+use crate::tree::{Kind, Node, View};
+
+/// One context.
+pub enum Context {
+    /// A directory of this machine.
+    Directory(DirContext),
+    /// A tar that was sent.
+    Archive(TarContext),
+    /// Nothing, as with a Dockerfile that came alone.
+    Empty,
+}
+
+/// All contexts of a build.
+pub struct Contexts {
+    /// The one that the command line names.
+    pub main: Context,
+    /// Those of `--build-context`, by name.
+    pub named: BTreeMap<String, Context>,
+}
+
+struct Nothing;
+
+impl View for Nothing {
+    fn node(&self, path: &[u8]) -> io::Result<Option<Node>> {
+        Ok(path.is_empty().then(|| Node::directory(crate::tree::Time::default())))
+    }
+
+    fn names(&self, _path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
+
+    fn open(&self, _path: &[u8]) -> io::Result<Box<dyn Read + Send + '_>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Context {
+    /// Its tree.
+    pub fn view(&self) -> &dyn View {
+        match self {
+            Context::Directory(directory) => directory,
+            Context::Archive(archive) => archive,
+            Context::Empty => &Nothing,
+        }
+    }
+
+    /// Fills in the digests of files.
+    pub fn digests(&self, files: &mut [(Vec<u8>, Node)]) -> io::Result<()> {
+        match self {
+            Context::Directory(directory) => directory.digests(files),
+            Context::Archive(_) | Context::Empty => digest_all(self.view(), files),
+        }
+    }
+
+    /// Whether ignore rules exclude a path.
+    pub fn is_ignored(&self, path: &[u8]) -> bool {
+        match self {
+            Context::Directory(directory) => directory.is_ignored(path),
+            Context::Archive(_) | Context::Empty => false,
+        }
+    }
+}
+
+impl Contexts {
+    /// Keeps what was learnt of files for the next build; without it that one only reads more.
+    pub fn save(&self) {
+        for context in std::iter::once(&self.main).chain(self.named.values()) {
+            if let Context::Directory(directory) = context {
+                drop(directory.save());
+            }
+        }
+    }
+}
+
+/// Reads files to fill in their digests.
+pub(super) fn digest_all(view: &dyn View, files: &mut [(Vec<u8>, Node)]) -> io::Result<()> {
+    for (path, node) in files {
+        if let Kind::File { digest: digest @ None, .. } = &mut node.kind {
+            let mut hasher = Hasher::new();
+            io::copy(&mut view.open(path)?, &mut hasher)?;
+            *digest = Some(hasher.finish());
+        }
+    }
+    Ok(())
+}

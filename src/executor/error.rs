@@ -1,0 +1,124 @@
+//! What can go wrong while a plan is carried out.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use super::copy::CopyError;
+use super::passwd::UserError;
+use crate::diagnostic::Span;
+use crate::digest::Digest;
+use crate::registry::RegistryError;
+use crate::sandbox::SandboxError;
+use crate::store::StoreError;
+
+/// A command that ended with another code than 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFailure {
+    /// The step's title.
+    pub title: String,
+    /// The command as it was written.
+    pub command: String,
+    /// Its exit code; 128 and the signal's number where a signal ended it.
+    pub code: i32,
+    /// Whether the kernel ended a process of it for lack of memory.
+    pub out_of_memory: bool,
+    /// The instruction's place.
+    pub span: Span,
+}
+
+/// What can go wrong while a plan is carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// A RUN failed.
+    #[error("process {:?} did not complete successfully: exit code: {}{}", .0.command, .0.code, out_of_memory(.0))]
+    Run(RunFailure),
+    /// COPY or ADD cannot be done.
+    #[error("{title}: {source}")]
+    Copy {
+        /// The step's title.
+        title: String,
+        /// Why.
+        source: CopyError,
+        /// The instruction's place.
+        span: Span,
+    },
+    /// A user or group cannot be found.
+    #[error("{title}: {source}")]
+    User {
+        /// The step's title.
+        title: String,
+        /// Why.
+        source: UserError,
+        /// The instruction's place.
+        span: Span,
+    },
+    /// A step asks for something that it cannot have.
+    #[error("{message}")]
+    Step {
+        /// What, and what to do.
+        message: String,
+        /// The instruction's place.
+        span: Span,
+    },
+    /// RUN is not possible here.
+    #[error("cannot run commands here: {0}")]
+    NoSandbox(Arc<SandboxError>),
+    /// The sandbox failed.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A registry failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A layer could not be read or written.
+    #[error("layer {}: {source}", .layer.short())]
+    Layer {
+        /// The layer.
+        layer: Digest,
+        /// Why.
+        source: io::Error,
+    },
+    /// The user stopped the build.
+    #[error("canceled")]
+    Cancelled,
+    /// Something that must not happen.
+    #[error("{0}")]
+    Internal(String),
+}
+
+fn out_of_memory(failure: &RunFailure) -> &'static str {
+    if failure.out_of_memory { " (a process was killed for lack of memory)" } else { "" }
+}
+
+impl ExecuteError {
+    pub(super) fn layer(layer: &Digest, source: io::Error) -> ExecuteError {
+        ExecuteError::Layer { layer: *layer, source }
+    }
+
+    pub(super) fn internal(error: impl fmt::Display) -> ExecuteError {
+        ExecuteError::Internal(error.to_string())
+    }
+
+    pub(super) fn panicked(what: &str) -> ExecuteError {
+        ExecuteError::Internal(format!("a thread that was to {what} panicked"))
+    }
+
+    /// The instruction's place in the Dockerfile, where there is one.
+    pub fn span(&self) -> Option<Span> {
+        match self {
+            ExecuteError::Run(failure) => Some(failure.span),
+            ExecuteError::Copy { span, .. } | ExecuteError::User { span, .. } | ExecuteError::Step { span, .. } => {
+                Some(*span)
+            }
+            _ => None,
+        }
+    }
+
+    /// One line for the step's own line on the screen.
+    pub fn summary(&self) -> String {
+        self.to_string()
+    }
+}

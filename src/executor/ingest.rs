@@ -1,0 +1,172 @@
+//! One pass over a layer's tar: hashed, indexed, and at the same time compressed and unpacked, as far as wanted.
+//!
+//! Every layer goes through here once, whether it comes from a registry, a COPY or a RUN. Each consumer has its own
+//! thread behind a bounded queue, so the slowest sets the pace and memory stays at a few chunks.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use crate::digest::Digest;
+use crate::image::media_type::Compression;
+use crate::layer::compress::Compressor;
+use crate::layer::index::{Index, Indexer};
+use crate::store::{BlobWriter, Store};
+
+/// Bytes handed to the consumers at a time.
+const CHUNK: usize = 256 << 10;
+/// Chunks that may wait for a consumer.
+const QUEUE: usize = 8;
+
+/// How a blob is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobForm {
+    /// The compression.
+    pub compression: Compression,
+    /// Its level; `None` = the compression's default.
+    pub level: Option<i32>,
+}
+
+impl BlobForm {
+    /// The name under which a layer's record keeps a blob of this form.
+    pub fn name(&self) -> String {
+        let compression = compression_name(self.compression);
+        match self.level {
+            Some(level) => format!("{compression}:{level}"),
+            None => compression.to_owned(),
+        }
+    }
+}
+
+/// The name of a compression as exporters write it.
+pub fn compression_name(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "uncompressed",
+        Compression::Gzip => "gzip",
+        Compression::Zstd => "zstd",
+    }
+}
+
+/// What became of a tar.
+pub struct Ingested {
+    /// What is in it.
+    pub index: Index,
+    /// Digest of the tar.
+    pub diff_id: Digest,
+    /// Bytes of the tar.
+    pub size: u64,
+    /// Digest and size of the blob, where one was wanted.
+    pub blob: Option<(Digest, u64)>,
+}
+
+/// Takes a tar and gives it to its consumers.
+pub struct Ingest {
+    buffer: Vec<u8>,
+    queues: Vec<SyncSender<Arc<[u8]>>>,
+    indexer: JoinHandle<io::Result<(Index, Digest, u64)>>,
+    compressor: Option<JoinHandle<io::Result<(Digest, u64)>>>,
+    pipe: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Ingest {
+    /// Starts the consumers: always the index, a blob of this form if one is given, and a pipe (to an unpacking worker).
+    pub fn start(store: &Store, blob: Option<BlobForm>, pipe: Option<OwnedFd>) -> io::Result<Ingest> {
+        let mut queues = Vec::new();
+        let mut queue = || {
+            let (sender, receiver) = sync_channel(QUEUE);
+            queues.push(sender);
+            receiver
+        };
+        let chunks = queue();
+        let indexer = spawn("index", move || {
+            let mut indexer = Indexer::new()?;
+            drain(&chunks, &mut indexer)?;
+            indexer.finish()
+        })?;
+        let compressor = match blob {
+            Some(form) => {
+                let chunks = queue();
+                let writer = store.blob_writer().map_err(io::Error::other)?;
+                Some(spawn("compress", move || compress(&chunks, form, writer))?)
+            }
+            None => None,
+        };
+        let pipe = match pipe {
+            Some(pipe) => {
+                let chunks = queue();
+                Some(spawn("unpack", move || drain(&chunks, &mut File::from(pipe)))?)
+            }
+            None => None,
+        };
+        Ok(Ingest { buffer: Vec::with_capacity(CHUNK), queues, indexer, compressor, pipe })
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk: Arc<[u8]> = Arc::from(self.buffer.as_slice());
+        self.buffer.clear();
+        for queue in &self.queues {
+            // A consumer that failed has hung up; its own error is the one to show, and `finish` finds it.
+            queue.send(Arc::clone(&chunk)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the tar and waits for the consumers.
+    ///
+    /// # Errors
+    /// The first consumer's error: a malformed tar, a full disk, an unpacking worker that died.
+    pub fn finish(mut self) -> io::Result<Ingested> {
+        let sent = self.send();
+        self.queues.clear();
+        let indexed = join(self.indexer);
+        let blob = self.compressor.map(join).transpose();
+        let piped = self.pipe.map(join).transpose();
+        let (index, diff_id, size) = indexed?;
+        let blob = blob?;
+        piped?;
+        sent?;
+        Ok(Ingested { index, diff_id, size, blob })
+    }
+}
+
+impl Write for Ingest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(CHUNK - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..count]);
+        if self.buffer.len() == CHUNK {
+            self.send()?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn compress(chunks: &Receiver<Arc<[u8]>>, form: BlobForm, writer: BlobWriter) -> io::Result<(Digest, u64)> {
+    let mut compressor = Compressor::new(form.compression, form.level, writer)?;
+    drain(chunks, &mut compressor)?;
+    compressor.finish()?.commit(None).map_err(io::Error::other)
+}
+
+fn drain(chunks: &Receiver<Arc<[u8]>>, out: &mut dyn Write) -> io::Result<()> {
+    for chunk in chunks {
+        out.write_all(&chunk)?;
+    }
+    Ok(())
+}
+
+fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+fn join<T>(thread: JoinHandle<io::Result<T>>) -> io::Result<T> {
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that handled a layer panicked")))
+}

@@ -1,0 +1,462 @@
+//! The forms of a layer (index, tree, blob), each made when something asks for it, and made once.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use super::ExecuteError;
+use super::ingest::{BlobForm, Ingest, Ingested, compression_name};
+use super::namespace::Namespace;
+use super::workers::ImpliedDirectory;
+use crate::digest::{Digest, Frame};
+use crate::image::manifest::Descriptor;
+use crate::image::media_type::Compression;
+use crate::image::reference::Reference;
+use crate::layer::decompress::decompress;
+use crate::layer::index::Index;
+use crate::layer::view::MergedView;
+use crate::progress::Task;
+use crate::registry::Client;
+use crate::store::{BlobRecord, LayerRecord, RecordKind, RemoteBlob, Store};
+use crate::tree::{Node, View};
+
+/// What a layer is made into while it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// A blob of this form.
+    pub blob: Option<BlobForm>,
+    /// A tree.
+    pub tree: bool,
+}
+
+/// How a layer is kept when no output wants a blob and no RUN a tree: fast to write, small enough.
+const KEPT: BlobForm = BlobForm { compression: Compression::Zstd, level: Some(1) };
+
+/// Makes and finds layers.
+pub struct Layers<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) registry: &'a Client,
+    pub(super) namespace: &'a Namespace,
+    indexes: Mutex<BTreeMap<Digest, Arc<Index>>>,
+    making: Mutex<BTreeMap<(Digest, Form), Arc<Mutex<()>>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Form {
+    Index,
+    Tree,
+    Blob,
+}
+
+type Result<T> = std::result::Result<T, ExecuteError>;
+
+impl<'a> Layers<'a> {
+    /// Layers of a store; missing blobs come from the registry, trees are made in the namespace.
+    pub fn new(store: &'a Store, registry: &'a Client, namespace: &'a Namespace) -> Layers<'a> {
+        Layers { store, registry, namespace, indexes: Mutex::default(), making: Mutex::default() }
+    }
+
+    /// What is known of a layer.
+    pub fn record(&self, layer: &Digest) -> Result<LayerRecord> {
+        Ok(self.store.read_record(RecordKind::Layer, layer)?.unwrap_or_default())
+    }
+
+    /// Whether some form of a layer can be had, here or from a registry.
+    pub fn is_available(&self, layer: &Digest, record: &LayerRecord) -> bool {
+        record.blobs.values().any(|blob| self.store.has_blob(&blob.digest))
+            || !record.remotes.is_empty()
+            || self.tree_in_any_mapping(layer)
+    }
+
+    /// Asked before it is known whether a namespace will be needed at all, so every mapping's folder is looked at.
+    fn tree_in_any_mapping(&self, layer: &Digest) -> bool {
+        if let Some(mapping) = self.namespace.mapping_if_started() {
+            return self.store.tree(&mapping.name, layer).is_some();
+        }
+        let Ok(mappings) = std::fs::read_dir(self.store.root().join("trees")) else { return false };
+        mappings.flatten().any(|mapping| mapping.path().join(layer.hex()).is_dir())
+    }
+
+    fn once<T>(&self, layer: &Digest, form: Form, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        let lock = Arc::clone(self.making.lock().expect("no holder panics").entry((*layer, form)).or_default());
+        let _guard = lock.lock().expect("no holder panics");
+        make()
+    }
+
+    /// What is in a layer.
+    pub fn index(&self, layer: &Digest, task: &Task) -> Result<Arc<Index>> {
+        self.once(layer, Form::Index, || {
+            if let Some(index) = self.indexes.lock().expect("no holder panics").get(layer) {
+                return Ok(Arc::clone(index));
+            }
+            let index = match self.read_index(layer) {
+                Some(index) => Arc::new(index),
+                None => {
+                    let mut tar = self.open_tar(layer, task)?;
+                    let ingested = self.ingest(layer, None, None, |out| io::copy(&mut tar, out).map(drop))?;
+                    self.keep(layer, ingested, None)?
+                }
+            };
+            self.indexes.lock().expect("no holder panics").insert(*layer, Arc::clone(&index));
+            Ok(index)
+        })
+    }
+
+    /// A missing, damaged or older index is made again.
+    fn read_index(&self, layer: &Digest) -> Option<Index> {
+        Index::read_from(&std::fs::read(self.store.index_path(layer)).ok()?).ok()
+    }
+
+    /// The merged view of layers, lowest first. Content is read from trees, which are made where they are missing.
+    pub fn view(&self, layers: &[Digest], task: &Task) -> Result<MergedView> {
+        let indexes = layers.iter().map(|layer| self.index(layer, task)).collect::<Result<Vec<_>>>()?;
+        Ok(MergedView::new(indexes, |_, _| {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "content of a layer is read through its tree"))
+        }))
+    }
+
+    /// The directory that overlay uses for a layer, on the layers below it (lowest first).
+    pub fn tree(&self, layer: &Digest, below: &[Digest], task: &Task) -> Result<PathBuf> {
+        let mapping = self.namespace.mapping()?;
+        self.once(layer, Form::Tree, || {
+            if let Some(path) = self.store.tree(&mapping.name, layer) {
+                return Ok(path);
+            }
+            let _lock = self.store.lock("tree", layer)?;
+            if let Some(path) = self.store.tree(&mapping.name, layer) {
+                return Ok(path);
+            }
+            // Where the index is known, what the layer implies is known before it is unpacked.
+            let known = self.read_index(layer);
+            let implied = known.map(|index| self.implied(&index, below, task)).transpose()?.unwrap_or_default();
+            if !implied.is_empty() {
+                return self.tree_with_implied(layer, &implied, task);
+            }
+            let mut tar = self.open_tar(layer, task)?;
+            let (ingested, tree) = self.unpack(layer, None, &[], |out| io::copy(&mut tar, out).map(drop))?;
+            let index = self.keep(layer, ingested, None)?;
+            let implied = self.implied(&index, below, task)?;
+            if implied.is_empty() {
+                return tree.seal(self, layer);
+            }
+            self.namespace.remove(&[tree.path])?;
+            self.tree_with_implied(layer, &implied, task)
+        })
+    }
+
+    /// Directories that a layer has no entry for take their metadata from below, or an overlay would show them as 0755,
+    /// root's: `/tmp` would lose its sticky bit. Such a tree belongs to these layers below, and has a name of its own.
+    fn tree_with_implied(&self, layer: &Digest, implied: &[ImpliedDirectory], task: &Task) -> Result<PathBuf> {
+        let mapping = self.namespace.mapping()?;
+        let text = serde_json::to_string(implied).map_err(ExecuteError::internal)?;
+        let name = Frame::new("rbuild.implied.1").digest("layer", layer).text("implied", &text).finish();
+        if let Some(path) = self.store.tree(&mapping.name, &name) {
+            return Ok(path);
+        }
+        let mut tar = self.open_tar(layer, task)?;
+        let (_, tree) = self.unpack(layer, None, implied, |out| io::copy(&mut tar, out).map(drop))?;
+        tree.seal(self, &name)
+    }
+
+    fn implied(&self, index: &Index, below: &[Digest], task: &Task) -> Result<Vec<ImpliedDirectory>> {
+        let paths: Vec<&[u8]> = index.implied_directories().filter(|path| !path.is_empty()).collect();
+        if paths.is_empty() || below.is_empty() {
+            return Ok(Vec::new());
+        }
+        let view = self.view(below, task)?;
+        let mut implied = Vec::new();
+        for path in paths {
+            let node = view.node(path).map_err(ExecuteError::internal)?;
+            implied.extend(node.filter(Node::is_directory).map(|node| ImpliedDirectory::new(path, &node)));
+        }
+        Ok(implied)
+    }
+
+    /// Trees of layers given lowest first; the result is highest first, as overlay takes them.
+    pub fn trees(&self, layers: &[Digest], task: &Task) -> Result<Vec<PathBuf>> {
+        let mut trees = std::thread::scope(|scope| {
+            let make = |number: usize| scope.spawn(move || self.tree(&layers[number], &layers[..number], task));
+            let threads: Vec<_> = (0..layers.len()).map(make).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<PathBuf>>| {
+                thread.join().unwrap_or_else(|_| Err(ExecuteError::panicked("unpack")))
+            };
+            threads.into_iter().map(join).collect::<Result<Vec<_>>>()
+        })?;
+        trees.reverse();
+        Ok(trees)
+    }
+
+    /// A compressed layer for an output. A blob that came from a registry is used as it came, whatever its compression.
+    pub fn blob(&self, layer: &Digest, form: BlobForm, task: &Task) -> Result<BlobRecord> {
+        self.once(layer, Form::Blob, || {
+            let record = self.record(layer)?;
+            if let Some(blob) = self.stored(&record, &form.name()).or_else(|| self.pulled(&record)) {
+                return Ok(blob);
+            }
+            if record.blobs.is_empty() && !record.remotes.is_empty() {
+                return self.pull(layer, &record, task);
+            }
+            let mut tar = self.open_tar(layer, task)?;
+            let ingested = self.ingest(layer, Some(form), None, |out| io::copy(&mut tar, out).map(drop))?;
+            self.keep(layer, ingested, Some(form))?;
+            let record = self.record(layer)?;
+            self.stored(&record, &form.name()).ok_or_else(|| ExecuteError::layer(layer, io::ErrorKind::NotFound.into()))
+        })
+    }
+
+    fn stored(&self, record: &LayerRecord, name: &str) -> Option<BlobRecord> {
+        record.blobs.get(name).filter(|blob| self.store.has_blob(&blob.digest)).cloned()
+    }
+
+    fn pulled(&self, record: &LayerRecord) -> Option<BlobRecord> {
+        record.blobs.keys().find(|name| name.starts_with(PULLED)).and_then(|name| self.stored(record, name))
+    }
+
+    /// Has a layer's blob fetched, where it is not here.
+    pub fn fetch_blob(&self, layer: &Digest, task: &Task) -> Result<BlobRecord> {
+        self.once(layer, Form::Blob, || {
+            let record = self.record(layer)?;
+            let here = record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
+            here.map_or_else(|| self.pull(layer, &record, task), Ok)
+        })
+    }
+
+    /// Fetches a layer's blob; its digest is verified while it arrives.
+    fn pull(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<BlobRecord> {
+        let mut failure = None;
+        for remote in &record.remotes {
+            match self.fetch(remote, task) {
+                Ok(blob) => {
+                    let name = format!("{PULLED}{}", blob.compression);
+                    self.store.update_layer(layer, |record| {
+                        record.blobs.insert(name, blob.clone());
+                    })?;
+                    return Ok(blob);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| ExecuteError::layer(layer, io::ErrorKind::NotFound.into())))
+    }
+
+    fn fetch(&self, remote: &RemoteBlob, task: &Task) -> Result<BlobRecord> {
+        let repository: Reference = remote.repository.parse().map_err(ExecuteError::internal)?;
+        let compression = Compression::of_media_type(&remote.media_type)
+            .ok_or_else(|| ExecuteError::internal(format!("unsupported layer type {:?}", remote.media_type)))?;
+        let compression = compression_name(compression).to_owned();
+        let blob = BlobRecord { digest: remote.digest, size: remote.size, compression };
+        let _lock = self.store.lock("blob", &remote.digest)?;
+        if self.store.has_blob(&remote.digest) {
+            return Ok(blob);
+        }
+        let descriptor = Descriptor::new(&remote.media_type, remote.digest, remote.size);
+        let mut part = task.part(remote.digest.to_string(), remote.size);
+        let mut reader = self.registry.blob(&repository, &descriptor);
+        let mut writer = self.store.blob_writer()?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let count = reader.read(&mut buffer).map_err(|error| ExecuteError::layer(&remote.digest, error))?;
+            if count == 0 {
+                break;
+            }
+            writer.write_all(&buffer[..count]).map_err(|error| ExecuteError::layer(&remote.digest, error))?;
+            part.advance(count as u64);
+        }
+        writer.commit(Some(remote.digest))?;
+        part.finish();
+        Ok(blob)
+    }
+
+    /// A layer's tar: from a blob here, from its tree, from a registry; whichever is nearest.
+    pub fn open_tar(&self, layer: &Digest, task: &Task) -> Result<Box<dyn Read + Send>> {
+        let record = self.record(layer)?;
+        let here = record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
+        let blob = match here {
+            Some(blob) => blob,
+            None if record.remotes.is_empty() => return self.pack(layer, &record, task),
+            None => self.pull(layer, &record, task)?,
+        };
+        let file = self.store.open_blob(&blob.digest)?;
+        let tar = decompress(io::BufReader::with_capacity(256 << 10, file))
+            .map_err(|error| ExecuteError::layer(layer, error))?;
+        // A blob may have been damaged since it was stored; what comes out of it must be the layer that is asked for.
+        match record.diff_id {
+            Some(diff_id) => Ok(Box::new(crate::digest::VerifyReader::new(tar, diff_id, None))),
+            None => Ok(tar),
+        }
+    }
+
+    /// Opens a layer's tar as often as it is asked to: what has no blob yet gets one first.
+    pub fn reopen(&self, layer: &Digest, task: &Task) -> Result<crate::export::Open> {
+        let here = |record: &LayerRecord| record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
+        let blob = match here(&self.record(layer)?) {
+            Some(blob) => blob,
+            None => self.blob(layer, KEPT, task)?,
+        };
+        let path = self.store.blob_path(&blob.digest);
+        Ok(Arc::new(move || decompress(io::BufReader::with_capacity(256 << 10, File::open(&path)?))))
+    }
+
+    /// Takes a layer's blob from a file, which stays as it is.
+    pub fn import(&self, layer: &Digest, descriptor: &Descriptor, path: &std::path::Path) -> Result<()> {
+        let failed = |error| ExecuteError::layer(layer, error);
+        let compression = Compression::of_media_type(&descriptor.media_type)
+            .ok_or_else(|| ExecuteError::internal(format!("unsupported layer type {:?}", descriptor.media_type)))?;
+        if !self.store.has_blob(&descriptor.digest) {
+            let mut writer = self.store.blob_writer()?;
+            io::copy(&mut File::open(path).map_err(failed)?, &mut writer).map_err(failed)?;
+            writer.commit(Some(descriptor.digest))?;
+        }
+        let compression = compression_name(compression).to_owned();
+        let blob = BlobRecord { digest: descriptor.digest, size: descriptor.size, compression };
+        self.store.update_layer(layer, |record| {
+            record.diff_id = Some(*layer);
+            record.blobs.insert(format!("{PULLED}{}", blob.compression), blob);
+        })?;
+        Ok(())
+    }
+
+    /// The tar of what a RUN wrote.
+    fn pack(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<Box<dyn Read + Send>> {
+        let mapping = self.namespace.mapping()?;
+        let Some(upper) = self.store.tree(&mapping.name, layer) else {
+            return Err(ExecuteError::layer(layer, io::ErrorKind::NotFound.into()));
+        };
+        let lowers = self.trees(&record.below, task)?;
+        let mut fds = Vec::new();
+        for path in std::iter::once(&upper).chain(&lowers) {
+            fds.push(open_directory(path).map_err(|error| ExecuteError::layer(layer, error))?);
+        }
+        self.namespace.reader(super::workers::PACK, b"", fds)
+    }
+
+    /// Writes a layer: `write` streams its tar. Its name is its diffID.
+    pub fn create(&self, wanted: Wanted, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
+        let nothing = Digest::of(b"");
+        let blob = wanted.blob.or((!wanted.tree).then_some(KEPT));
+        if !wanted.tree {
+            let ingested = self.ingest(&nothing, blob, None, write)?;
+            let layer = ingested.diff_id;
+            self.keep(&layer, ingested, blob)?;
+            return Ok(layer);
+        }
+        let (ingested, tree) = self.unpack(&nothing, blob, &[], write)?;
+        let layer = ingested.diff_id;
+        self.keep(&layer, ingested, blob)?;
+        tree.seal(self, &layer)?;
+        Ok(layer)
+    }
+
+    fn ingest(
+        &self,
+        layer: &Digest,
+        blob: Option<BlobForm>,
+        pipe: Option<OwnedFd>,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<Ingested> {
+        let failed = |error| ExecuteError::layer(layer, error);
+        let mut ingest = Ingest::start(self.store, blob, pipe).map_err(failed)?;
+        let written = write(&mut ingest);
+        let ingested = ingest.finish();
+        match written {
+            // The consumers' error is the cause where writing failed only because they had hung up.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ingested.and(Err(error)).map_err(failed),
+            Err(error) => Err(failed(error)),
+            Ok(()) => ingested.map_err(failed),
+        }
+    }
+
+    /// As [`Layers::ingest`], and unpacks the tar into a new directory.
+    fn unpack(
+        &self,
+        layer: &Digest,
+        blob: Option<BlobForm>,
+        implied: &[ImpliedDirectory],
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(Ingested, UnpackedTree)> {
+        let mapping = self.namespace.mapping()?;
+        let draft = self.store.tree_draft(&mapping.name, mapping.owner)?;
+        let path = draft.path().to_owned();
+        let directory = open_directory(&path).map_err(|error| ExecuteError::layer(layer, error))?;
+        let (reader, writer) = io::pipe().map_err(|error| ExecuteError::layer(layer, error))?;
+        let args = serde_json::to_vec(implied).map_err(ExecuteError::internal)?;
+        let worker = self.namespace.worker(super::workers::UNPACK, &args, vec![directory, reader.into()])?;
+        let ingested = self.ingest(layer, blob, Some(writer.into()), write);
+        let unpacked = worker.wait();
+        match (ingested, unpacked) {
+            (Ok(ingested), Ok(())) => Ok((ingested, UnpackedTree { path })),
+            (Err(error), Ok(())) => Err(error),
+            // A worker that failed closes its pipe; its message says why.
+            (_, Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Records what was learnt of a layer.
+    fn keep(&self, layer: &Digest, ingested: Ingested, form: Option<BlobForm>) -> Result<Arc<Index>> {
+        let before = self.record(layer)?;
+        if let Some(expected) = before.diff_id.filter(|expected| *expected != ingested.diff_id) {
+            let text = format!("its tar has digest {}, expected {expected}", ingested.diff_id);
+            return Err(ExecuteError::layer(layer, io::Error::new(io::ErrorKind::InvalidData, text)));
+        }
+        let mut bytes = Vec::new();
+        ingested.index.write_to(&mut bytes).map_err(|error| ExecuteError::layer(layer, error))?;
+        self.store.write_index(layer, &bytes)?;
+        self.store.update_layer(layer, |record| {
+            record.diff_id = Some(ingested.diff_id);
+            record.size = ingested.size;
+            if let (Some(form), Some((digest, size))) = (form, ingested.blob) {
+                let compression = compression_name(form.compression).to_owned();
+                record.blobs.insert(form.name(), BlobRecord { digest, size, compression });
+            }
+        })?;
+        Ok(Arc::new(ingested.index))
+    }
+}
+
+/// What the record calls a blob that came from a registry.
+const PULLED: &str = "pulled:";
+
+/// A tree that was written and has no name yet.
+struct UnpackedTree {
+    path: PathBuf,
+}
+
+impl UnpackedTree {
+    fn seal(self, layers: &Layers<'_>, layer: &Digest) -> Result<PathBuf> {
+        let mapping = layers.namespace.mapping()?;
+        let sealed = layers.store.seal_tree(&mapping.name, layer, &self.path)?;
+        if self.path.exists() {
+            // Somebody else's equal tree was there first.
+            layers.namespace.remove(&[self.path])?;
+        }
+        Ok(sealed)
+    }
+}
+
+/// Opens a directory to hand it to a worker.
+pub(super) fn open_directory(path: &std::path::Path) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, open};
+    Ok(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Reads a file descriptor that a worker writes, and reports the worker's failure at the end.
+pub(super) struct WorkerReader {
+    pub(super) file: File,
+    pub(super) worker: Option<crate::sandbox::WorkerHandle>,
+}
+
+impl Read for WorkerReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        if count == 0
+            && !buffer.is_empty()
+            && let Some(worker) = self.worker.take()
+        {
+            worker.wait().map_err(io::Error::other)?;
+        }
+        Ok(count)
+    }
+}

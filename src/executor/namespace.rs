@@ -1,0 +1,76 @@
+//! The sandbox of a build, started when the first step needs it: a build of cache hits never does.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use super::ExecuteError;
+use super::layers::WorkerReader;
+use crate::sandbox::{Options, Sandbox, SandboxError, WorkerHandle};
+use crate::snapshot::Mapping;
+
+/// A sandbox that is started on demand.
+pub struct Namespace {
+    options: Options,
+    started: OnceLock<Result<Started, Arc<SandboxError>>>,
+}
+
+struct Started {
+    sandbox: Sandbox,
+    mapping: Mapping,
+}
+
+impl Namespace {
+    /// A sandbox with these options, not started.
+    pub fn new(options: Options) -> Namespace {
+        Namespace { options, started: OnceLock::new() }
+    }
+
+    fn started(&self) -> Result<&Started, ExecuteError> {
+        let start = || {
+            let sandbox = Sandbox::start(self.options.clone()).map_err(Arc::new)?;
+            let owner = sandbox.owner();
+            let mapping = Mapping { name: format!("{}-{}", owner.0, owner.1), owner };
+            Ok(Started { sandbox, mapping })
+        };
+        self.started.get_or_init(start).as_ref().map_err(|error| ExecuteError::NoSandbox(Arc::clone(error)))
+    }
+
+    /// The sandbox.
+    pub fn sandbox(&self) -> Result<&Sandbox, ExecuteError> {
+        Ok(&self.started()?.sandbox)
+    }
+
+    /// The id mapping of trees.
+    pub fn mapping(&self) -> Result<&Mapping, ExecuteError> {
+        Ok(&self.started()?.mapping)
+    }
+
+    /// The id mapping, where the sandbox runs already.
+    pub fn mapping_if_started(&self) -> Option<&Mapping> {
+        self.started.get()?.as_ref().ok().map(|started| &started.mapping)
+    }
+
+    /// Starts a worker.
+    pub fn worker(&self, name: &str, args: &[u8], fds: Vec<OwnedFd>) -> Result<WorkerHandle, ExecuteError> {
+        Ok(self.sandbox()?.worker(name, args, fds)?)
+    }
+
+    /// Starts a worker that writes to a pipe, which is its last descriptor, and reads what it writes.
+    pub fn reader(&self, name: &str, args: &[u8], mut fds: Vec<OwnedFd>) -> Result<Box<dyn Read + Send>, ExecuteError> {
+        let (reader, writer) = io::pipe().map_err(ExecuteError::internal)?;
+        fds.push(writer.into());
+        let worker = self.worker(name, args, fds)?;
+        Ok(Box::new(WorkerReader { file: File::from(OwnedFd::from(reader)), worker: Some(worker) }))
+    }
+
+    /// Removes directories whose files may belong to any id of the namespace.
+    pub fn remove(&self, paths: &[PathBuf]) -> Result<(), ExecuteError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        Ok(self.sandbox()?.remove_trees(paths)?)
+    }
+}

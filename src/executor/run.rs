@@ -1,0 +1,383 @@
+//! RUN: a command in the sandbox, on the trees of what came before; what it writes is the layer.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::contexts::Context;
+use super::error::RunFailure;
+use super::passwd::lookup_user;
+use super::step::{Made, Work};
+use super::{ExecuteError, StepOutput};
+use crate::cache::key;
+use crate::digest::{Digest, Frame};
+use crate::dockerfile::mount::{Mount, MountKind, Sharing};
+use crate::plan::{MountSource, Network, ResolvedMount, RunOp, Security};
+use crate::progress::Stream;
+use crate::sandbox;
+use crate::snapshot::{Draft, StackView};
+use crate::store::Lock;
+use crate::tree::View;
+
+/// Mounts of one command, with what has to be held while it runs.
+#[derive(Default)]
+struct Mounted {
+    mounts: Vec<sandbox::Mount>,
+    env: Vec<(String, String)>,
+    _locks: Vec<Lock>,
+}
+
+impl Work<'_> {
+    pub(super) fn run(&self, op: &RunOp) -> Result<StepOutput, ExecuteError> {
+        self.check_allowed(op)?;
+        let contents = op.mounts.iter().map(|mount| self.mount_content(mount)).collect::<Result<Vec<_>, _>>()?;
+        let key = key::run(op, &self.parent()?.key, &contents);
+        self.settle(&key, key.digest, |_| None, || self.run_command(op, &key.digest))
+    }
+
+    fn check_allowed(&self, op: &RunOp) -> Result<(), ExecuteError> {
+        let allow = self.services.options.allow;
+        if op.security == Security::Insecure && !allow.security_insecure {
+            let text =
+                "RUN --security=insecure is not allowed; give --allow security.insecure if you trust this Dockerfile";
+            return Err(self.refuse(text.to_owned()));
+        }
+        if op.network == Network::Host && !allow.network_host {
+            let text = "RUN --network=host is not allowed; give --allow network.host if you trust this Dockerfile";
+            return Err(self.refuse(text.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The content that a mount reads, for the key; none for what a key must not depend on.
+    fn mount_content(&self, resolved: &ResolvedMount) -> Result<Option<Digest>, ExecuteError> {
+        let path = resolved.mount.source.as_deref().unwrap_or("/");
+        Ok(match &resolved.source {
+            MountSource::Empty => None,
+            MountSource::Context => Some(self.context_content(&self.services.contexts.main, path)?),
+            MountSource::NamedContext(name) => Some(self.context_content(self.named_context(name)?, path)?),
+            MountSource::Step(id) => {
+                let output = self.output(*id)?;
+                let view = self.services.layers.view(&output.layers, self.task)?;
+                Some(self.view_content(&view, path)?)
+            }
+        })
+    }
+
+    /// Runs the command and makes what it wrote a layer.
+    fn run_command(&self, op: &RunOp, key: &Digest) -> Result<Made, ExecuteError> {
+        let services = self.services;
+        let parent = self.parent()?;
+        let sandbox = services.layers.namespace.sandbox()?;
+        let mapping = services.layers.namespace.mapping()?;
+        let lowers = services.layers.trees(&parent.layers, self.task)?;
+        let draft = Draft::new(services.layers.store, mapping, &lowers)?;
+        let user = self.find_user(op, &lowers)?;
+        let mut mounted = self.mounts(op)?;
+        let mut env = op.env.clone();
+        for (name, value) in op.proxy_env.iter().chain(&mounted.env) {
+            if !env.iter().any(|(known, _)| known == name) {
+                env.push((name.clone(), value.clone()));
+            }
+        }
+        if !env.iter().any(|(name, _)| name == "HOME") {
+            env.push(("HOME".to_owned(), user.home.clone()));
+        }
+        let spec = sandbox::RunSpec {
+            lowers,
+            upper: draft.upper(),
+            work: draft.work(),
+            args: op.args.clone(),
+            env,
+            cwd: op.cwd.clone(),
+            user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups: user.groups.clone() },
+            hostname: op.hostname.clone(),
+            network: match op.network {
+                Network::None => sandbox::Network::None,
+                Network::Default | Network::Host => sandbox::Network::Host,
+            },
+            mounts: std::mem::take(&mut mounted.mounts),
+            hosts: hosts_file(&op.hostname, &services.options.hosts),
+            resolv_conf: resolv_conf(),
+            security: match op.security {
+                Security::Sandbox => sandbox::Security::Sandbox,
+                Security::Insecure => sandbox::Security::Insecure,
+            },
+            shm_size: services.options.shm_size,
+        };
+        let output = |stream: sandbox::Stream, bytes: &[u8]| {
+            let stream = match stream {
+                sandbox::Stream::Stdout => Stream::Stdout,
+                sandbox::Stream::Stderr => Stream::Stderr,
+            };
+            self.task.output(stream, bytes);
+        };
+        let ended = sandbox.run(&spec, &output, services.cancel);
+        drop(mounted);
+        let result = match ended {
+            Ok(exit) => self.judge(op, exit).and_then(|()| self.keep_written(&draft, key)),
+            Err(error) => Err(error.into()),
+        };
+        let removed = services.layers.namespace.remove(&[draft.folder().to_owned()]);
+        let layer = result?;
+        removed?;
+        Ok(Made::New(layer))
+    }
+
+    fn judge(&self, op: &RunOp, exit: sandbox::Exit) -> Result<(), ExecuteError> {
+        if self.services.cancel.is_cancelled() {
+            return Err(ExecuteError::Cancelled);
+        }
+        match exit.status.shell_code() {
+            0 => {
+                if exit.out_of_memory {
+                    self.task.note(
+                        "a process of this command was killed for lack of memory, although the command ended well",
+                    );
+                }
+                Ok(())
+            }
+            code => Err(ExecuteError::Run(RunFailure {
+                title: self.step.title.clone(),
+                command: op.command_text.clone(),
+                code,
+                out_of_memory: exit.out_of_memory,
+                span: self.step.span,
+            })),
+        }
+    }
+
+    /// The layer of a RUN is named by its key: its diffID is known only once it is packed.
+    fn keep_written(&self, draft: &Draft, key: &Digest) -> Result<Digest, ExecuteError> {
+        let layers = self.services.layers;
+        let mapping = layers.namespace.mapping()?;
+        let layer = Frame::new("rbuild.written.1").digest("key", key).finish();
+        if let Some(stale) = layers.store.tree(&mapping.name, &layer) {
+            // A build without the cache makes a layer anew whose old tree may be in use: it keeps its name, we take another.
+            let fresh =
+                Frame::new("rbuild.written.1").digest("key", key).text("at", &stale_name(&stale, draft)).finish();
+            return self.seal(draft, &fresh);
+        }
+        self.seal(draft, &layer)
+    }
+
+    fn seal(&self, draft: &Draft, layer: &Digest) -> Result<Digest, ExecuteError> {
+        let layers = self.services.layers;
+        let below = self.parent()?.layers.clone();
+        layers.store.update_layer(layer, |record| record.below = below)?;
+        draft.seal(layers.store, layers.namespace.mapping()?, layer)?;
+        Ok(*layer)
+    }
+
+    fn find_user(&self, op: &RunOp, lowers: &[PathBuf]) -> Result<super::passwd::User, ExecuteError> {
+        let view = StackView::open(lowers)
+            .map_err(|error| self.refuse(format!("cannot read the root file system: {error}")))?;
+        lookup_user(&view as &dyn View, &op.user).map_err(|source| ExecuteError::User {
+            title: self.step.title.clone(),
+            source,
+            span: self.step.span,
+        })
+    }
+
+    fn mounts(&self, op: &RunOp) -> Result<Mounted, ExecuteError> {
+        let mut mounted = Mounted::default();
+        if let Some(script) = &op.heredoc_file {
+            let kind = file(script.content.clone().into_bytes(), 0o755, 0, 0);
+            mounted.mounts.push(sandbox::Mount { target: script.path(), kind });
+        }
+        for (number, resolved) in op.mounts.iter().enumerate() {
+            match resolved.mount.kind {
+                MountKind::Bind => mounted.mounts.push(self.bind(resolved)?),
+                MountKind::Cache => self.cache(resolved, &mut mounted)?,
+                MountKind::Tmpfs => {
+                    let kind = sandbox::MountKind::Tmpfs { size: resolved.mount.size, mode: 0o1777 };
+                    mounted.mounts.push(sandbox::Mount { target: target(&resolved.mount), kind });
+                }
+                MountKind::Secret => self.secret(&resolved.mount, &mut mounted)?,
+                MountKind::Ssh => self.agent(&resolved.mount, number, &mut mounted)?,
+            }
+        }
+        Ok(mounted)
+    }
+
+    fn bind(&self, resolved: &ResolvedMount) -> Result<sandbox::Mount, ExecuteError> {
+        let access = if resolved.mount.read_only == Some(false) {
+            sandbox::Access::ReadWrite
+        } else {
+            sandbox::Access::ReadOnly
+        };
+        let source = resolved.mount.source.clone().unwrap_or_default();
+        let lowers = self.mount_trees(resolved)?;
+        let source = crate::tree::clean(source.as_bytes());
+        let kind = sandbox::MountKind::BindOverlay { lowers, source, access };
+        Ok(sandbox::Mount { target: target(&resolved.mount), kind })
+    }
+
+    /// The trees that a mount shows, highest first. Files of a context become a tree of their own: so `.dockerignore` holds,
+    /// owners are root's as in COPY, and nothing that a command does reaches the user's files.
+    fn mount_trees(&self, resolved: &ResolvedMount) -> Result<Vec<PathBuf>, ExecuteError> {
+        let path = resolved.mount.source.as_deref().unwrap_or("/");
+        match &resolved.source {
+            MountSource::Step(id) => self.services.layers.trees(&self.output(*id)?.layers, self.task),
+            MountSource::Context => self.context_tree(&self.services.contexts.main, path),
+            MountSource::NamedContext(name) => self.context_tree(self.named_context(name)?, path),
+            MountSource::Empty => Ok(Vec::new()),
+        }
+    }
+
+    fn context_tree(&self, context: &Context, path: &str) -> Result<Vec<PathBuf>, ExecuteError> {
+        let layer = self.context_layer(context, path)?;
+        self.services.layers.trees(&[layer], self.task)
+    }
+
+    /// A cache mount's directory: named by id, owner, mode and what it starts from, as in BuildKit.
+    fn cache(&self, resolved: &ResolvedMount, mounted: &mut Mounted) -> Result<(), ExecuteError> {
+        let Mount { id, mode, uid, gid, sharing, read_only, source, .. } = &resolved.mount;
+        let content = self.mount_content(resolved)?;
+        let mut frame = Frame::new("rbuild.cache-mount.1");
+        frame.text("id", id.as_deref().unwrap_or_default()).optional("source", source.as_deref());
+        for (name, value) in [("mode", mode), ("uid", uid), ("gid", gid)] {
+            frame.optional(name, value.map(|value| value.to_string()).as_deref());
+        }
+        frame.optional("content", content.map(|content| content.to_string()).as_deref());
+        let store = self.services.layers.store;
+        let name = match sharing {
+            Sharing::Shared => frame.finish(),
+            Sharing::Locked => {
+                let name = frame.finish();
+                mounted._locks.push(store.lock("cache", &name)?);
+                name
+            }
+            // The first directory that nobody uses now.
+            Sharing::Private => loop {
+                let name = frame.finish();
+                if let Some(lock) = store.try_lock("cache", &name)? {
+                    mounted._locks.push(lock);
+                    break name;
+                }
+                frame.text("another", "");
+            },
+        };
+        let dir = self.cache_directory(&name, resolved)?;
+        let access = if *read_only == Some(true) { sandbox::Access::ReadOnly } else { sandbox::Access::ReadWrite };
+        let kind = sandbox::MountKind::Cache { dir, access };
+        mounted.mounts.push(sandbox::Mount { target: target(&resolved.mount), kind });
+        Ok(())
+    }
+
+    fn cache_directory(&self, name: &Digest, resolved: &ResolvedMount) -> Result<PathBuf, ExecuteError> {
+        let layers = self.services.layers;
+        let mapping = layers.namespace.mapping()?;
+        let directory = layers.store.cache_folder(&mapping.name, mapping.owner, name)?;
+        if directory.is_dir() {
+            return Ok(directory);
+        }
+        let _lock = layers.store.lock("new-cache", name)?;
+        if directory.is_dir() {
+            return Ok(directory);
+        }
+        let lowers = match resolved.source {
+            MountSource::Empty => Vec::new(),
+            _ => self.mount_trees(resolved)?,
+        };
+        let draft = layers.store.tree_draft(&mapping.name, mapping.owner)?;
+        let Mount { mode, uid, gid, source, .. } = &resolved.mount;
+        let seed = super::workers::Seed {
+            source: crate::tree::clean(source.as_deref().unwrap_or_default().as_bytes()),
+            mode: mode.unwrap_or(0o755),
+            uid: uid.unwrap_or(0),
+            gid: gid.unwrap_or(0),
+        };
+        let failed = |error: std::io::Error| {
+            self.refuse(format!("cannot prepare cache mount {}: {error}", target(&resolved.mount)))
+        };
+        let mut fds = vec![super::layers::open_directory(draft.path()).map_err(failed)?];
+        for lower in &lowers {
+            fds.push(super::layers::open_directory(lower).map_err(failed)?);
+        }
+        let args = serde_json::to_vec(&seed).map_err(ExecuteError::internal)?;
+        layers.namespace.worker(super::workers::SEED, &args, fds)?.wait()?;
+        std::fs::rename(draft.path(), &directory).map_err(failed)?;
+        Ok(directory)
+    }
+
+    /// A secret as a file in memory, as a variable, or both.
+    fn secret(&self, mount: &Mount, mounted: &mut Mounted) -> Result<(), ExecuteError> {
+        let id = mount.id.as_deref().unwrap_or_default();
+        let Some(source) = self.services.options.secrets.get(id) else {
+            if mount.required {
+                return Err(self.refuse(format!(
+                    "secret {id} is required; give it with --secret id={id},src=FILE or --secret id={id},env=NAME"
+                )));
+            }
+            return Ok(());
+        };
+        let value = match source {
+            super::SecretSource::Value(value) => value.clone(),
+            super::SecretSource::File(path) => std::fs::read(path)
+                .map_err(|error| self.refuse(format!("cannot read secret {id} from {}: {error}", path.display())))?,
+        };
+        if let Some(name) = &mount.env {
+            let text = String::from_utf8(value.clone())
+                .map_err(|_| self.refuse(format!("secret {id} is no UTF-8 text and cannot be the variable {name}")))?;
+            mounted.env.push((name.clone(), text));
+        }
+        if mount.env.is_none() || mount.target.is_some() {
+            let path = mount.target.clone().unwrap_or_else(|| format!("/run/secrets/{id}"));
+            let kind = file(value, mount.mode.unwrap_or(0o400), mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+            mounted.mounts.push(sandbox::Mount { target: path, kind });
+        }
+        Ok(())
+    }
+
+    fn agent(&self, mount: &Mount, number: usize, mounted: &mut Mounted) -> Result<(), ExecuteError> {
+        let id = mount.id.as_deref().unwrap_or("default");
+        let Some(path) = self.services.options.agents.get(id) else {
+            if mount.required {
+                return Err(self.refuse(format!("ssh agent {id} is required; give it with --ssh {id}")));
+            }
+            return Ok(());
+        };
+        let place = mount.target.clone().unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{number}"));
+        mounted.env.push(("SSH_AUTH_SOCK".to_owned(), place.clone()));
+        mounted.mounts.push(sandbox::Mount { target: place, kind: sandbox::MountKind::Socket { path: path.clone() } });
+        Ok(())
+    }
+}
+
+fn target(mount: &Mount) -> String {
+    mount.target.clone().unwrap_or_default()
+}
+
+fn file(content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> sandbox::MountKind {
+    sandbox::MountKind::File { content: sandbox::Secret(content), mode, uid, gid }
+}
+
+/// A name that no earlier layer of the same key has.
+fn stale_name(stale: &std::path::Path, draft: &Draft) -> String {
+    format!("{} {}", stale.display(), draft.folder().display())
+}
+
+/// `/etc/hosts` as BuildKit writes it, with `--add-host` after the usual lines.
+fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
+    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let mut line = |address: &str, name: &str| writeln!(text, "{address}\t{name}").expect("text can be written to");
+    line("127.0.1.1", hostname);
+    for (name, address) in extra {
+        line(address, name);
+    }
+    text.into_bytes()
+}
+
+/// The host's `resolv.conf`; where it names only systemd's stub, the file behind the stub (as BuildKit does).
+fn resolv_conf() -> Vec<u8> {
+    let read = |path: &str| std::fs::read(path).unwrap_or_default();
+    let text = read("/etc/resolv.conf");
+    let servers: BTreeMap<String, ()> = String::from_utf8_lossy(&text)
+        .lines()
+        .filter_map(|line| Some((line.strip_prefix("nameserver")?.trim().to_owned(), ())))
+        .collect();
+    let only_stub = servers.len() == 1 && servers.contains_key("127.0.0.53");
+    let behind = if only_stub { read("/run/systemd/resolve/resolv.conf") } else { Vec::new() };
+    if behind.is_empty() { text } else { behind }
+}

@@ -1,0 +1,205 @@
+//! One step: its key, the cache, and if that does not have it, the work.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::layers::Wanted;
+use super::{ExecuteError, NoCache, Services, StepOutput};
+use crate::cache::miss::{self, FileChanges};
+use crate::cache::{Key, MissReason, Place, key};
+use crate::digest::Digest;
+use crate::plan::{CopyFrom, MountSource, Op, Plan, Step, StepId};
+use crate::progress::{Outcome, Task};
+use crate::store::{SlotRecord, StepRecord};
+
+/// The results that a step waits for.
+pub(super) struct Inputs {
+    outputs: BTreeMap<StepId, Arc<StepOutput>>,
+    wanted: Wanted,
+}
+
+impl Inputs {
+    /// Takes what a step needs of what is done.
+    pub(super) fn new(plan: &Plan, id: StepId, outputs: &[Option<Arc<StepOutput>>], wanted: Wanted) -> Inputs {
+        let done = |input: &StepId| Some((*input, Arc::clone(outputs[input.index()].as_ref()?)));
+        Inputs { outputs: plan.step(id).inputs.iter().filter_map(done).collect(), wanted }
+    }
+}
+
+/// Which forms of each step's layer will be needed, as far as the plan tells: a tree where a later command or copy looks
+/// into it, a blob where it is part of the result.
+pub(super) fn wanted(plan: &Plan, services: &Services<'_>) -> Vec<Wanted> {
+    let mut wanted = vec![Wanted { blob: None, tree: false }; plan.steps.len()];
+    let mut result = Some(plan.result.step);
+    while let Some(id) = result {
+        wanted[id.index()].blob = services.options.blob;
+        result = plan.step(id).parent;
+    }
+    for step in plan.steps.iter().rev() {
+        let mut looked_into = Vec::new();
+        match &step.op {
+            Op::Run(run) => {
+                looked_into.extend(step.parent);
+                looked_into.extend(run.mounts.iter().filter_map(|mount| match mount.source {
+                    MountSource::Step(id) => Some(id),
+                    MountSource::Context | MountSource::NamedContext(_) | MountSource::Empty => None,
+                }));
+            }
+            Op::Copy(copy) => looked_into.extend(match copy.from {
+                CopyFrom::Step(id) => Some(id),
+                CopyFrom::Context | CopyFrom::NamedContext(_) => None,
+            }),
+            Op::Scratch | Op::Base(_) | Op::Workdir(_) => {}
+        }
+        if wanted[step.id.index()].tree {
+            looked_into.extend(step.parent);
+        }
+        for id in looked_into {
+            wanted[id.index()].tree = true;
+        }
+    }
+    wanted
+}
+
+/// Everything that one step has to do with.
+pub(super) struct Work<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) step: &'a Step,
+    pub(super) services: &'a Services<'a>,
+    pub(super) task: &'a Task,
+    inputs: &'a Inputs,
+}
+
+/// The result of a step's work.
+pub(super) enum Made {
+    /// A new layer.
+    New(Digest),
+    /// A layer that was there, found by what it would hold.
+    Found(StepRecord),
+}
+
+/// Carries one step out.
+pub(super) fn run_step(
+    plan: &Plan,
+    id: StepId,
+    inputs: &Inputs,
+    services: &Services<'_>,
+    task: &Task,
+) -> Result<StepOutput, ExecuteError> {
+    let step = plan.step(id);
+    let work = Work { plan, step, services, task, inputs };
+    match &step.op {
+        Op::Scratch => {
+            let stage = &plan.result.config;
+            let platform = crate::image::platform::Platform::new(&stage.os, &stage.architecture, &stage.variant);
+            Ok(StepOutput { key: key::scratch(&platform).digest, layers: Vec::new(), added: None })
+        }
+        Op::Base(base) => work.base(base),
+        Op::Run(op) => work.run(op),
+        Op::Copy(op) => work.transfer(op),
+        Op::Workdir(op) => work.workdir(op),
+    }
+}
+
+impl Work<'_> {
+    /// The root file system that the step continues.
+    pub(super) fn parent(&self) -> Result<&StepOutput, ExecuteError> {
+        let parent = self.step.parent.ok_or_else(|| ExecuteError::internal("the step continues nothing"))?;
+        self.output(parent)
+    }
+
+    /// The result of a step that this one waits for.
+    pub(super) fn output(&self, id: StepId) -> Result<&StepOutput, ExecuteError> {
+        let found = self.inputs.outputs.get(&id);
+        found.map(Arc::as_ref).ok_or_else(|| ExecuteError::internal("the step does not wait for what it reads"))
+    }
+
+    /// Which forms of the layer will be needed.
+    pub(super) fn wanted(&self) -> Wanted {
+        self.inputs.wanted
+    }
+
+    fn stage_name(&self) -> &str {
+        &self.plan.stages[self.step.stage].name
+    }
+
+    fn place(&self) -> Place<'_> {
+        let earlier = self.plan.steps[..self.step.id.index()].iter().filter(|other| other.stage == self.step.stage);
+        let text = self.step.title.split_once("] ").map_or(self.step.title.as_str(), |(_, text)| text);
+        Place { stage: self.stage_name(), text, ordinal: earlier.count() }
+    }
+
+    fn may_use_cache(&self) -> bool {
+        match &self.services.options.no_cache {
+            NoCache::UseCache => true,
+            NoCache::All => false,
+            NoCache::Stages(names) => {
+                let stage = self.step.ignore_cache_name.as_deref();
+                !names.iter().any(|name| stage.is_some_and(|stage| stage.eq_ignore_ascii_case(name)))
+            }
+        }
+    }
+
+    /// The record of a key whose layer can still be had.
+    pub(super) fn find(&self, key: &Digest) -> Result<Option<StepRecord>, ExecuteError> {
+        if !self.may_use_cache() {
+            return Ok(None);
+        }
+        let layers = self.services.layers;
+        Ok(self.services.cache.find(key, |layer, record| layers.is_available(layer, record))?)
+    }
+
+    /// Takes a step's result from the cache, or says why that is not possible, makes it and keeps it.
+    ///
+    /// `chain` is what stands for the resulting root file system; `files` compares the files that the step reads with
+    /// those of an earlier layer.
+    pub(super) fn settle(
+        &self,
+        key: &Key,
+        chain: Digest,
+        files: impl FnOnce(&SlotRecord) -> Option<FileChanges>,
+        make: impl FnOnce() -> Result<Made, ExecuteError>,
+    ) -> Result<StepOutput, ExecuteError> {
+        let cache = &self.services.cache;
+        if let Some(record) = self.find(&key.digest)? {
+            return self.hit(key, chain, record);
+        }
+        // Whoever makes the same now, in this process or another, is waited for, and its result is ours.
+        let _lock = self.services.layers.store.lock("step", &key.digest)?;
+        if let Some(record) = self.find(&key.digest)? {
+            return self.hit(key, chain, record);
+        }
+        self.task.start();
+        let before = cache.before(self.place())?;
+        let reason = if self.may_use_cache() {
+            miss::explain(before.as_ref(), key, before.as_ref().and_then(files))
+        } else {
+            MissReason::Disabled
+        };
+        self.task.note(reason.to_string());
+        let (record, outcome) = match make()? {
+            Made::New(layer) => {
+                let created = super::timestamp(self.services.options);
+                (StepRecord { layer, title: self.step.title.clone(), created }, Outcome::Done)
+            }
+            Made::Found(record) => (record, Outcome::Cached),
+        };
+        cache.keep(&key.digest, &record)?;
+        cache.remember(self.place(), key, Some(record.layer))?;
+        self.task.end(outcome);
+        self.extend(chain, record)
+    }
+
+    fn hit(&self, key: &Key, chain: Digest, record: StepRecord) -> Result<StepOutput, ExecuteError> {
+        self.task.start();
+        self.services.cache.remember(self.place(), key, Some(record.layer))?;
+        self.task.end(Outcome::Cached);
+        self.extend(chain, record)
+    }
+
+    fn extend(&self, chain: Digest, record: StepRecord) -> Result<StepOutput, ExecuteError> {
+        let mut layers = self.parent()?.layers.clone();
+        layers.push(record.layer);
+        Ok(StepOutput { key: chain, layers, added: Some((record.layer, record.created)) })
+    }
+}

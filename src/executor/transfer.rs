@@ -1,0 +1,477 @@
+//! COPY and ADD: what to copy is known by content before anything is written, and written in one pass.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+
+use rayon::prelude::*;
+
+use super::add::Fetched;
+use super::contexts::{Context, digest_all};
+use super::copy::{Chmod, Content, CopyError, CopyRequest, CopySource, Recipe, RecipeEntry, plan_copy};
+use super::passwd::lookup_owner;
+use super::step::{Made, Work};
+use super::{ExecuteError, StepOutput};
+use crate::cache::key;
+use crate::cache::miss::FileChanges;
+use crate::digest::{Digest, Frame};
+use crate::layer::emit::EmitEntry;
+use crate::layer::index::{Index, Item};
+use crate::layer::view::MergedView;
+use crate::layer::write::TarWriter;
+use crate::plan::{CopyFrom, CopyOp, Link, Parents, Source};
+use crate::store::{SlotRecord, StepRecord};
+use crate::tree::{self, Kind, Node, Time, View};
+
+/// Where the paths of one COPY are looked up.
+pub(super) enum Origin<'a> {
+    Context(&'a Context),
+    /// Layers, lowest first, and their merged view.
+    Stage(&'a [Digest], Box<MergedView>),
+}
+
+impl Origin<'_> {
+    fn view(&self) -> &dyn View {
+        match self {
+            Origin::Context(context) => context.view(),
+            Origin::Stage(_, view) => view.as_ref(),
+        }
+    }
+
+    fn digests(&self, files: &mut [(Vec<u8>, Node)]) -> io::Result<()> {
+        match self {
+            Origin::Context(context) => context.digests(files),
+            // An index knows the digest of every file.
+            Origin::Stage(_, view) => digest_all(view.as_ref(), files),
+        }
+    }
+}
+
+/// A copy whose sources are known.
+pub(super) struct Copying<'a> {
+    pub(super) op: &'a CopyOp,
+    pub(super) origin: Origin<'a>,
+    pub(super) fetched: Vec<Fetched>,
+}
+
+impl<'a> Copying<'a> {
+    /// The request, with an owner where it is known already.
+    pub(super) fn request<'b>(
+        &'b self,
+        owner: Option<(u32, u32)>,
+        ignored: Option<&'b dyn Fn(&[u8]) -> bool>,
+        epoch: i64,
+    ) -> CopyRequest<'b> {
+        let mut fetched = self.fetched.iter();
+        let sources = self.op.sources.iter().map(|source| match source {
+            Source::Path(pattern) => CopySource::View { view: self.origin.view(), pattern: pattern.clone() },
+            Source::Inline { name, content } => {
+                CopySource::Inline { name: name.clone(), content: content.as_bytes().into(), mode: 0o644 }
+            }
+            Source::Url(_) | Source::Git(_) => fetched.next().expect("every remote source was fetched").source(),
+        });
+        CopyRequest {
+            sources: sources.collect(),
+            destination: self.op.destination.clone(),
+            workdir: self.op.workdir.clone(),
+            owner,
+            // The plan checked it already.
+            chmod: self.op.chmod.as_deref().and_then(|text| Chmod::parse(text).ok()),
+            exclude: self.op.exclude.clone(),
+            parents: self.op.parents == Parents::Keep,
+            link: self.op.link == Link::Independent,
+            ignored,
+            mtime_now: Time { seconds: epoch, nanoseconds: 0 },
+        }
+    }
+
+    pub(super) fn fill_digests(&self, recipe: &mut Recipe) -> io::Result<()> {
+        recipe.fill_digests(|_, files| self.origin.digests(files))
+    }
+}
+
+impl Work<'_> {
+    pub(super) fn named_context(&self, name: &str) -> Result<&Context, ExecuteError> {
+        let missing = || ExecuteError::internal(format!("there is no build context named {name:?}"));
+        self.services.contexts.named.get(name).ok_or_else(missing)
+    }
+
+    pub(super) fn copy_error(&self, source: CopyError) -> ExecuteError {
+        ExecuteError::Copy { title: self.step.title.clone(), source, span: self.step.span }
+    }
+
+    fn read_error(&self, error: io::Error) -> ExecuteError {
+        self.refuse(format!("cannot read what is to be copied: {error}"))
+    }
+
+    pub(super) fn transfer(&self, op: &CopyOp) -> Result<StepOutput, ExecuteError> {
+        let origin = self.origin(&op.from)?;
+        let copying = Copying { op, origin, fetched: self.fetch_all(op)? };
+        let ignored = |path: &[u8]| match &copying.origin {
+            Origin::Context(context) => context.is_ignored(path),
+            Origin::Stage(..) => false,
+        };
+        let epoch = self.services.options.epoch;
+        let request = copying.request(None, Some(&ignored), epoch);
+        let mut by_source = plan_copy(&request, None).map_err(|error| self.copy_error(error))?;
+        copying.fill_digests(&mut by_source).map_err(|error| self.read_error(error))?;
+        let content = by_source.content_key().map_err(|error| self.copy_error(error))?;
+        let parent = self.parent()?;
+        let key = key::copy(op, &parent.key, &content);
+        let chain = match op.link {
+            Link::Follow => key.digest,
+            Link::Independent => key::chain(&parent.key, &key.digest),
+        };
+        let placed = OnceCell::new();
+        let place = || -> Result<&Recipe, ExecuteError> {
+            match placed.get() {
+                Some(recipe) => Ok(recipe),
+                None => {
+                    let recipe = self.place_recipe(&copying, &ignored)?;
+                    Ok(placed.get_or_init(|| recipe))
+                }
+            }
+        };
+        let files = |before: &SlotRecord| {
+            let old = self.services.layers.index(&before.layer?, self.task).ok()?;
+            Some(FileChanges::between(&listed_index(&old, op), &listed_recipe(place().ok()?, op)))
+        };
+        self.settle(&key, chain, files, || self.make_copy(&copying, place()?))
+    }
+
+    fn origin<'b>(&'b self, from: &CopyFrom) -> Result<Origin<'b>, ExecuteError> {
+        Ok(match from {
+            CopyFrom::Context => Origin::Context(&self.services.contexts.main),
+            CopyFrom::NamedContext(name) => Origin::Context(self.named_context(name)?),
+            CopyFrom::Step(id) => {
+                let layers = &self.output(*id)?.layers;
+                Origin::Stage(layers, Box::new(self.services.layers.view(layers, self.task)?))
+            }
+        })
+    }
+
+    /// The recipe in the root file system that it is for: links of the destination followed, owners looked up.
+    fn place_recipe(&self, copying: &Copying<'_>, ignored: &dyn Fn(&[u8]) -> bool) -> Result<Recipe, ExecuteError> {
+        let view = self.destination(copying)?;
+        let owner = self.owner(copying.op)?;
+        let request = copying.request(owner, Some(ignored), self.services.options.epoch);
+        let view = view.as_ref().map(|view| view as &dyn View);
+        let mut recipe = plan_copy(&request, view).map_err(|error| self.copy_error(error))?;
+        copying.fill_digests(&mut recipe).map_err(|error| self.read_error(error))?;
+        if let Some(view) = view {
+            let paths: Vec<Vec<u8>> = recipe.entries.iter().map(|entry| entry.path.clone()).collect();
+            let parents = existing_parents(&paths, view).map_err(|error| self.read_error(error))?;
+            recipe.entries.extend(parents.into_iter().map(|(path, node)| RecipeEntry {
+                path,
+                node,
+                content: Content::None,
+            }));
+            recipe.entries.sort_by(|left, right| left.path.cmp(&right.path));
+        }
+        Ok(recipe)
+    }
+
+    /// What is below the copy; nothing where it is linked.
+    pub(super) fn destination(&self, copying: &Copying<'_>) -> Result<Option<MergedView>, ExecuteError> {
+        match copying.op.link {
+            Link::Independent => Ok(None),
+            Link::Follow => Ok(Some(self.services.layers.view(&self.parent()?.layers, self.task)?)),
+        }
+    }
+
+    /// Owner by `--chown`; names are looked up in the stage, for a linked copy too.
+    pub(super) fn owner(&self, op: &CopyOp) -> Result<Option<(u32, u32)>, ExecuteError> {
+        let Some(chown) = &op.chown else { return Ok(None) };
+        let is_numeric = chown.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
+        let layers = if is_numeric { &[] } else { self.parent()?.layers.as_slice() };
+        let view = self.services.layers.view(layers, self.task)?;
+        let found = lookup_owner(&view, chown);
+        found.map(Some).map_err(|source| ExecuteError::User {
+            title: self.step.title.clone(),
+            source,
+            span: self.step.span,
+        })
+    }
+
+    fn make_copy(&self, copying: &Copying<'_>, recipe: &Recipe) -> Result<Made, ExecuteError> {
+        for warning in &recipe.warnings {
+            self.task.note(format!("warning: {warning}"));
+        }
+        let archives = self.archives(copying)?;
+        if !archives.is_empty() {
+            return self.add_archives(copying, recipe, &archives);
+        }
+        let content = recipe.content_key().map_err(|error| self.copy_error(error))?;
+        // The same files at the same places make the same layer, whatever they are copied onto.
+        let by_content = Frame::new("rbuild.recipe.1").digest("content", &content).finish();
+        if let Some(record) = self.find(&by_content)? {
+            return Ok(Made::Found(record));
+        }
+        let layer = match &copying.origin {
+            Origin::Context(_) => {
+                let request = copying.request(None, None, self.services.options.epoch);
+                let write = |out: &mut dyn Write| write_recipe(&recipe.entries, &request.sources, out).map(drop);
+                self.services.layers.create(self.wanted(), write)?
+            }
+            Origin::Stage(layers, view) => {
+                let mut tar = self.emit(recipe, layers, view)?;
+                self.services.layers.create(self.wanted(), |out| io::copy(&mut tar, out).map(drop))?
+            }
+        };
+        self.check_unchanged(recipe, &layer)?;
+        let created = super::timestamp(self.services.options);
+        let record = StepRecord { layer, title: self.step.title.clone(), created };
+        self.services.cache.keep(&by_content, &record)?;
+        Ok(Made::New(layer))
+    }
+
+    /// The digests that made the key must be those of what was written, or the cache would lie.
+    fn check_unchanged(&self, recipe: &Recipe, layer: &Digest) -> Result<(), ExecuteError> {
+        let index = self.services.layers.index(layer, self.task)?;
+        for entry in &recipe.entries {
+            let Kind::File { digest: Some(expected), .. } = &entry.node.kind else { continue };
+            let Some(Item::Present(present)) = index.find(&entry.path) else { continue };
+            if let Kind::File { digest: Some(found), .. } = &present.node.kind
+                && found != expected
+            {
+                let path = String::from_utf8_lossy(&entry.path).into_owned();
+                return Err(self.refuse(format!(
+                    "/{path} changed while it was copied; build again when nothing writes to the context"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tar of a recipe whose files are in trees: a worker reads them, for they may belong to any id.
+    fn emit(
+        &self,
+        recipe: &Recipe,
+        layers: &[Digest],
+        view: &MergedView,
+    ) -> Result<Box<dyn Read + Send>, ExecuteError> {
+        let mut roots: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut entries = Vec::with_capacity(recipe.entries.len());
+        for entry in &recipe.entries {
+            let mut emitted = EmitEntry {
+                root: 0,
+                source: Vec::new(),
+                destination: entry.path.clone(),
+                node: entry.node.clone(),
+                link: None,
+            };
+            match &entry.content {
+                Content::View { path, .. } => {
+                    let missing = || ExecuteError::internal("a file of a stage is in none of its layers");
+                    let (layer, source) = view.locate(path).ok_or_else(missing)?;
+                    let next = roots.len();
+                    emitted.root = *roots.entry(layer).or_insert(next);
+                    emitted.source = source;
+                }
+                Content::HardLink(target) => emitted.link = Some(target.clone()),
+                Content::None => {}
+                Content::Inline(_) => return self.emit_inline(recipe, layers, view),
+            }
+            entries.push(emitted);
+        }
+        let mut ordered: Vec<(usize, usize)> = roots.into_iter().map(|(layer, root)| (root, layer)).collect();
+        ordered.sort_unstable();
+        let mut fds = Vec::new();
+        for (_, layer) in ordered {
+            let path = self.services.layers.tree(&layers[layer], &layers[..layer], self.task)?;
+            fds.push(super::layers::open_directory(&path).map_err(|error| ExecuteError::layer(&layers[layer], error))?);
+        }
+        let args = serde_json::to_vec(&entries).map_err(ExecuteError::internal)?;
+        self.services.layers.namespace.reader(super::workers::EMIT, &args, fds)
+    }
+
+    /// Here-documents beside files of a stage: two tars, one after the other, made into one.
+    fn emit_inline(
+        &self,
+        recipe: &Recipe,
+        layers: &[Digest],
+        view: &MergedView,
+    ) -> Result<Box<dyn Read + Send>, ExecuteError> {
+        let (inline, files): (Vec<RecipeEntry>, Vec<RecipeEntry>) =
+            recipe.entries.iter().cloned().partition(|entry| matches!(entry.content, Content::Inline(_)));
+        let rest = self.emit(&Recipe { entries: files, warnings: Vec::new() }, layers, view)?;
+        let mut tar = TarWriter::new(Vec::new());
+        let mut written = || -> io::Result<Vec<u8>> {
+            for entry in &inline {
+                let Content::Inline(content) = &entry.content else { continue };
+                tar.append(&entry.path, &entry.node, None, &mut &content[..])?;
+            }
+            let mut bytes = std::mem::replace(&mut tar, TarWriter::new(Vec::new())).finish()?;
+            // The end of the first archive must not end the whole.
+            bytes.truncate(bytes.len() - 2 * 512);
+            Ok(bytes)
+        };
+        let first = written().map_err(|error| self.read_error(error))?;
+        Ok(Box::new(io::Cursor::new(first).chain(rest)))
+    }
+
+    /// The content of a path of a view, for a key.
+    pub(super) fn view_content(&self, view: &dyn View, path: &str) -> Result<Digest, ExecuteError> {
+        let mut recipe = plan_copy(&mirror(view, path, None), None).map_err(|error| self.copy_error(error))?;
+        recipe.fill_digests(|_, files| digest_all(view, files)).map_err(|error| self.read_error(error))?;
+        recipe.content_key().map_err(|error| self.copy_error(error))
+    }
+
+    fn context_recipe(&self, context: &Context, path: &str) -> Result<Recipe, ExecuteError> {
+        let ignored = |path: &[u8]| context.is_ignored(path);
+        let request = mirror(context.view(), path, Some(&ignored));
+        let mut recipe = plan_copy(&request, None).map_err(|error| self.copy_error(error))?;
+        recipe.fill_digests(|_, files| context.digests(files)).map_err(|error| self.read_error(error))?;
+        Ok(recipe)
+    }
+
+    /// The content of a path of a context, for a key.
+    pub(super) fn context_content(&self, context: &Context, path: &str) -> Result<Digest, ExecuteError> {
+        self.context_recipe(context, path)?.content_key().map_err(|error| self.copy_error(error))
+    }
+
+    /// A layer that holds a path of a context where it is in the context: what a bind mount shows.
+    pub(super) fn context_layer(&self, context: &Context, path: &str) -> Result<Digest, ExecuteError> {
+        let recipe = self.context_recipe(context, path)?;
+        let content = recipe.content_key().map_err(|error| self.copy_error(error))?;
+        let key = Frame::new("rbuild.bind.1").digest("content", &content).finish();
+        let _lock = self.services.layers.store.lock("step", &key)?;
+        if let Some(record) = self.find(&key)? {
+            return Ok(record.layer);
+        }
+        let sources = [CopySource::View { view: context.view(), pattern: path.to_owned() }];
+        let wanted = super::layers::Wanted { blob: None, tree: true };
+        let layer =
+            self.services.layers.create(wanted, |out| write_recipe(&recipe.entries, &sources, out).map(drop))?;
+        self.check_unchanged(&recipe, &layer)?;
+        let record = StepRecord {
+            layer,
+            title: format!("bind mount of {path}"),
+            created: super::timestamp(self.services.options),
+        };
+        self.services.cache.keep(&key, &record)?;
+        Ok(layer)
+    }
+}
+
+/// A copy of a path to its own place.
+fn mirror<'a>(view: &'a dyn View, path: &str, ignored: Option<&'a dyn Fn(&[u8]) -> bool>) -> CopyRequest<'a> {
+    let cleaned = String::from_utf8_lossy(&tree::clean(path.as_bytes())).into_owned();
+    CopyRequest {
+        sources: vec![CopySource::View { view, pattern: cleaned.clone() }],
+        destination: format!("/{cleaned}"),
+        workdir: "/".to_owned(),
+        owner: None,
+        chmod: None,
+        exclude: Vec::new(),
+        parents: false,
+        link: false,
+        ignored,
+        mtime_now: Time::default(),
+    }
+}
+
+/// The directories on the way to some paths that are there already, with the metadata that they have: a layer names
+/// the parents of what it changes, as a diff of the whole root file system would, so whoever unpacks it alone gets them
+/// right.
+pub(super) fn existing_parents(paths: &[Vec<u8>], view: &dyn View) -> io::Result<BTreeMap<Vec<u8>, Node>> {
+    let listed: BTreeSet<&[u8]> = paths.iter().map(Vec::as_slice).collect();
+    let mut parents: BTreeMap<Vec<u8>, Node> = BTreeMap::new();
+    for path in paths {
+        let mut parent = tree::parent(path);
+        while !parent.is_empty() && !listed.contains(parent) && !parents.contains_key(parent) {
+            if let Some(node) = view.node(parent)?.filter(Node::is_directory) {
+                parents.insert(parent.to_vec(), node);
+            }
+            parent = tree::parent(parent);
+        }
+    }
+    Ok(parents)
+}
+
+/// Files up to this size are read ahead, several at a time.
+const SMALL: u64 = 128 << 10;
+/// Entries that are looked at together.
+const AHEAD: usize = 256;
+
+/// Writes a recipe as a tar. Small files are read in parallel: opening them is what takes the time.
+pub(super) fn write_recipe<W: Write>(entries: &[RecipeEntry], sources: &[CopySource<'_>], out: W) -> io::Result<W> {
+    let mut tar = TarWriter::new(out);
+    write_entries(entries, sources, &mut tar)?;
+    tar.finish()
+}
+
+/// As [`write_recipe`], into a tar that goes on.
+pub(super) fn write_entries<W: Write>(
+    entries: &[RecipeEntry],
+    sources: &[CopySource<'_>],
+    tar: &mut TarWriter<W>,
+) -> io::Result<()> {
+    for chunk in entries.chunks(AHEAD) {
+        let small: Vec<Option<io::Result<Vec<u8>>>> =
+            chunk.par_iter().with_max_len(16).map(|entry| read_small(entry, sources)).collect();
+        for (entry, small) in chunk.iter().zip(small) {
+            let named = |error: io::Error| {
+                io::Error::new(error.kind(), format!("{}: {error}", String::from_utf8_lossy(&entry.path)))
+            };
+            match (&entry.content, small) {
+                (_, Some(content)) => {
+                    tar.append(&entry.path, &entry.node, None, &mut content.map_err(named)?.as_slice())?
+                }
+                (Content::View { source, path }, None) => {
+                    let mut content = sources[*source].open(path).map_err(named)?;
+                    tar.append(&entry.path, &entry.node, None, &mut content)?;
+                }
+                (Content::Inline(content), None) => tar.append(&entry.path, &entry.node, None, &mut &content[..])?,
+                (Content::HardLink(target), None) => {
+                    tar.append(&entry.path, &entry.node, Some(target), &mut io::empty())?
+                }
+                (Content::None, None) => tar.append(&entry.path, &entry.node, None, &mut io::empty())?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_small(entry: &RecipeEntry, sources: &[CopySource<'_>]) -> Option<io::Result<Vec<u8>>> {
+    let (Content::View { source, path }, Kind::File { size, .. }) = (&entry.content, &entry.node.kind) else {
+        return None;
+    };
+    if *size > SMALL {
+        return None;
+    }
+    let read = || {
+        let mut content = Vec::with_capacity(usize::try_from(*size).unwrap_or(0));
+        // One byte more than there should be, so that the writer sees a file that grew.
+        sources[*source].open(path)?.take(size + 1).read_to_end(&mut content)?;
+        Ok(content)
+    };
+    Some(read())
+}
+
+/// Name and digest of each file, as a miss is explained with: names as people write them at the destination.
+fn listed(path: &[u8], node: &Node, op: &CopyOp) -> Option<(String, Digest)> {
+    let mut frame = Frame::new("rbuild.listed.1");
+    frame.number("mode", node.mode.into()).number("uid", node.uid.into()).number("gid", node.gid.into());
+    match &node.kind {
+        Kind::Directory => return None,
+        Kind::File { digest, .. } => frame.digest("content", digest.as_ref()?),
+        Kind::Symlink(target) => frame.bytes("target", target),
+        _ => frame.text("kind", "other"),
+    };
+    let destination = tree::clean(op.destination.as_bytes());
+    let shown = path.strip_prefix(destination.as_slice()).and_then(|rest| rest.strip_prefix(b"/")).unwrap_or(path);
+    Some((String::from_utf8_lossy(shown).into_owned(), frame.finish()))
+}
+
+fn listed_recipe(recipe: &Recipe, op: &CopyOp) -> BTreeMap<String, Digest> {
+    recipe.entries.iter().filter_map(|entry| listed(&entry.path, &entry.node, op)).collect()
+}
+
+fn listed_index(index: &Index, op: &CopyOp) -> BTreeMap<String, Digest> {
+    let present = |item: &Item| match item {
+        Item::Present(present) => Some(present.node.clone()),
+        Item::Whiteout => None,
+    };
+    index.entries().iter().filter_map(|entry| listed(&entry.path, &present(&entry.item)?, op)).collect()
+}

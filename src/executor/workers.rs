@@ -1,0 +1,157 @@
+//! What runs as root of the namespace on behalf of the executor: the parts that touch trees.
+//!
+//! A worker gets open descriptors, never paths, so it works whatever the store's own directories allow, and a layer
+//! that tricks it reaches nothing but what it was given.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::OwnedFd;
+
+use crate::layer::emit::{EmitEntry, emit};
+use crate::layer::pack::pack;
+use crate::layer::unpack::{Options, Ownership, Style, unpack, unpack_with};
+use crate::layer::write::TarWriter;
+use crate::rootfs::RootDir;
+use crate::sandbox::Worker;
+use crate::snapshot::StackView;
+use crate::tree::{self, Kind, Node, Time, View};
+
+/// Unpacks a tar (second descriptor) into a directory (first); the argument is a list of [`ImpliedDirectory`].
+pub const UNPACK: &str = "unpack";
+/// Packs an overlay's upper directory (first descriptor) against the trees below (the next ones) into a pipe (last).
+pub const PACK: &str = "pack";
+/// Writes chosen files of trees (descriptors) as a tar into a pipe (last); the argument lists them.
+pub const EMIT: &str = "emit";
+
+/// Fills a new cache mount (first descriptor) from trees (the others); the argument is a [`Seed`].
+pub const SEED: &str = "seed";
+
+/// What a new cache mount starts as.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Seed {
+    /// The directory within the trees to start from.
+    pub source: Vec<u8>,
+    /// Permission bits of the mount's root.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+/// The workers that `main` offers to the sandbox.
+pub const WORKERS: &[Worker] = &[(UNPACK, run_unpack), (PACK, run_pack), (EMIT, run_emit), (SEED, run_seed)];
+
+/// Metadata of a directory that a layer changes something in but has no entry for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ImpliedDirectory {
+    /// Its path.
+    pub path: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time: seconds and nanoseconds.
+    pub mtime: (i64, u32),
+}
+
+impl ImpliedDirectory {
+    /// Takes a directory's metadata from below.
+    pub fn new(path: &[u8], node: &Node) -> ImpliedDirectory {
+        let mtime = (node.mtime.seconds, node.mtime.nanoseconds);
+        ImpliedDirectory { path: path.to_vec(), mode: node.mode, uid: node.uid, gid: node.gid, mtime }
+    }
+
+    fn node(&self) -> Node {
+        let mtime = Time { seconds: self.mtime.0, nanoseconds: self.mtime.1 };
+        Node { mode: self.mode, uid: self.uid, gid: self.gid, ..Node::directory(mtime) }
+    }
+}
+
+fn run_unpack(args: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
+    let [directory, tar] =
+        <[OwnedFd; 2]>::try_from(fds).map_err(|fds| format!("unpack needs 2 descriptors, got {}", fds.len()))?;
+    let root = RootDir::from_fd(directory);
+    // The pipe is read in large pieces: a read per 512-byte header would cost more than the unpacking.
+    let mut tar = io::BufReader::with_capacity(256 << 10, File::from(tar));
+    let implied: Vec<ImpliedDirectory> = serde_json::from_slice(args).map_err(|error| error.to_string())?;
+    let mut options = Options::new(Ownership::Keep, Style::OverlayLower);
+    options.implied = implied.into_iter().map(|directory| (directory.path.clone(), directory.node())).collect();
+    unpack_with(&mut tar, &root, &options).map_err(|error| chain(&error))?;
+    // What follows the archive's end must be read all the same: its digest counts, and its writer must not find a closed pipe.
+    io::copy(&mut tar, &mut io::sink()).map(drop).map_err(|error| error.to_string())
+}
+
+fn run_pack(_args: &[u8], mut fds: Vec<OwnedFd>) -> Result<(), String> {
+    let out = fds.pop().ok_or("pack needs a descriptor to write to")?;
+    let mut roots = fds.into_iter().map(RootDir::from_fd);
+    let upper = roots.next().ok_or("pack needs a directory")?;
+    let lowers: Vec<RootDir> = roots.collect();
+    let mut out = BufWriter::with_capacity(256 << 10, File::from(out));
+    pack(&upper, &lowers, &mut out).and_then(|()| out.flush()).map_err(|error| chain(&error))
+}
+
+fn run_emit(args: &[u8], mut fds: Vec<OwnedFd>) -> Result<(), String> {
+    let out = fds.pop().ok_or("emit needs a descriptor to write to")?;
+    let roots: Vec<RootDir> = fds.into_iter().map(RootDir::from_fd).collect();
+    let entries: Vec<EmitEntry> = serde_json::from_slice(args).map_err(|error| error.to_string())?;
+    let mut out = BufWriter::with_capacity(256 << 10, File::from(out));
+    emit(&roots, &entries, &mut out).and_then(|()| out.flush()).map_err(|error| chain(&error))
+}
+
+fn run_seed(args: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
+    let seed: Seed = serde_json::from_slice(args).map_err(|error| error.to_string())?;
+    let mut roots = fds.into_iter().map(RootDir::from_fd);
+    let target = roots.next().ok_or("seed needs a directory")?;
+    let view = StackView::new(roots.collect());
+    let node = Node { mode: seed.mode, uid: seed.uid, gid: seed.gid, ..Node::directory(Time::default()) };
+    let mut tar = Vec::new();
+    let written = write_view(&view, &seed.source, &mut tar).map_err(|error| chain(&error));
+    written?;
+    unpack(tar.as_slice(), &target, Ownership::Keep, Style::Plain).map_err(|error| chain(&error))?;
+    let attributes = rustix::fs::chownat(
+        &target,
+        "",
+        Some(rustix::fs::Uid::from_raw(node.uid)),
+        Some(rustix::fs::Gid::from_raw(node.gid)),
+        rustix::fs::AtFlags::EMPTY_PATH,
+    );
+    attributes.map_err(|error| error.to_string())?;
+    rustix::fs::chmodat(&target, ".", rustix::fs::Mode::from_raw_mode(node.mode), rustix::fs::AtFlags::empty())
+        .map_err(|error| error.to_string())
+}
+
+/// Writes what a view has below a directory as a tar, the directory itself left out.
+fn write_view(view: &dyn View, source: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    let mut tar = TarWriter::new(out);
+    let mut todo = vec![Vec::new()];
+    while let Some(directory) = todo.pop() {
+        for name in view.names(&tree::join(source, &directory))? {
+            let path = tree::join(&directory, &name);
+            let place = tree::join(source, &path);
+            let Some(node) = view.node(&place)? else { continue };
+            match node.kind {
+                Kind::File { .. } => tar.append(&path, &node, None, &mut *view.open(&place)?)?,
+                Kind::Socket => {}
+                _ => tar.append(&path, &node, None, &mut io::empty())?,
+            }
+            if node.is_directory() {
+                todo.push(path);
+            }
+        }
+    }
+    tar.finish().map(drop)
+}
+
+/// An error and its causes on one line: a worker's message crosses a process boundary as text.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,226 @@
+//! OCI image layouts (OCI image-spec, image-layout.md): a directory, a tar, and Docker's archive, which is a layout with
+//! a `manifest.json` beside it, as BuildKit writes it: `docker load` of every age reads it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::{Assembled, ExportError, ExportImage, FileTarget};
+use crate::digest::{Digest, VerifyReader};
+use crate::image::manifest::{Descriptor, Index, canonical};
+use crate::image::media_type::{Format, OCI_INDEX};
+use crate::image::reference::Reference;
+use crate::layer::write::TarWriter;
+use crate::progress::Task;
+use crate::tree::{Kind, Node, Time};
+
+/// Which kind of layout is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayoutForm {
+    /// Plain OCI.
+    Oci,
+    /// With `manifest.json`, for `docker load`.
+    Docker,
+}
+
+/// Where a layout goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayoutTarget {
+    /// A directory; an existing layout in it is added to.
+    Directory(PathBuf),
+    /// A tar.
+    Tar(FileTarget),
+}
+
+/// Writes an image as a layout.
+///
+/// # Errors
+/// The target cannot be written, or a layer cannot be read or is not what its digest says.
+pub fn write_layout(
+    image: &ExportImage,
+    format: Format,
+    form: LayoutForm,
+    names: &[Reference],
+    target: &LayoutTarget,
+    task: &Task,
+) -> Result<Assembled, ExportError> {
+    let assembled = image.assemble(format);
+    let layout = Layout { image, assembled: &assembled, form, names, task };
+    match target {
+        LayoutTarget::Directory(path) => layout.directory(path)?,
+        LayoutTarget::Tar(FileTarget::Stdout) => {
+            let out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
+            layout.tar(out).and_then(|mut out| out.flush()).map_err(ExportError::write(Path::new("-")))?;
+        }
+        LayoutTarget::Tar(FileTarget::Path(path)) => {
+            super::files::write_file(path, |out| layout.tar(out).map(drop)).map_err(ExportError::write(path))?;
+        }
+    }
+    Ok(assembled)
+}
+
+struct Layout<'a> {
+    image: &'a ExportImage,
+    assembled: &'a Assembled,
+    form: LayoutForm,
+    names: &'a [Reference],
+    task: &'a Task,
+}
+
+impl Layout<'_> {
+    /// The entries of `index.json`: one for each name, as containerd reads them.
+    fn entries(&self) -> Vec<Descriptor> {
+        let mut plain = self.assembled.manifest.0.clone();
+        if let Some(created) = &self.image.config.created {
+            plain.annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
+        }
+        if self.names.is_empty() {
+            return vec![plain];
+        }
+        let named = |name: &Reference| {
+            let mut entry = plain.clone();
+            let full = name.with_default_tag();
+            entry.annotations.insert("io.containerd.image.name".to_owned(), full.to_string());
+            if let Some(tag) = full.tag() {
+                entry.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
+            }
+            entry
+        };
+        self.names.iter().map(named).collect()
+    }
+
+    fn index(&self, mut manifests: Vec<Descriptor>) -> Vec<u8> {
+        let replaced = |entry: &Descriptor, new: &Descriptor| {
+            let key = "io.containerd.image.name";
+            entry.digest == new.digest
+                || (new.annotations.contains_key(key) && entry.annotations.get(key) == new.annotations.get(key))
+        };
+        let entries = self.entries();
+        manifests.retain(|old| !entries.iter().any(|new| replaced(old, new)));
+        manifests.extend(entries);
+        let media_type = Some(OCI_INDEX.to_owned());
+        canonical(&Index { schema_version: 2, media_type, manifests, annotations: BTreeMap::new() })
+    }
+
+    /// What `docker load` of all ages reads.
+    fn docker_manifest(&self) -> Vec<u8> {
+        let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
+        let tags: Vec<String> = self.names.iter().map(|name| name.with_default_tag().familiar()).collect();
+        let layers: Vec<String> = self.assembled.layers.iter().map(|layer| blob(&layer.digest)).collect();
+        let tags = if tags.is_empty() { serde_json::Value::Null } else { json!(tags) };
+        canonical(&json!([{ "Config": blob(&self.assembled.config.0.digest), "RepoTags": tags, "Layers": layers }]))
+    }
+
+    /// Small files of the layout besides the blobs.
+    fn documents(&self, others: Vec<Descriptor>) -> Vec<(&'static str, Vec<u8>)> {
+        let mut documents = vec![
+            ("index.json", self.index(others)),
+            ("oci-layout", canonical(&json!({ "imageLayoutVersion": "1.0.0" }))),
+        ];
+        if self.form == LayoutForm::Docker {
+            documents.insert(1, ("manifest.json", self.docker_manifest()));
+        }
+        documents
+    }
+
+    fn small_blobs(&self) -> [(&Digest, &[u8]); 2] {
+        let (config, manifest) = (&self.assembled.config, &self.assembled.manifest);
+        [(&config.0.digest, &config.1), (&manifest.0.digest, &manifest.1)]
+    }
+
+    fn tar<W: Write>(&self, out: W) -> io::Result<W> {
+        let mut tar = TarWriter::new(out);
+        for directory in ["blobs", "blobs/sha256"] {
+            tar.append(directory.as_bytes(), &Node::directory(Time::default()), None, &mut io::empty())?;
+        }
+        enum Content<'a> {
+            Bytes(&'a [u8]),
+            Layer(usize),
+        }
+        let mut blobs: BTreeMap<String, (u64, Content<'_>)> = BTreeMap::new();
+        for (digest, bytes) in self.small_blobs() {
+            blobs.insert(digest.hex(), (bytes.len() as u64, Content::Bytes(bytes)));
+        }
+        for (number, layer) in self.image.layers.iter().enumerate() {
+            blobs.insert(layer.digest.hex(), (layer.size, Content::Layer(number)));
+        }
+        for (hex, (size, content)) in blobs {
+            let path = format!("blobs/sha256/{hex}");
+            match content {
+                Content::Bytes(mut bytes) => tar.append(path.as_bytes(), &file(size), None, &mut bytes)?,
+                Content::Layer(number) => {
+                    let layer = &self.image.layers[number];
+                    let mut part = self.task.part(format!("{} writing", layer.digest), size);
+                    let reader = VerifyReader::new((layer.open)()?, layer.digest, Some(size));
+                    tar.append(path.as_bytes(), &file(size), None, &mut Counted { reader, part: &mut part })?;
+                    part.finish();
+                }
+            }
+        }
+        for (name, bytes) in self.documents(Vec::new()) {
+            tar.append(name.as_bytes(), &file(bytes.len() as u64), None, &mut bytes.as_slice())?;
+        }
+        tar.finish()
+    }
+
+    fn directory(&self, path: &Path) -> Result<(), ExportError> {
+        let blobs = path.join("blobs/sha256");
+        fs::create_dir_all(&blobs).map_err(ExportError::write(&blobs))?;
+        for layer in &self.image.layers {
+            let target = blobs.join(layer.digest.hex());
+            if target.exists() {
+                continue;
+            }
+            let mut part = self.task.part(format!("{} writing", layer.digest), layer.size);
+            let copied = super::files::write_file(&target, |mut out| {
+                let reader = VerifyReader::new((layer.open)()?, layer.digest, Some(layer.size));
+                io::copy(&mut Counted { reader, part: &mut part }, &mut out).map(drop)
+            });
+            copied.map_err(ExportError::write(&target))?;
+            part.finish();
+        }
+        for (digest, bytes) in self.small_blobs() {
+            let target = blobs.join(digest.hex());
+            super::files::write_file(&target, |out| out.write_all(bytes)).map_err(ExportError::write(&target))?;
+        }
+        let others = existing_entries(&path.join("index.json"))?;
+        for (name, bytes) in self.documents(others) {
+            let target = path.join(name);
+            super::files::write_file(&target, |out| out.write_all(&bytes)).map_err(ExportError::write(&target))?;
+        }
+        Ok(())
+    }
+}
+
+/// What an existing layout's index names.
+fn existing_entries(path: &Path) -> Result<Vec<Descriptor>, ExportError> {
+    match File::open(path) {
+        Ok(file) => {
+            let index: Index = serde_json::from_reader(file).map_err(|error| ExportError::write(path)(error.into()))?;
+            Ok(index.manifests)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(ExportError::write(path)(error)),
+    }
+}
+
+fn file(size: u64) -> Node {
+    let kind = Kind::File { size, digest: None };
+    Node { kind, mode: 0o644, ..Node::directory(Time::default()) }
+}
+
+struct Counted<'a, R> {
+    reader: R,
+    part: &'a mut crate::progress::Part,
+}
+
+impl<R: io::Read> io::Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.part.advance(count as u64);
+        Ok(count)
+    }
+}

@@ -1,0 +1,243 @@
+//! The merged view of trees on disk, for looking a few names up without mounting anything.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{FileType, Mode, OFlags, RawDir};
+
+use crate::rootfs::RootDir;
+use crate::tree::{self, Kind, Node, Time, View};
+
+/// Trees in overlay's form, highest first, seen as one (`overlayfs.rst`, "whiteouts and opaque directories").
+///
+/// Owners are the host's, not the image's: this view is for content and types.
+pub struct StackView {
+    roots: Vec<RootDir>,
+}
+
+/// What one tree says of a path.
+enum Found {
+    Nothing,
+    /// A whiteout: nothing below counts.
+    Hidden,
+    Node(Node, Opacity),
+}
+
+/// Whether a directory hides those below it.
+#[derive(PartialEq, Eq)]
+enum Opacity {
+    Merged,
+    Opaque,
+}
+
+impl StackView {
+    /// Opens the trees, highest first.
+    pub fn open(trees: &[PathBuf]) -> io::Result<StackView> {
+        Ok(StackView { roots: trees.iter().map(|tree| RootDir::open(tree)).collect::<io::Result<_>>()? })
+    }
+
+    /// A view of trees that are open already, highest first.
+    pub fn new(roots: Vec<RootDir>) -> StackView {
+        StackView { roots }
+    }
+
+    /// The trees that show a path, highest first, with what each has there.
+    fn layers(&self, path: &[u8]) -> io::Result<Vec<(usize, Node)>> {
+        let mut shown = Vec::new();
+        for (number, root) in self.roots.iter().enumerate() {
+            match ancestors_and_self(root, path)? {
+                (Found::Node(node, opacity), below) => {
+                    let merges = node.is_directory() && opacity == Opacity::Merged;
+                    shown.push((number, node));
+                    if !merges || below == Below::Hidden {
+                        break;
+                    }
+                }
+                (Found::Hidden, _) | (Found::Nothing, Below::Hidden) => break,
+                (Found::Nothing, Below::Visible) => {}
+            }
+        }
+        // A file below a directory is hidden by it.
+        let directories = shown.iter().take_while(|(_, node)| node.is_directory()).count();
+        shown.truncate(directories.max(1));
+        Ok(shown)
+    }
+}
+
+/// Whether lower trees still count for a path.
+#[derive(PartialEq, Eq)]
+enum Below {
+    Visible,
+    Hidden,
+}
+
+fn ancestors_and_self(root: &RootDir, path: &[u8]) -> io::Result<(Found, Below)> {
+    let mut prefix: Vec<u8> = Vec::new();
+    let mut below = Below::Visible;
+    let parts = tree::components(path);
+    for (number, part) in parts.iter().enumerate() {
+        prefix = tree::join(&prefix, part);
+        let is_last = number + 1 == parts.len();
+        match look(root, &prefix)? {
+            Found::Nothing => return Ok((Found::Nothing, below)),
+            Found::Hidden => return Ok((Found::Hidden, Below::Hidden)),
+            Found::Node(node, opacity) if is_last => return Ok((Found::Node(node, opacity), below)),
+            Found::Node(node, opacity) => {
+                if !node.is_directory() {
+                    return Ok((Found::Hidden, Below::Hidden));
+                }
+                if opacity == Opacity::Opaque {
+                    below = Below::Hidden;
+                }
+            }
+        }
+    }
+    Ok((look(root, b"")?, below))
+}
+
+fn look(root: &RootDir, path: &[u8]) -> io::Result<Found> {
+    let fd = match root.open_without_links(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(error) => {
+            return match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(Found::Nothing),
+                // A link in the middle of the path: this tree has no such directory of its own.
+                _ if error.raw_os_error() == Some(libc::ELOOP) => link_itself(root, path),
+                _ => Err(error),
+            };
+        }
+    };
+    describe(&fd)
+}
+
+/// `RESOLVE_NO_SYMLINKS` refuses a link even as the last component when it is opened by path; look it up in its parent.
+fn link_itself(root: &RootDir, path: &[u8]) -> io::Result<Found> {
+    let parent = match root.open_without_links(tree::parent(path), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
+        Ok(parent) => parent,
+        Err(_) => return Ok(Found::Hidden),
+    };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    describe(&rustix::fs::openat(&parent, tree::base_name(path), flags, Mode::empty())?)
+}
+
+fn describe(fd: &OwnedFd) -> io::Result<Found> {
+    let stat = rustix::fs::fstat(fd)?;
+    let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Kind::File { size: u64::try_from(stat.st_size).unwrap_or(0), digest: None },
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Symlink(rustix::fs::readlinkat(fd, "", Vec::new())?.into_bytes()),
+        FileType::CharacterDevice if (major, minor) == (0, 0) => return Ok(Found::Hidden),
+        FileType::CharacterDevice => Kind::CharDevice { major, minor },
+        FileType::BlockDevice => Kind::BlockDevice { major, minor },
+        FileType::Fifo => Kind::Fifo,
+        _ => Kind::Socket,
+    };
+    let opaque = kind == Kind::Directory && attribute(fd, c"user.overlay.opaque")?.is_some_and(|value| value == b"y");
+    if matches!(kind, Kind::File { size: 0, .. }) && attribute(fd, c"user.overlay.whiteout")?.is_some() {
+        return Ok(Found::Hidden);
+    }
+    let node = Node {
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: Time { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 },
+        xattrs: std::collections::BTreeMap::new(),
+        link_group: 0,
+    };
+    Ok(Found::Node(node, if opaque { Opacity::Opaque } else { Opacity::Merged }))
+}
+
+/// Reads an attribute of a file that is open with `O_PATH`, by way of `/proc/self/fd`.
+fn attribute(fd: &OwnedFd, name: &std::ffi::CStr) -> io::Result<Option<Vec<u8>>> {
+    use std::os::fd::AsRawFd;
+    let mut value = [0u8; 16];
+    match rustix::fs::getxattr(format!("/proc/self/fd/{}", fd.as_raw_fd()), name, &mut value) {
+        Ok(length) => Ok(Some(value[..length].to_vec())),
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP | rustix::io::Errno::RANGE) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl View for StackView {
+    fn node(&self, path: &[u8]) -> io::Result<Option<Node>> {
+        Ok(self.layers(path)?.into_iter().next().map(|(_, node)| node))
+    }
+
+    fn names(&self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let mut names = BTreeSet::new();
+        for (number, node) in self.layers(path)? {
+            if !node.is_directory() {
+                break;
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let directory = self.roots[number].open_without_links(path, flags, Mode::empty())?;
+            let mut buffer = Vec::with_capacity(32 << 10);
+            let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
+            while let Some(entry) = entries.next() {
+                let entry = entry?;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    names.insert(name.to_vec());
+                }
+            }
+        }
+        let mut visible = Vec::new();
+        for name in names {
+            if self.node(&tree::join(path, &name))?.is_some() {
+                visible.push(name);
+            }
+        }
+        Ok(visible)
+    }
+
+    fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send + '_>> {
+        let Some((number, _)) = self.layers(path)?.into_iter().next() else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        Ok(Box::new(std::fs::File::from(self.roots[number].open_without_links(path, flags, Mode::empty())?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn opaque(path: &std::path::Path) {
+        rustix::fs::setxattr(path, c"user.overlay.opaque", b"y", rustix::fs::XattrFlags::empty()).unwrap();
+    }
+
+    #[test]
+    fn higher_trees_hide_lower_ones_as_overlay_does() {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let (top, low) = (folder.path().join("top"), folder.path().join("low"));
+        for directory in ["low/a", "low/b", "low/c", "top/a", "top/b"] {
+            fs::create_dir_all(folder.path().join(directory)).unwrap();
+        }
+        for (file, text) in
+            [("low/a/one", "low"), ("low/a/two", "low"), ("low/b/old", "low"), ("low/c/x", "low"), ("top/a/one", "top")]
+        {
+            fs::write(folder.path().join(file), text).unwrap();
+        }
+        opaque(&top.join("b"));
+        std::os::unix::fs::symlink("a", top.join("c")).unwrap();
+        let view = StackView::open(&[top, low]).unwrap();
+        let read = |path: &str| {
+            let mut text = String::new();
+            view.open(path.as_bytes()).unwrap().read_to_string(&mut text).unwrap();
+            text
+        };
+        assert_eq!((read("a/one"), read("a/two")), ("top".to_owned(), "low".to_owned()));
+        assert_eq!(view.node(b"b/old").unwrap(), None);
+        assert_eq!(view.names(b"a").unwrap(), [b"one".to_vec(), b"two".to_vec()]);
+        assert_eq!(view.node(b"c").unwrap().unwrap().kind, Kind::Symlink(b"a".to_vec()));
+        assert_eq!(view.node(b"c/x").unwrap(), None);
+        assert_eq!(view.names(b"").unwrap(), [b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
+    }
+}
