@@ -170,7 +170,7 @@ fn describe(image: &Image, base: Option<&Image>) -> String {
         }
     }
     for line in image.history().iter().skip(base.map_or(0, |base| base.history().len())) {
-        writeln!(text, "history {line}").expect("write to a string");
+        writeln!(text, "history {}", line.replace('\n', "\\n")).expect("write to a string");
     }
     text
 }
@@ -202,9 +202,10 @@ fn entries(section: &str) -> Vec<Written> {
 }
 
 /// Writes an entry: `file PATH MODE`, `dir PATH MODE`, `link PATH TARGET`, `hard PATH EXISTING`, or
-/// `tar PATH COMPRESSION` whose text is again entries, each with `UID:GID` after the mode.
+/// `tar PATH COMPRESSION` whose text is again entries, each with `UID:GID` after the mode. `\s` is a space in a name.
 fn write_entry(files: Files, entry: &Written) -> Files {
-    let words: Vec<&str> = entry.line.split(' ').collect();
+    let words: Vec<String> = entry.line.split(' ').map(|word| word.replace("\\s", " ")).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let mode = || u32::from_str_radix(words[2], 8).unwrap_or_else(|_| panic!("not a mode: {}", entry.line));
     match words[0] {
         "file" => files.file(words[1], &entry.text).mode(words[1], mode()),
