@@ -35,7 +35,7 @@ for_each_user! {
         };
         let secret = "s3cr3t-8d1f0a";
         let dockerfile = "FROM scratch\nADD rootfs.tar.xz /\n\
-            RUN --mount=type=secret,id=token test \"$(cat /run/secrets/token)\" = s3cr3t-8d1f\\0a || wc -c /run/secrets/token > /size\n\
+            RUN --mount=type=secret,id=token wc -c < /run/secrets/token > /size\n\
             RUN test ! -e /run/secrets/token\n";
         let context = rbuild.context("secret").file("Dockerfile", dockerfile);
         std::fs::copy(rootfs, context.directory.join("rootfs.tar.xz")).expect("copy the root file system");
@@ -45,7 +45,7 @@ for_each_user! {
         let output = format!("type=oci,dest={}", archive.display());
         rbuild.build(&context, &["--secret", &source, "-o", &output]).succeeded().does_not_say(secret);
         let image = Image::read(&archive);
-        assert_eq!(image.content("/size"), format!("{} /run/secrets/token\n", secret.len()));
+        assert_eq!(image.content("/size"), format!("{}\n", secret.len()));
         assert!(!image.config.to_string().contains(secret), "the config holds the secret");
         for entry in image.layers.iter().flatten() {
             assert!(!entry.path.starts_with("/run/secrets"), "a layer holds {}", entry.path);

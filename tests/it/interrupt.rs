@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::bases::Base;
-use crate::harness::{Files, Rbuild, finish, succeed};
+use crate::harness::{Files, Rbuild, Run, finish, succeed};
 
 /// A build whose second RUN sleeps for a number of seconds that no other process on this machine sleeps.
 struct Sleeping {
@@ -43,15 +43,36 @@ impl Sleeping {
 
     /// Everything that must not be there after the end.
     fn leftovers(&self, rbuild: &Rbuild) -> Vec<String> {
-        let mut left = processes_with(&self.marker);
-        left.extend(processes_with(&rbuild.path("").display().to_string()));
+        let place = rbuild.path("").display().to_string();
+        let mut left: Vec<String> = [self.marker.as_str(), &place]
+            .into_iter()
+            .flat_map(processes_with)
+            .map(|(process, line)| format!("process {process}: {line}"))
+            .collect();
         left.extend(processes_of(&rbuild.path("rbuild")));
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
-        let place = rbuild.path("").display().to_string();
         left.extend(mounts.lines().filter(|line| line.contains(place.trim_end_matches('/'))).map(str::to_owned));
         left.extend(files_below(&rbuild.path("tmp")));
         left.extend(files_below(&rbuild.path("run")));
         left
+    }
+
+    /// Waits for the end of a build that got a signal, which comes soon and takes everything along.
+    fn end(&self, rbuild: &Rbuild, mut child: Child) -> Run {
+        let ended = wait_for(Duration::from_secs(5), || child.try_wait().expect("look after rbuild").is_some());
+        wait_for(Duration::from_secs(3), || self.leftovers(rbuild).is_empty());
+        let left = self.leftovers(rbuild);
+        if !ended {
+            signal("KILL", i64::from(child.id()));
+        }
+        // What survived holds the pipes that are read next, and must not outlive the test either.
+        for (process, _) in processes_with(&self.marker) {
+            Command::new("kill").args(["-s", "KILL", &process.to_string()]).status().expect("run kill");
+        }
+        let run = finish(child);
+        assert!(ended, "the build did not end within 5 seconds:\n{}", run.stderr);
+        assert!(left.is_empty(), "left behind: {left:#?}\n{}", run.stderr);
+        run
     }
 
     fn leaves_nothing(&self, rbuild: &Rbuild) {
@@ -92,12 +113,14 @@ fn process_directories() -> impl Iterator<Item = PathBuf> {
     entries.filter(move |entry| is_process(&entry.file_name().to_string_lossy())).map(|entry| entry.path())
 }
 
-/// Command lines that hold words; a process that is gone by now does not count, nor does a zombie, which has none.
-fn processes_with(words: &str) -> Vec<String> {
+/// Processes whose command lines hold words, with these; one that is gone by now does not count, nor does a zombie, which
+/// has none.
+fn processes_with(words: &str) -> Vec<(u32, String)> {
     let line = |process: PathBuf| {
         let bytes = fs::read(process.join("cmdline")).ok()?;
         let line = String::from_utf8_lossy(&bytes).replace('\0', " ");
-        line.contains(words).then(|| format!("{}: {line}", process.display()))
+        let number = process.file_name()?.to_str()?.parse().ok()?;
+        line.contains(words).then_some((number, line))
     };
     process_directories().filter_map(line).collect()
 }
@@ -142,13 +165,6 @@ fn signal(name: &str, target: i64) {
     succeed(Command::new("kill").args(["-s", name, "--", &target.to_string()]));
 }
 
-fn ends_within(child: Child, limit: Duration) -> crate::harness::Run {
-    let begun = Instant::now();
-    let run = finish(child);
-    assert!(begun.elapsed() < limit, "the end took {:?}:\n{}", begun.elapsed(), run.stderr);
-    run
-}
-
 for_each_user! {
     fn ctrl_c_ends_the_build_with_130_and_leaves_nothing(rbuild) {
         let sleeping = match Sleeping::new(&rbuild) {
@@ -158,8 +174,7 @@ for_each_user! {
         let child = sleeping.start(&rbuild);
         // What a terminal does: to everybody in the foreground group.
         signal("INT", -i64::from(child.id()));
-        ends_within(child, Duration::from_secs(5)).failed(130);
-        sleeping.leaves_nothing(&rbuild);
+        sleeping.end(&rbuild, child).failed(130);
         sleeping.goes_on(&rbuild);
     }
 
@@ -170,8 +185,7 @@ for_each_user! {
         };
         let child = sleeping.start(&rbuild);
         signal("INT", i64::from(child.id()));
-        ends_within(child, Duration::from_secs(5)).failed(130);
-        sleeping.leaves_nothing(&rbuild);
+        sleeping.end(&rbuild, child).failed(130);
     }
 
     fn a_terminated_build_ends_with_143_and_leaves_nothing(rbuild) {
@@ -181,8 +195,7 @@ for_each_user! {
         };
         let child = sleeping.start(&rbuild);
         signal("TERM", i64::from(child.id()));
-        ends_within(child, Duration::from_secs(5)).failed(143);
-        sleeping.leaves_nothing(&rbuild);
+        sleeping.end(&rbuild, child).failed(143);
     }
 
     fn a_killed_build_leaves_no_process_and_no_mount_and_the_next_one_goes_on(rbuild) {
@@ -192,9 +205,8 @@ for_each_user! {
         };
         let child = sleeping.start(&rbuild);
         signal("KILL", i64::from(child.id()));
-        let run = ends_within(child, Duration::from_secs(5));
+        let run = sleeping.end(&rbuild, child);
         assert_eq!(run.signal, Some(9));
-        sleeping.leaves_nothing(&rbuild);
         sleeping.goes_on(&rbuild);
     }
 }
