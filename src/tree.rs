@@ -93,6 +93,25 @@ pub trait View {
 
     /// The content of a regular file.
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send + '_>>;
+
+    /// Everything below a path, whole paths, sorted by bytes, no link followed. A directory for which `enter` says no
+    /// is listed itself, but not what is below it. A view that can read many directories at once has its own.
+    fn descendants(&self, path: &[u8], enter: &(dyn Fn(&[u8]) -> bool + Sync)) -> io::Result<Vec<(Vec<u8>, Node)>> {
+        let mut found = Vec::new();
+        let mut todo = vec![path.to_vec()];
+        while let Some(directory) = todo.pop() {
+            for name in self.names(&directory)? {
+                let path = join(&directory, &name);
+                let Some(node) = self.node(&path)? else { continue };
+                if node.is_directory() && enter(&path) {
+                    todo.push(path.clone());
+                }
+                found.push((path, node));
+            }
+        }
+        found.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+        Ok(found)
+    }
 }
 
 /// What became of the last component of a resolved path.

@@ -1,1 +1,173 @@
-//! (module cli)
+//! The command line: argv, environment and clock in, a [`Command`] out that says everything once.
+//!
+//! In reading order: [`args`] is what people type, [`environment`] what surrounds the process, [`request`] what they mean;
+//! [`failure`] turns an error into kind, hints and exit code. Contract: after [`parse`] nothing reads argv or the
+//! environment
+//! any more, and every value that is bad by itself has been refused.
+
+pub mod args;
+pub mod environment;
+pub mod failure;
+pub mod request;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use args::{Arguments, Subcommand};
+use environment::Environment;
+use request::commands::{DiskUsage, Doctor, History, Images, Inspect, Prune, Pull, Push, Remove, TagImage};
+use request::{InvalidRequest, Request};
+
+/// What rbuild was asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Build an image.
+    Build(Box<Request>),
+    /// Say what a build would do and why the cache would miss.
+    Explain(Box<Request>),
+    /// List images.
+    Images(Images),
+    /// Remove images.
+    Remove(Remove),
+    /// Remove what no image needs.
+    Prune(Prune),
+    /// Push an image.
+    Push(Push),
+    /// Pull an image.
+    Pull(Pull),
+    /// Give an image more names.
+    Tag(TagImage),
+    /// Show an image's data.
+    Inspect(Inspect),
+    /// Show how an image was made.
+    History(History),
+    /// Say what this machine can do.
+    Doctor(Doctor),
+    /// Say what the store holds.
+    DiskUsage(DiskUsage),
+    /// Print a text (help, version) on standard output and be done.
+    Show(String),
+}
+
+/// Says why a command line was not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// Its shape is wrong: an unknown flag, a missing value.
+    #[error("{message}")]
+    Syntax {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hints: Vec<String>,
+    },
+    /// A value is wrong.
+    #[error(transparent)]
+    Request(#[from] InvalidRequest),
+}
+
+impl UsageError {
+    /// What to do about it.
+    pub fn hints(&self) -> Vec<String> {
+        match self {
+            UsageError::Syntax { hints, .. } => hints.clone(),
+            UsageError::Request(invalid) => invalid.hints(),
+        }
+    }
+}
+
+/// Understands a command line; `argv` starts with the program's name.
+pub fn parse(argv: Vec<OsString>, environment: &Environment) -> Result<Command, UsageError> {
+    let argv = with_default_subcommand(argv);
+    let subcommand = argv.iter().filter_map(|word| word.to_str()).find(|word| is_subcommand(word)).map(str::to_owned);
+    let parsed = command().try_get_matches_from(argv).and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
+        Ok(arguments) => arguments,
+        Err(error) if !error.use_stderr() => return Ok(Command::Show(error.render().to_string())),
+        Err(error) => return Err(syntax_error(&error, subcommand.as_deref())),
+    };
+    resolve(arguments, environment).map_err(UsageError::from)
+}
+
+/// The clap command. Of a flag that is given twice the last one counts, as in Go's flags; scripts rely on it.
+fn command() -> clap::Command {
+    Arguments::command().mut_subcommands(|subcommand| subcommand.args_override_self(true))
+}
+
+fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, InvalidRequest> {
+    let global = &arguments.global;
+    Ok(match arguments.subcommand {
+        Subcommand::Build(build) => Command::Build(Box::new(Request::resolve(*build, global, environment)?)),
+        Subcommand::Explain(build) => Command::Explain(Box::new(Request::resolve(*build, global, environment)?)),
+        Subcommand::Images(images) => Command::Images(Images::resolve(images, global, environment)?),
+        Subcommand::Rmi(remove) => Command::Remove(Remove::resolve(remove, global, environment)?),
+        Subcommand::Prune(prune) => Command::Prune(Prune::resolve(prune, global, environment)?),
+        Subcommand::Push(push) => Command::Push(Push::resolve(push, global, environment)?),
+        Subcommand::Pull(pull) => Command::Pull(Pull::resolve(pull, global, environment)?),
+        Subcommand::Tag(tag) => Command::Tag(TagImage::resolve(tag, global, environment)?),
+        Subcommand::Inspect(inspect) => Command::Inspect(Inspect::resolve(inspect, global, environment)?),
+        Subcommand::History(history) => Command::History(History::resolve(history, global, environment)?),
+        Subcommand::Doctor(doctor) => Command::Doctor(Doctor::resolve(doctor, global, environment)),
+        Subcommand::Du(usage) => Command::DiskUsage(DiskUsage::resolve(usage, global, environment)?),
+    })
+}
+
+/// Puts `build` where no subcommand stands, so that `rbuild .` and `rbuild -t x .` build.
+///
+/// Only flags that every subcommand has may stand before a subcommand. A word that names one wins over a directory of
+/// that name, which is written `./images`.
+fn with_default_subcommand(mut argv: Vec<OsString>) -> Vec<OsString> {
+    let mut place = 1;
+    while let Some(word) = argv.get(place).and_then(|word| word.to_str()) {
+        match word {
+            "--root" => place += 2,
+            "-D" | "--debug" => place += 1,
+            _ if word.starts_with("--root=") || word.starts_with("--debug=") => place += 1,
+            _ => break,
+        }
+    }
+    let is_known = match argv.get(place).and_then(|word| word.to_str()) {
+        Some("-h" | "--help" | "-V" | "--version" | "help") => true,
+        Some(word) => is_subcommand(word),
+        None => false,
+    };
+    if !is_known {
+        argv.insert(argv.len().min(1), OsString::from("build"));
+    }
+    argv
+}
+
+fn is_subcommand(word: &str) -> bool {
+    Arguments::command()
+        .get_subcommands()
+        .any(|command| command.get_name() == word || command.get_all_aliases().any(|alias| alias == word))
+}
+
+/// The names of all subcommands, for "did you mean".
+pub(crate) fn subcommand_names() -> Vec<String> {
+    Arguments::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
+}
+
+/// Clap's own text without what repeats on every error: `error:`, the usage line, and the pointer to `--help`.
+fn syntax_error(error: &clap::Error, subcommand: Option<&str>) -> UsageError {
+    let text = error.render().to_string();
+    let mut message: Vec<&str> = Vec::new();
+    let mut hints: Vec<String> = Vec::new();
+    for line in text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")) {
+        match line.trim().strip_prefix("tip:") {
+            Some(tip) => hints.push(tip.trim().to_owned()),
+            None => message.push(line),
+        }
+    }
+    let message = message.join("\n");
+    let message = message.trim();
+    let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
+    hints.push(match subcommand {
+        Some(subcommand) => format!("`rbuild {subcommand} --help` says what it takes"),
+        None => "`rbuild --help` lists the commands".to_owned(),
+    });
+    UsageError::Syntax { message, hints }
+}
+
+#[cfg(test)]
+mod tests;

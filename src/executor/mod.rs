@@ -1,1 +1,4 @@
 //! (module executor)
+
+pub mod copy;
+pub mod passwd;

@@ -1,1 +1,342 @@
-//! (module sandbox)
+//! Runs commands of an image, and workers of our own, where they can do no harm.
+//!
+//! # What it is for
+//! [`Sandbox::run`] runs one command in a root made of trees, [`Sandbox::worker`] runs this program's own code with the
+//! ids that files in those trees have. Both happen in children of the *holder*, a small process that enters a user and
+//! a mount namespace once ([`Sandbox::start`]) and lives as long as the [`Sandbox`]. Commands get a nested user
+//! namespace and namespaces of their own for everything else; see `child` for the steps and their reasons.
+//!
+//! # Contract
+//! * Whatever the image holds and the command does, nothing outside is reached: paths in the image go through
+//!   [`crate::rootfs`], mounts travel as descriptors, and no result of a step that protects is ignored.
+//! * After the command nothing of it is left: its processes end with pid 1 of its namespace, its mounts with their
+//!   namespace, and all of that with the holder, which dies with this process, even by `kill -9`.
+//! * What arrives in [`RunSpec::upper`] is what the command changed, and nothing of the sandbox's own.
+//!
+//! # Who owns what
+//! Container root is a user of the host: the caller itself if that is unprivileged, otherwise one of a range that
+//! stands for nobody ([`Sandbox::owner`]). Everything that the sandbox mounts from, and every upper and work directory,
+//! lies beneath [`Options::base`]. The holder's working directory is the base directory, entered before it dropped the
+//! caller's rights, so the base may sit in a directory that container root cannot enter (`/root`). If the caller is the
+//! host's root, [`Sandbox::start`] makes the base directory container root's; what is in it should be made by workers,
+//! or be given to [`Sandbox::owner`].
+//!
+//! # What it must not know
+//! Dockerfiles, caches, layers as archives, registries, progress.
+
+mod cancel;
+mod child;
+mod command;
+mod error;
+mod holder;
+mod layers;
+mod mounts;
+mod order;
+mod outcome;
+mod overlay;
+mod privileges;
+mod probe;
+mod seccomp;
+mod spec;
+mod standard;
+mod start;
+mod stubs;
+mod syscalls;
+mod userns;
+mod wire;
+mod worker;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::thread::JoinHandle;
+
+use rustix::mount::MountAttrFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+pub use cancel::Cancel;
+pub use error::SandboxError;
+pub use probe::{Finding, Report, Rung, probe};
+pub use spec::{Access, Exit, Mount, MountKind, Network, RunSpec, Secret, Security, Status, Stream, UserSpec};
+pub use start::{Isolation, Options};
+pub use worker::Worker;
+
+use crate::rootfs::RootDir;
+use crate::sys::mount::{map_owners, set_attributes};
+use order::{Bytes, Order, OrderedKind, OrderedMount, Place};
+use wire::{Job, Reply};
+
+/// Becomes the sandbox's holder, and never returns, if this process was started as one.
+///
+/// Has to be the first line of `main`, before there are threads. `workers` are what [`Sandbox::worker`] can run.
+pub fn enter_if_child(workers: &'static [Worker]) {
+    holder::enter_if_holder(workers);
+}
+
+/// A running holder. Share it by [`std::sync::Arc`]; dropping it ends everything that runs in it.
+#[derive(Debug)]
+pub struct Sandbox {
+    control: OwnedFd,
+    base: PathBuf,
+    owner: (u32, u32),
+    /// Set if the caller's rights are more than the holder's: then sources outside the base are opened here.
+    user_namespace: Option<OwnedFd>,
+    isolation: Isolation,
+    /// Waits for the holder. It started it too: the parent-death signal comes when the starting *thread* ends.
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Sandbox {
+    /// Starts the holder.
+    ///
+    /// # Errors
+    /// [`SandboxError::NoUserNamespace`] and [`SandboxError::NoIdRange`] where the system forbids what is needed, with
+    /// what to change.
+    pub fn start(options: Options) -> Result<Sandbox, SandboxError> {
+        start::start(options)
+    }
+
+    /// The host's ids of container root.
+    pub fn owner(&self) -> (u32, u32) {
+        self.owner
+    }
+
+    /// How a path beneath the base directory has to be called in a worker, whose working directory is the base.
+    ///
+    /// # Errors
+    /// [`SandboxError::OutsideBase`].
+    pub fn path_inside(&self, path: &Path) -> Result<PathBuf, SandboxError> {
+        let relative = if path.is_absolute() { path.strip_prefix(&self.base).ok() } else { Some(path) };
+        let plain = |path: &&Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+        match relative.filter(plain) {
+            Some(relative) if !relative.as_os_str().is_empty() => Ok(relative.to_owned()),
+            _ => Err(SandboxError::OutsideBase { path: path.to_owned(), base: self.base.clone() }),
+        }
+    }
+
+    /// Starts a registered worker in a process of its own.
+    ///
+    /// # Errors
+    /// [`SandboxError::HolderGone`] or [`SandboxError::Talk`]. What goes wrong in the worker is told by
+    /// [`WorkerHandle::wait`].
+    pub fn worker(&self, name: &str, args: &[u8], fds: Vec<OwnedFd>) -> Result<WorkerHandle, SandboxError> {
+        let passed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        let job = self.submit(Job::Worker, &worker::join(name, args), &passed)?;
+        Ok(WorkerHandle { job, name: name.to_owned() })
+    }
+
+    /// Deletes trees beneath the base directory, with whatever a command left in them. Those that do not exist are
+    /// fine; after a failure it goes on with the rest.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn remove_trees<P: AsRef<Path>>(&self, paths: &[P]) -> Result<(), SandboxError> {
+        let inside = paths.iter().map(|path| self.path_inside(path.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let arguments = serde_json::to_vec(&inside).map_err(|error| SandboxError::Talk { source: error.into() })?;
+        self.worker(worker::REMOVE_TREES, &arguments, Vec::new())?.wait()
+    }
+
+    /// Runs a command and returns when it, and everything that it started, has ended.
+    ///
+    /// `output` is called on this thread with what the command writes, as it comes.
+    ///
+    /// # Errors
+    /// Whatever kept the command from running; [`SandboxError::Cancelled`] if `cancel` ended it. A command that fails
+    /// is an [`Exit`], not an error.
+    pub fn run(
+        &self,
+        spec: &RunSpec,
+        output: &(dyn Fn(Stream, &[u8]) + Sync),
+        cancel: &Cancel,
+    ) -> Result<Exit, SandboxError> {
+        if cancel.is_cancelled() {
+            return Err(SandboxError::Cancelled);
+        }
+        if self.isolation == Isolation::None {
+            return Err(SandboxError::NoUserNamespace {
+                reason: "this sandbox was started for workers only".to_owned(),
+                remedy: "see `rbuild doctor`".to_owned(),
+            });
+        }
+        let (order, mounts) = self.order(spec)?;
+        let request = serde_json::to_vec(&order).map_err(|error| SandboxError::Talk { source: error.into() })?;
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| SandboxError::Talk { source: error.into() });
+        let (stdout, stdout_writer) = pipe()?;
+        let (stderr, stderr_writer) = pipe()?;
+        let job = {
+            let outputs = [&stdout_writer, &stderr_writer];
+            let passed: Vec<BorrowedFd<'_>> = outputs.into_iter().chain(&mounts).map(AsFd::as_fd).collect();
+            let kind = match spec.network {
+                Network::Host => Job::RunOnHostNetwork,
+                Network::None => Job::RunOnOwnNetwork,
+            };
+            self.submit(kind, &request, &passed)?
+        };
+        // The command's ends have to be its own, or the end of the output would never be seen.
+        drop((stdout_writer, stderr_writer));
+        outcome::follow(&job, [stdout, stderr], output, cancel)
+    }
+
+    fn submit(&self, kind: Job, request: &[u8], passed: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
+        let talk = |source| SandboxError::Talk { source };
+        let (ours, theirs) = wire::socket_pair().map_err(talk)?;
+        wire::send_request(&ours, request, passed).map_err(talk)?;
+        wire::send(&self.control, &[kind as u8], &[theirs.as_fd()]).map_err(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => SandboxError::HolderGone,
+            _ => SandboxError::Talk { source: error },
+        })?;
+        Ok(ours)
+    }
+
+    /// The specification as the child needs it, with the mounts that have to be opened here.
+    fn order(&self, spec: &RunSpec) -> Result<(Order, Vec<OwnedFd>), SandboxError> {
+        let mut passed = Vec::new();
+        let generated = [("/etc/hosts", &spec.hosts), ("/etc/resolv.conf", &spec.resolv_conf)];
+        let mut mounts: Vec<OrderedMount> = generated
+            .into_iter()
+            .map(|(target, content)| OrderedMount {
+                target: target.to_owned(),
+                kind: OrderedKind::File { content: Bytes(content.clone()), mode: 0o644, uid: 0, gid: 0 },
+            })
+            .collect();
+        for Mount { target, kind } in &spec.mounts {
+            mounts.push(OrderedMount { target: target.clone(), kind: self.ordered(kind, &mut passed)? });
+        }
+        let order = Order {
+            lowers: self.names(&spec.lowers)?,
+            upper: self.name(&spec.upper)?,
+            work: self.name(&spec.work)?,
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            cwd: spec.cwd.clone(),
+            user: spec.user.clone(),
+            hostname: spec.hostname.clone(),
+            network: spec.network,
+            mounts,
+            security: spec.security,
+            shm_size: spec.shm_size,
+        };
+        Ok((order, passed))
+    }
+
+    fn ordered(&self, kind: &MountKind, passed: &mut Vec<OwnedFd>) -> Result<OrderedKind, SandboxError> {
+        Ok(match kind {
+            MountKind::Bind { source_root, source, access } => {
+                OrderedKind::Existing { place: self.place(source_root, source, *access, passed)?, access: *access }
+            }
+            MountKind::BindOverlay { lowers, source, access } => {
+                OrderedKind::Merged { lowers: self.names(lowers)?, source: Bytes(source.clone()), access: *access }
+            }
+            MountKind::Cache { dir, access } => {
+                let place = match self.path_inside(dir) {
+                    Ok(inside) => Place::Beneath(Bytes::of_path(&inside)),
+                    Err(_) => self.place(dir, b"", *access, passed)?,
+                };
+                OrderedKind::Existing { place, access: *access }
+            }
+            MountKind::Tmpfs { size, mode } => OrderedKind::Tmpfs { size: *size, mode: *mode },
+            MountKind::File { content, mode, uid, gid } => {
+                OrderedKind::File { content: Bytes(content.0.clone()), mode: *mode, uid: *uid, gid: *gid }
+            }
+            MountKind::Socket { path } => {
+                let (root, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
+                // Connecting is writing, as far as the socket's permissions go; the mount itself changes nothing.
+                let place = self.place(root, name.as_bytes(), Access::ReadOnly, passed)?;
+                OrderedKind::Existing { place, access: Access::ReadOnly }
+            }
+        })
+    }
+
+    /// Something of the host: named where the child can open it itself, opened where only this process can.
+    fn place(
+        &self,
+        root: &Path,
+        source: &[u8],
+        access: Access,
+        passed: &mut Vec<OwnedFd>,
+    ) -> Result<Place, SandboxError> {
+        let Some(user_namespace) = &self.user_namespace else {
+            let absolute = std::path::absolute(root)
+                .map_err(|source| SandboxError::MountSource { path: root.to_owned(), source })?;
+            return Ok(Place::Host { root: Bytes::of_path(&absolute), source: Bytes(source.to_vec()) });
+        };
+        let mount = detached(root, source, access, user_namespace)
+            .map_err(|error| SandboxError::MountSource { path: root.join(overlay::as_path(source)), source: error })?;
+        passed.push(mount);
+        Ok(Place::Passed(passed.len() - 1))
+    }
+
+    fn name(&self, path: &Path) -> Result<Bytes, SandboxError> {
+        self.path_inside(path).map(|path| Bytes::of_path(&path))
+    }
+
+    fn names(&self, paths: &[PathBuf]) -> Result<Vec<Bytes>, SandboxError> {
+        paths.iter().map(|path| self.name(path)).collect()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // The holder sees the end of the socket, kills and waits for its children, and ends.
+        rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both).ok();
+        if let Some(keeper) = self.keeper.take() {
+            // It does not panic, and if it did there would be nothing left to wait for.
+            drop(keeper.join());
+        }
+    }
+}
+
+/// A mount of something that the host's root may open and the holder may not. Read-only ones show their owners as the
+/// sandbox names them (host root's files belong to container root); a writable one does not: a file with setuid that a
+/// command makes must not be the host root's.
+fn detached(root: &Path, source: &[u8], access: Access, user_namespace: &OwnedFd) -> std::io::Result<OwnedFd> {
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    let found = RootDir::open(root)?.open_at(source, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty())?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let mount = open_tree(&found, "", flags)?;
+    match access {
+        Access::ReadOnly => {
+            set_attributes(&mount, MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+            // Not every file system can: then what only its owner may read stays unreadable, which the command reports.
+            drop(map_owners(&mount, user_namespace));
+        }
+        Access::ReadWrite => set_attributes(&mount, MountAttrFlags::MOUNT_ATTR_NODEV)?,
+    }
+    Ok(mount)
+}
+
+/// A worker that was started. Dropping it kills the worker.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    job: OwnedFd,
+    name: String,
+}
+
+impl WorkerHandle {
+    /// Waits until the worker's process has ended.
+    ///
+    /// # Errors
+    /// [`SandboxError::Worker`] with the worker's message, or how its process died.
+    pub fn wait(self) -> Result<(), SandboxError> {
+        let mut outcome = None;
+        loop {
+            let reply = wire::receive_reply(&self.job).map_err(|source| SandboxError::Talk { source })?;
+            match reply.map(|(reply, _)| reply) {
+                Some(Reply::Done) => outcome = Some(Ok(())),
+                Some(Reply::WorkerFailed(message)) => outcome = Some(Err(SandboxError::Worker { message })),
+                Some(Reply::SetUpFailed { step, reason }) => {
+                    outcome = Some(Err(SandboxError::SetUp { step, reason }));
+                }
+                Some(Reply::Gone(status)) => {
+                    let died = SandboxError::Died { job: format!("worker {:?}", self.name), status };
+                    return outcome.unwrap_or(Err(died));
+                }
+                Some(Reply::Started | Reply::ProgramFailed { .. } | Reply::Exited(_)) => {}
+                None => return Err(SandboxError::HolderGone),
+            }
+        }
+    }
+}

@@ -1,1 +1,348 @@
-//! (module store)
+//! The local store: content-addressed plain files, shared by any number of processes and safe against `kill -9`.
+//!
+//! ```text
+//! ROOT/version            format of the store
+//! ROOT/blobs/sha256/HEX   compressed layers, configs, manifests (an OCI layout's blobs)
+//! ROOT/layers/HEX         what is known of a layer: diffID, blobs, where it can be fetched
+//! ROOT/index/HEX          what is in a layer, without content
+//! ROOT/trees/NAMES/HEX    a layer as a directory, for overlay; NAMES tells whose ids own it
+//! ROOT/steps/HEX          results of steps by cache key
+//! ROOT/slots/HEX          the last step at a place in a Dockerfile: what a miss is explained with
+//! ROOT/refs/…             names of images
+//! ROOT/caches/HEX         cache mounts
+//! ROOT/stat/HEX           stat caches of contexts
+//! ROOT/locks/…            flock files: one for the store, one for each entry being made
+//! ROOT/tmp/SESSION        unfinished work of one process; swept when its lock is free
+//! ```
+//!
+//! Contract: an entry appears by `rename` after its bytes were written, checked and flushed, so a reader sees the whole
+//! entry or none; a crash leaves files in `tmp` only. It knows nothing of Dockerfiles, registries or namespaces.
+
+mod blobs;
+mod gc;
+mod lock;
+mod records;
+mod trees;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use blobs::BlobWriter;
+pub use gc::{Collected, Usage};
+pub use lock::Lock;
+pub use records::{BlobRecord, ImageRecord, LayerRecord, RecordKind, RemoteBlob, SlotRecord, StepRecord, Tagged};
+pub use trees::TreeDraft;
+
+/// The format that this rbuild reads and writes.
+const VERSION: u32 = 1;
+
+/// What can go wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("{action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The store belongs to somebody else.
+    #[error("the store {path} belongs to user {owner}, rbuild runs as user {user}; give another one with --root")]
+    ForeignOwner {
+        /// The store.
+        path: String,
+        /// Its owner.
+        owner: u32,
+        /// Who we are.
+        user: u32,
+    },
+    /// Others may write to the store.
+    #[error(
+        "the store {path} can be written by other users (mode {mode:o}); run chmod 0700 on it or give another one with --root"
+    )]
+    OpenToOthers {
+        /// The store.
+        path: String,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A newer rbuild made the store.
+    #[error(
+        "the store {path} has format {found}, this rbuild reads formats up to {known}; use a newer rbuild or another --root"
+    )]
+    Newer {
+        /// The store.
+        path: String,
+        /// Its format.
+        found: String,
+        /// Ours.
+        known: u32,
+    },
+    /// The store is on a file system that several machines share.
+    #[error(
+        "the store {path} is on a network file system, where locks cannot be trusted; give a local one with --root"
+    )]
+    Network {
+        /// The store.
+        path: String,
+    },
+    /// A file that must be a record is not.
+    #[error("read record {path}")]
+    Record {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// What was written is not what was promised.
+    #[error("content has digest {found}, expected {expected}")]
+    Digest {
+        /// What came.
+        found: crate::digest::Digest,
+        /// What should have come.
+        expected: crate::digest::Digest,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> StoreError {
+        StoreError::Io { action, path: path.display().to_string(), source }
+    }
+}
+
+/// A result of the store.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    session: PathBuf,
+    /// Keeps the session's folder from being swept; given up when the process ends, however it ends.
+    _session_lock: Lock,
+    /// Shared while we may be using entries; a collection takes it exclusively.
+    _use_lock: Lock,
+    counter: AtomicU64,
+}
+
+const FOLDERS: &[&str] =
+    &["blobs/sha256", "layers", "index", "trees", "steps", "slots", "refs", "caches", "stat", "locks", "tmp"];
+
+impl Store {
+    /// Opens the store in a directory, making it where it is not there, and sweeps what dead processes left.
+    ///
+    /// # Errors
+    /// The directory belongs to somebody else, is open to others, is on a network file system, or is of a newer format.
+    pub fn open(root: &Path) -> Result<Store> {
+        make_private(root)?;
+        check_owner(root)?;
+        check_local(root)?;
+        check_version(root)?;
+        for folder in FOLDERS {
+            let path = root.join(folder);
+            if !path.is_dir() {
+                make_private(&path)?;
+            }
+        }
+        let use_lock = Lock::shared(&root.join("locks/store"))?;
+        let (session, session_lock) = new_session(root)?;
+        let store = Store {
+            root: root.to_owned(),
+            session,
+            _session_lock: session_lock,
+            _use_lock: use_lock,
+            counter: AtomicU64::new(0),
+        };
+        store.sweep();
+        Ok(store)
+    }
+
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A name for a new file or directory in this process's own folder, on the store's file system.
+    pub fn temporary(&self) -> PathBuf {
+        self.session.join(self.counter.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// The folder of a cache mount; the caller hashes its id into `name`.
+    pub fn cache_folder(&self, name: &crate::digest::Digest) -> PathBuf {
+        self.root.join("caches").join(name.hex())
+    }
+
+    /// The file of a context's stat cache.
+    pub fn stat_cache(&self, name: &crate::digest::Digest) -> PathBuf {
+        self.root.join("stat").join(name.hex())
+    }
+
+    /// Takes the lock of an entry that is being made, waiting for whoever makes it now.
+    pub fn lock(&self, kind: &str, name: &crate::digest::Digest) -> Result<Lock> {
+        Lock::exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
+    }
+
+    /// Removes sessions whose process is gone. Nothing here is ever needed again, so a failure only leaves garbage for
+    /// the next run; trees with foreign owners are removed by the executor, which can.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join("tmp")) else { return };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "lock") {
+                continue;
+            }
+            let lock_path = path.with_extension("lock");
+            if let Ok(Some(_lock)) = Lock::try_exclusive(&lock_path)
+                && fs::remove_dir_all(&path).is_ok()
+            {
+                // Removed while its lock is held, so nobody can have taken the name anew.
+                drop(fs::remove_file(&lock_path));
+            }
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if fs::remove_dir_all(&self.session).is_ok() {
+            drop(fs::remove_file(self.session.with_extension("lock")));
+        }
+    }
+}
+
+fn make_private(path: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| StoreError::io("create directory", path, error))
+}
+
+/// Refuses a store that another user could have filled (catalogue row P5).
+fn check_owner(root: &Path) -> Result<()> {
+    let metadata = fs::symlink_metadata(root).map_err(|error| StoreError::io("look at", root, error))?;
+    let metadata = if metadata.is_symlink() {
+        fs::metadata(root).map_err(|error| StoreError::io("look at", root, error))?
+    } else {
+        metadata
+    };
+    let user = rustix::process::geteuid().as_raw();
+    let path = root.display().to_string();
+    if metadata.uid() != user {
+        return Err(StoreError::ForeignOwner { path, owner: metadata.uid(), user });
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(StoreError::OpenToOthers { path, mode });
+    }
+    Ok(())
+}
+
+/// Refuses file systems on which `flock` does not hold between machines (catalogue row F12).
+fn check_local(root: &Path) -> Result<()> {
+    const NETWORK: &[i64] =
+        &[0x6969 /* NFS */, 0xff53_4d42 /* CIFS */, 0xfe53_4d42 /* SMB2 */, 0x0102_1997 /* 9P */];
+    let found = rustix::fs::statfs(root).map_err(|error| StoreError::io("look at", root, error.into()))?;
+    #[allow(clippy::unnecessary_cast, reason = "f_type has another width on other architectures")]
+    let kind = found.f_type as i64 & 0xffff_ffff;
+    if NETWORK.contains(&kind) {
+        return Err(StoreError::Network { path: root.display().to_string() });
+    }
+    Ok(())
+}
+
+fn check_version(root: &Path) -> Result<()> {
+    let path = root.join("version");
+    match fs::read_to_string(&path) {
+        Ok(text) if text.trim() == VERSION.to_string() => Ok(()),
+        Ok(text) => {
+            let found = text.trim().to_owned();
+            Err(StoreError::Newer { path: root.display().to_string(), found, known: VERSION })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let temporary = root.join(format!("version.{}", std::process::id()));
+            fs::write(&temporary, format!("{VERSION}\n"))
+                .and_then(|()| fs::rename(&temporary, &path))
+                .map_err(|error| StoreError::io("write", &path, error))
+        }
+        Err(error) => Err(StoreError::io("read", &path, error)),
+    }
+}
+
+fn new_session(root: &Path) -> Result<(PathBuf, Lock)> {
+    let folder = root.join("tmp");
+    for attempt in 0u32.. {
+        let path = folder.join(format!("{}-{attempt}", std::process::id()));
+        let lock_path = path.with_extension("lock");
+        let Some(lock) = Lock::try_exclusive(&lock_path)? else { continue };
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok((path, lock)),
+            // A dead process of the same number left it and it could not be swept.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(StoreError::io("create directory", &path, error)),
+        }
+    }
+    unreachable!("there are more names than directories")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn a_store_that_others_can_write_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("store");
+        drop(Store::open(&root).unwrap());
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(Store::open(&root).unwrap_err().to_string().contains("other users"));
+    }
+
+    #[test]
+    fn a_newer_store_is_refused_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(folder.path().join("version"), "99\n").unwrap();
+        assert!(Store::open(folder.path()).unwrap_err().to_string().contains("format 99"));
+        assert_eq!(fs::read_to_string(folder.path().join("version")).unwrap(), "99\n");
+    }
+
+    #[test]
+    fn sessions_of_dead_processes_are_swept_and_live_ones_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("store");
+        let first = Store::open(&root).unwrap();
+        let kept = first.temporary();
+        fs::write(&kept, "x").unwrap();
+        fs::create_dir(root.join("tmp/999-0")).unwrap();
+        fs::write(root.join("tmp/999-0.lock"), "").unwrap();
+        let second = Store::open(&root).unwrap();
+        assert!(kept.exists());
+        assert!(!root.join("tmp/999-0").exists());
+        drop((first, second));
+        assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_blob_of_another_digest_is_never_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let mut writer = store.blob_writer().unwrap();
+        io::Write::write_all(&mut writer, b"abc").unwrap();
+        assert!(writer.commit(Some(Digest::of(b"abd"))).is_err());
+        assert!(!store.has_blob(&Digest::of(b"abc")) && !store.has_blob(&Digest::of(b"abd")));
+        let digest = store.put_blob(b"abc").unwrap();
+        assert_eq!(fs::read(store.blob_path(&digest)).unwrap(), b"abc");
+    }
+}

@@ -1,0 +1,539 @@
+//! The command line as people type it. Flags that `docker buildx build` has are spelled and mean the same.
+//!
+//! Contract: this is a flat table, and its texts are the manual. It takes values as words; [`super::request`] understands
+//! them. Go's flags take `--push=false`, and scripts are full of it: every switch here is a [`Switch`].
+
+use std::str::FromStr;
+
+use clap::{ArgAction, Args, Parser};
+
+/// A flag that may be written bare or with `=true` or `=false`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Switch {
+    /// Given, or `=true`.
+    On,
+    /// Not given, or `=false`.
+    #[default]
+    Off,
+}
+
+impl FromStr for Switch {
+    type Err = &'static str;
+
+    /// Takes the words of Go's `strconv.ParseBool`.
+    fn from_str(word: &str) -> Result<Switch, &'static str> {
+        match word {
+            "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(Switch::On),
+            "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(Switch::Off),
+            _ => Err("expected true or false"),
+        }
+    }
+}
+
+impl Switch {
+    /// Whether it is on.
+    pub fn is_on(self) -> bool {
+        self == Switch::On
+    }
+}
+
+const BUILD_HELP: &str = "\
+Outputs (--output), besides rbuild's own store, which always has the image:
+  DIR, type=local,dest=DIR      the result's files; mode=delete removes others, platform-split=false keeps platforms together
+  -, type=tar[,dest=FILE]       the result's files in a tar
+  type=oci[,dest=FILE]          an OCI layout in a tar; with tar=false,dest=DIR a directory
+  type=docker[,dest=FILE]       what docker load and podman load read
+  type=registry[,name=NAME]     pushed; push-by-digest=true pushes without a tag
+  type=image,name=NAME          one more name in the store; with push=true as registry
+  Without dest, a tar goes to standard output. Images also take: compression=gzip|zstd|uncompressed,
+  compression-level=N, force-compression=true, rewrite-timestamp=true, oci-mediatypes=true, annotation.KEY=VALUE
+
+Examples:
+  rbuild -t app .
+  rbuild -t registry.example/me/app:1 --push .
+  rbuild -o type=docker,dest=- -t app . | docker load
+  rbuild -o type=oci,dest=app.tar,compression=zstd --platform linux/amd64,linux/arm64 .
+  rbuild --target test --build-arg GO_VERSION=1.24 --no-cache-filter test .
+  rbuild --secret id=npm,src=$HOME/.npmrc --ssh default https://git.example/me/app.git#main
+
+Exit status: 0, the exit status of a RUN that failed, 2 for a wrong command line, 130 after Ctrl-C, 1 otherwise.";
+
+const EXAMPLES: &str = "\
+Examples:
+  rbuild -t app .                                   build ./Dockerfile into rbuild's own store
+  rbuild -t registry.example/me/app:1 --push .      build and push
+  rbuild -o type=oci,dest=app.tar .                 write an OCI archive
+  rbuild -o type=docker,dest=- -t app . | docker load
+  rbuild -o out .                                   write the result's files into the directory out
+  rbuild --platform linux/amd64,linux/arm64 -t registry.example/me/app --push .
+  rbuild --secret id=npm,src=$HOME/.npmrc --ssh default .
+  rbuild explain .                                  say what would run again, and why
+  rbuild - < Dockerfile                             build without a context
+
+A directory named like a command is written with a slash: rbuild ./images
+Exit status: 0, the exit status of a RUN that failed, 2 for a wrong command line, 130 after Ctrl-C, 1 otherwise.";
+
+/// Builds container images from Dockerfiles: no daemon, no root, no set-up.
+///
+/// `rbuild [FLAGS] [CONTEXT]` is short for `rbuild build [FLAGS] [CONTEXT]`; see `rbuild build --help`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rbuild",
+    bin_name = "rbuild",
+    override_usage = "rbuild [build] [OPTIONS] [CONTEXT]\n       rbuild COMMAND [OPTIONS]",
+    version,
+    about,
+    long_about,
+    after_help = EXAMPLES,
+    subcommand_required = true,
+    max_term_width = 100
+)]
+pub struct Arguments {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: GlobalArguments,
+    /// The command.
+    #[command(subcommand)]
+    pub subcommand: Subcommand,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct GlobalArguments {
+    /// Keep images and cache in this directory [default: /var/lib/rbuild as root, else ~/.local/share/rbuild;
+    /// env: RBUILD_ROOT]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Common")]
+    pub root: Option<String>,
+    /// Say more about what happens
+    #[arg(
+        short = 'D',
+        long,
+        global = true,
+        help_heading = "Common",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        hide_possible_values = true,
+        value_name = "BOOL"
+    )]
+    pub debug: Switch,
+}
+
+/// The commands.
+#[derive(Debug, clap::Subcommand)]
+pub enum Subcommand {
+    /// Build an image (the default command)
+    #[command(after_help = BUILD_HELP, visible_alias = "b")]
+    Build(Box<BuildArguments>),
+    /// Say what a build would do, step by step, and why the cache would not do
+    Explain(Box<BuildArguments>),
+    /// List images
+    #[command(visible_alias = "ls")]
+    Images(ImagesArguments),
+    /// Remove images
+    Rmi(RemoveArguments),
+    /// Remove what no image needs: cache, unfinished downloads
+    Prune(PruneArguments),
+    /// Push an image to its registry
+    Push(PushArguments),
+    /// Pull an image from its registry
+    Pull(PullArguments),
+    /// Give an image more names
+    Tag(TagArguments),
+    /// Show an image's configuration and manifest as JSON
+    Inspect(InspectArguments),
+    /// Show the steps that made an image
+    History(HistoryArguments),
+    /// Say what this machine can do, and how it could do more
+    Doctor(DoctorArguments),
+    /// Say how much space images and cache take
+    Du(DiskUsageArguments),
+}
+
+/// What `build` and `explain` take.
+#[derive(Debug, Args)]
+pub struct BuildArguments {
+    /// The directory that COPY reads from; or a URL of a Git repository or an archive; or `-`: an archive or
+    /// a Dockerfile on standard input
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub context: String,
+
+    /// Name the image: [registry/]repository[:tag] (repeatable)
+    #[arg(short, long = "tag", value_name = "NAME", help_heading = "Result")]
+    pub tags: Vec<String>,
+    /// Write the result: a directory, `-` (tar on standard output), or type=TYPE[,KEY=VALUE…], see below (repeatable)
+    #[arg(short, long = "output", value_name = "OUTPUT", help_heading = "Result")]
+    pub outputs: Vec<String>,
+    /// Push to the registries that the tags name; short for --output type=registry
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Result"
+    )]
+    pub push: Switch,
+    /// Accepted: the image is always in rbuild's own store. To hand it to Docker: -o type=docker,dest=- | docker load
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Result"
+    )]
+    pub load: Switch,
+    /// Add a label to the image (repeatable)
+    #[arg(long = "label", value_name = "KEY=VALUE", help_heading = "Result")]
+    pub labels: Vec<String>,
+    /// Add an OCI annotation; TYPE is manifest, index, manifest-descriptor or index-descriptor, with
+    /// [PLATFORM] behind it for one platform (repeatable)
+    #[arg(long = "annotation", value_name = "[TYPE:]KEY=VALUE", help_heading = "Result")]
+    pub annotations: Vec<String>,
+    /// Write the image's id to a file
+    #[arg(long = "iidfile", value_name = "FILE", help_heading = "Result")]
+    pub image_id_file: Option<String>,
+    /// Write digests and names of the result to a file as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    pub metadata_file: Option<String>,
+
+    /// The Dockerfile; `-` reads it from standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE", help_heading = "What to build")]
+    pub file: Option<String>,
+    /// Build up to this stage
+    #[arg(long, value_name = "STAGE", help_heading = "What to build")]
+    pub target: Option<String>,
+    /// Give an ARG a value; without `=`, the environment's (repeatable)
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]", help_heading = "What to build")]
+    pub build_args: Vec<String>,
+    /// Build for these platforms, such as linux/arm64; several make an index [env: DOCKER_DEFAULT_PLATFORM]
+    /// (repeatable)
+    #[arg(long = "platform", value_name = "PLATFORM,…", value_delimiter = ',', help_heading = "What to build")]
+    pub platforms: Vec<String>,
+    /// Name another context for FROM and COPY --from: a directory, a URL, docker-image://NAME or
+    /// oci-layout://DIR[:TAG|@DIGEST] (repeatable)
+    #[arg(long = "build-context", value_name = "NAME=SOURCE", help_heading = "What to build")]
+    pub build_contexts: Vec<String>,
+
+    /// Look for newer base images: always, missing (only what is not here), never [default: missing]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always",
+        value_name = "WHEN",
+        help_heading = "Cache"
+    )]
+    pub pull: Option<String>,
+    /// Run every step again
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Cache"
+    )]
+    pub no_cache: Switch,
+    /// Run every step of these stages again (repeatable)
+    #[arg(long, value_name = "STAGE,…", value_delimiter = ',', help_heading = "Cache")]
+    pub no_cache_filter: Vec<String>,
+    /// Take steps from a cache elsewhere: NAME or type=registry,ref=NAME or type=local,src=DIR (repeatable)
+    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
+    pub cache_from: Vec<String>,
+    /// Write a cache for others: NAME or type=registry,ref=NAME[,mode=min|max] or type=local,dest=DIR (repeatable)
+    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
+    pub cache_to: Vec<String>,
+
+    /// Give RUN --mount=type=secret a value: id=NAME[,src=FILE|,env=VARIABLE] (repeatable)
+    #[arg(long = "secret", value_name = "SECRET", help_heading = "RUN")]
+    pub secrets: Vec<String>,
+    /// Give RUN --mount=type=ssh an agent or keys: default|ID[=SOCKET|KEY,…] (repeatable)
+    #[arg(long, value_name = "AGENT", help_heading = "RUN")]
+    pub ssh: Vec<String>,
+    /// The network of RUN: default, none, host
+    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default", help_heading = "RUN")]
+    pub network: String,
+    /// Add a line to /etc/hosts of RUN: HOST:IP or HOST=IP; the address host-gateway is this machine (repeatable)
+    #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',', help_heading = "RUN")]
+    pub hosts: Vec<String>,
+    /// Allow what a Dockerfile may ask for: network.host, security.insecure, device (repeatable)
+    #[arg(long = "allow", value_name = "ENTITLEMENT", help_heading = "RUN")]
+    pub entitlements: Vec<String>,
+    /// The size of /dev/shm in RUN, such as 256m
+    #[arg(long, value_name = "SIZE", help_heading = "RUN")]
+    pub shm_size: Option<String>,
+    /// Limit what RUN may use: NAME=SOFT[:HARD], such as nofile=1024:4096 (repeatable)
+    #[arg(long = "ulimit", value_name = "LIMIT", help_heading = "RUN")]
+    pub ulimits: Vec<String>,
+    /// Run at most so many steps at once [default: one per processor]
+    #[arg(short, long, value_name = "NUMBER", help_heading = "RUN")]
+    pub jobs: Option<String>,
+
+    /// How to show progress: auto, plain, tty, rawjson, quiet, none [default: auto; env: BUILDKIT_PROGRESS]
+    #[arg(long, value_name = "MODE", help_heading = "Messages")]
+    pub progress: Option<String>,
+    /// Print the image's id and nothing else
+    #[arg(
+        short,
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Messages"
+    )]
+    pub quiet: Switch,
+    /// Check the Dockerfile and build nothing; short for --call check
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Messages"
+    )]
+    pub check: Switch,
+    /// What to do with the Dockerfile: build, check, outline, targets; add ,format=json for programs
+    #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
+    pub call: Option<String>,
+
+    /// How to reach registries.
+    #[command(flatten)]
+    pub registry: RegistryArguments,
+    /// What is accepted for the sake of scripts.
+    #[command(flatten)]
+    pub accepted: AcceptedArguments,
+}
+
+/// How to reach registries.
+#[derive(Debug, Args)]
+pub struct RegistryArguments {
+    /// Speak plain HTTP, or HTTPS without checking certificates, with this registry: HOST[:PORT] (repeatable)
+    #[arg(long = "insecure-registry", value_name = "HOST", help_heading = "Registries")]
+    pub insecure_registries: Vec<String>,
+    /// Trust the certificates in this PEM file besides the system's (repeatable)
+    #[arg(long = "ca-cert", value_name = "FILE", help_heading = "Registries")]
+    pub ca_certificates: Vec<String>,
+}
+
+/// Flags of other builders that have no meaning here (yet): each gives a sentence about what happens instead.
+#[derive(Debug, Args)]
+pub struct AcceptedArguments {
+    /// Provenance attestations; only `false` is supported
+    #[arg(long, value_name = "PROVENANCE", hide = true)]
+    pub provenance: Option<String>,
+    /// SBOM attestations; only `false` is supported
+    #[arg(long, value_name = "SBOM", hide = true)]
+    pub sbom: Option<String>,
+    /// Attestations; only disabled ones are supported
+    #[arg(long = "attest", value_name = "ATTESTATION", hide = true)]
+    pub attestations: Vec<String>,
+    /// No intermediate containers are left
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rm: Option<Switch>,
+    /// No intermediate containers are left
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub force_rm: Option<Switch>,
+    /// There is no daemon that the context is sent to
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub compress: Option<Switch>,
+    /// A layer per step is kept
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub squash: Option<Switch>,
+    /// The isolation is chosen by what the machine offers
+    #[arg(long, hide = true, value_name = "TECHNOLOGY")]
+    pub isolation: Option<String>,
+    /// There are no builder instances
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub builder: Option<String>,
+    /// Security options of the daemon's containers
+    #[arg(long, hide = true, value_name = "OPTION")]
+    pub security_opt: Vec<String>,
+    /// Memory limit
+    #[arg(short, long, hide = true, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Memory and swap limit
+    #[arg(long, hide = true, value_name = "SIZE", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// CPU weight
+    #[arg(short, long, hide = true, value_name = "NUMBER")]
+    pub cpu_shares: Option<String>,
+    /// CPU scheduler period
+    #[arg(long, hide = true, value_name = "MICROSECONDS")]
+    pub cpu_period: Option<String>,
+    /// CPU scheduler quota
+    #[arg(long, hide = true, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub cpu_quota: Option<String>,
+    /// CPUs
+    #[arg(long, hide = true, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes
+    #[arg(long, hide = true, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Resource limits
+    #[arg(long = "resource", hide = true, value_name = "LIMIT", action = ArgAction::Append)]
+    pub resources: Vec<String>,
+    /// Parent cgroup
+    #[arg(long, hide = true, value_name = "CGROUP")]
+    pub cgroup_parent: Option<String>,
+    /// Source policy
+    #[arg(long = "policy", hide = true, value_name = "POLICY")]
+    pub policies: Vec<String>,
+}
+
+/// What `images` takes.
+#[derive(Debug, Args)]
+pub struct ImagesArguments {
+    /// Only images whose name holds this text
+    #[arg(value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Print ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print table or json
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: String,
+}
+
+/// What `rmi` takes.
+#[derive(Debug, Args)]
+pub struct RemoveArguments {
+    /// Names or ids
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// Remove an id that has several names, and do not fail where there is no such image
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// What `prune` takes.
+#[derive(Debug, Args)]
+pub struct PruneArguments {
+    /// Remove all of the cache and all images without a name
+    #[arg(short, long)]
+    pub all: bool,
+    /// Remove the least recently used until the store is no larger than this, such as 10g
+    #[arg(long, visible_alias = "keep-storage", value_name = "SIZE")]
+    pub max_used_space: Option<String>,
+    /// Remove only what was not used for so long, such as 24h or 7d
+    #[arg(long, value_name = "TIME")]
+    pub older_than: Option<String>,
+    /// Say what would be removed
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Accepted: rbuild never asks
+    #[arg(short, long, hide = true)]
+    pub force: bool,
+}
+
+/// What `push` takes.
+#[derive(Debug, Args)]
+pub struct PushArguments {
+    /// A name in the store, which is also where it goes
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Where else to push it
+    #[arg(value_name = "DESTINATION")]
+    pub destination: Option<String>,
+    /// How to show progress: auto, plain, tty, rawjson, quiet
+    #[arg(long, value_name = "MODE")]
+    pub progress: Option<String>,
+    /// Print the digest and nothing else
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How to reach registries.
+    #[command(flatten)]
+    pub registry: RegistryArguments,
+}
+
+/// What `pull` takes.
+#[derive(Debug, Args)]
+pub struct PullArguments {
+    /// A name
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// The platform to pull [default: this machine's; env: DOCKER_DEFAULT_PLATFORM]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How to show progress: auto, plain, tty, rawjson, quiet
+    #[arg(long, value_name = "MODE")]
+    pub progress: Option<String>,
+    /// Print the digest and nothing else
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How to reach registries.
+    #[command(flatten)]
+    pub registry: RegistryArguments,
+}
+
+/// What `tag` takes.
+#[derive(Debug, Args)]
+pub struct TagArguments {
+    /// A name or an id
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// The new names
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+}
+
+/// What `inspect` takes.
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// Names or ids
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// What to show: image (all at once), manifest, config, index; the last three byte for byte
+    #[arg(long, value_name = "WHAT", default_value = "image")]
+    pub show: String,
+    /// Of an index, the image for this platform
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+}
+
+/// What `history` takes.
+#[derive(Debug, Args)]
+pub struct HistoryArguments {
+    /// A name or an id
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Do not cut long commands
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Print table or json
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: String,
+}
+
+/// What `doctor` takes.
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `du` takes.
+#[derive(Debug, Args)]
+pub struct DiskUsageArguments {
+    /// One line per entry
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,195 @@
+//! How rbuild ends when it does not succeed: what is said on standard error, and the exit status.
+//!
+//! Contract: modules say what happened; only here does an error get a kind, hints and a status. The statuses are part of
+//! the interface: that of the RUN that failed, 2 for a command line that was not understood, 130 after Ctrl-C, 1 else.
+
+use std::error::Error;
+use std::io::{ErrorKind, Write};
+
+use super::UsageError;
+use crate::diagnostic::Color;
+
+/// What kind of failure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The command line was not understood.
+    Usage,
+    /// The Dockerfile is wrong.
+    Dockerfile,
+    /// A RUN ended with a status that is not 0 (128 and its number for a signal).
+    Command {
+        /// The status.
+        status: u8,
+    },
+    /// Somebody pressed Ctrl-C, or sent a signal.
+    Interrupted,
+    /// Everything else.
+    Other,
+}
+
+/// A failure, ready to be said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its kind.
+    pub kind: FailureKind,
+    /// What failed.
+    pub message: String,
+    /// Why, and why that, in order.
+    pub causes: Vec<String>,
+    /// The place in the Dockerfile, drawn; it takes the place of the message where it is a whole message itself.
+    pub excerpt: Option<String>,
+    /// What to do.
+    pub hints: Vec<String>,
+}
+
+impl Failure {
+    /// A failure with a message alone.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Failure {
+        Failure { kind, message: message.into(), causes: Vec::new(), excerpt: None, hints: Vec::new() }
+    }
+
+    /// A failure by an error: its chain of causes, and hints for what the system said.
+    pub fn of(kind: FailureKind, error: &(dyn Error + 'static)) -> Failure {
+        let mut failure = Failure::new(kind, error.to_string());
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let text = error.to_string();
+            let said_already =
+                failure.message.contains(&text) || failure.causes.last().is_some_and(|cause| cause.contains(&text));
+            if !said_already {
+                failure.causes.push(text);
+            }
+            failure.hints.extend(error.downcast_ref().and_then(system_hint).map(str::to_owned));
+            next = error.source();
+        }
+        failure
+    }
+
+    /// Ctrl-C.
+    pub fn interrupted() -> Failure {
+        Failure::new(FailureKind::Interrupted, "interrupted")
+    }
+
+    /// Adds what to do.
+    pub fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Adds the place in the Dockerfile, drawn.
+    pub fn excerpt(mut self, excerpt: impl Into<String>) -> Failure {
+        self.excerpt = Some(excerpt.into());
+        self
+    }
+
+    /// The exit status.
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            FailureKind::Usage => 2,
+            // A failed command cannot have 0; said all the same, so that no caller takes it for success.
+            FailureKind::Command { status } => status.max(1),
+            FailureKind::Interrupted => 130,
+            FailureKind::Dockerfile | FailureKind::Other => 1,
+        }
+    }
+
+    /// Says it: `error:`, the excerpt, the causes, the hints.
+    pub fn print(&self, out: &mut dyn Write, color: Color) -> std::io::Result<()> {
+        let paint = |code: &str, word: &str| match color {
+            Color::Always => format!("\x1b[{code}m{word}\x1b[0m"),
+            Color::Never => word.to_owned(),
+        };
+        let mut text = String::new();
+        let is_drawn = self.kind == FailureKind::Dockerfile && self.excerpt.is_some();
+        if !is_drawn {
+            text.push_str(&format!("{} {}\n", paint("1;31", "error:"), indented(&self.message)));
+        }
+        if let Some(excerpt) = &self.excerpt {
+            text.push_str(excerpt.trim_end());
+            text.push('\n');
+        }
+        for cause in &self.causes {
+            text.push_str(&format!("  caused by: {}\n", indented(cause)));
+        }
+        for hint in &self.hints {
+            text.push_str(&format!("{} {}\n", paint("1;36", "hint:"), indented(hint)));
+        }
+        out.write_all(text.as_bytes())
+    }
+}
+
+/// Later lines stand under the first one.
+fn indented(text: &str) -> String {
+    text.trim_end().replace('\n', "\n  ")
+}
+
+/// What to do when the system says no, whoever asked.
+fn system_hint(error: &std::io::Error) -> Option<&'static str> {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Some("`rbuild du` says what the store takes, `rbuild prune` removes what no image needs")
+        }
+        ErrorKind::ReadOnlyFilesystem => Some("--root DIR or RBUILD_ROOT puts the store elsewhere"),
+        _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+            Some("`ulimit -n` is too low: raise it, or run fewer steps at once with --jobs")
+        }
+        _ => None,
+    }
+}
+
+impl From<UsageError> for Failure {
+    fn from(error: UsageError) -> Failure {
+        let hints = error.hints();
+        Failure { hints, ..Failure::new(FailureKind::Usage, error.to_string()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("write blob")]
+    struct Outer(#[source] std::io::Error);
+
+    fn said(failure: &Failure) -> String {
+        let mut out = Vec::new();
+        failure.print(&mut out, Color::Never).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_chain_of_causes_is_said_once_with_a_hint_for_a_full_disk() {
+        let full = std::io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+        let failure = Failure::of(FailureKind::Other, &Outer(full));
+        assert_eq!(
+            said(&failure),
+            "error: write blob\n  caused by: No space left on device (os error 28)\nhint: `rbuild du` says what the store \
+             takes, `rbuild prune` removes what no image needs\n"
+        );
+        assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn the_status_of_a_failed_command_is_passed_on() {
+        for (kind, status) in [
+            (FailureKind::Usage, 2),
+            (FailureKind::Dockerfile, 1),
+            (FailureKind::Command { status: 42 }, 42),
+            (FailureKind::Command { status: 0 }, 1),
+            (FailureKind::Interrupted, 130),
+            (FailureKind::Other, 1),
+        ] {
+            assert_eq!(Failure::new(kind, "x").exit_code(), status, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_drawn_dockerfile_error_is_not_said_twice() {
+        let failure = Failure::new(FailureKind::Dockerfile, "unknown instruction: RUM")
+            .excerpt("error: unknown instruction: RUM\n --> Dockerfile:2:1\n")
+            .hint("did you mean RUN?");
+        let expected = "error: unknown instruction: RUM\n --> Dockerfile:2:1\nhint: did you mean RUN?\n";
+        assert_eq!(said(&failure), expected);
+    }
+}

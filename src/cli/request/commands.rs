@@ -1,0 +1,455 @@
+//! What the commands other than `build` were asked to do.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::fields::Given;
+use super::output::named;
+use super::{InvalidRequest, RegistryOptions, byte_size, platform, progress_mode, references, registries, store_root};
+use crate::cli::args::{
+    DiskUsageArguments, DoctorArguments, GlobalArguments, HistoryArguments, ImagesArguments, InspectArguments,
+    PruneArguments, PullArguments, PushArguments, RemoveArguments, TagArguments,
+};
+use crate::cli::environment::Environment;
+use crate::image::platform::Platform;
+use crate::image::reference::Reference;
+use crate::ui::ProgressMode;
+
+/// An image in the store, as typed: by name or by the beginning of its id. Some words could be both; an id wins,
+/// as in Docker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSelector {
+    /// As typed.
+    pub text: String,
+    /// The beginning of a digest in hexadecimal, where it could be one.
+    pub id: Option<String>,
+    /// The name, where it could be one.
+    pub name: Option<Reference>,
+}
+
+impl ImageSelector {
+    fn parse(text: &str) -> Result<ImageSelector, InvalidRequest> {
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        let is_id = (4..=64).contains(&hex.len()) && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let id = is_id.then(|| hex.to_owned());
+        let name = match named("IMAGE", text) {
+            Ok(name) if !text.starts_with("sha256:") => Some(name),
+            Ok(_) => None,
+            Err(_) if is_id => None,
+            Err(error) => return Err(error),
+        };
+        match (&id, &name) {
+            (None, None) => Err(Given { flag: "IMAGE", value: text, expected: "a name or an id" }.invalid()),
+            _ => Ok(ImageSelector { text: text.to_owned(), id, name }),
+        }
+    }
+}
+
+fn selectors(texts: &[String]) -> Result<Vec<ImageSelector>, InvalidRequest> {
+    texts.iter().map(|text| ImageSelector::parse(text)).collect()
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// A table for people.
+    Table,
+    /// JSON.
+    Json,
+    /// Ids, one per line.
+    Ids,
+}
+
+fn listing(format: &str) -> Result<Listing, InvalidRequest> {
+    match format {
+        "table" => Ok(Listing::Table),
+        "json" => Ok(Listing::Json),
+        value => Err(Given { flag: "--format", value, expected: "table or json" }.invalid()),
+    }
+}
+
+/// What to do with what was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Execution {
+    /// Do it.
+    Perform,
+    /// Only say what would be done.
+    DryRun,
+}
+
+/// What is removed, and how much care is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// Refuse what could be a mistake.
+    Careful,
+    /// Do it all the same (`--force`).
+    Forced,
+}
+
+/// `images`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    /// Where images live.
+    pub store_root: PathBuf,
+    /// Only names with this text.
+    pub filter: Option<String>,
+    /// How to print them.
+    pub listing: Listing,
+}
+
+impl Images {
+    pub(in crate::cli) fn resolve(
+        arguments: ImagesArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Result<Images, InvalidRequest> {
+        let listing = if arguments.quiet { Listing::Ids } else { listing(&arguments.format)? };
+        Ok(Images { store_root: store_root(global, environment)?, filter: arguments.filter, listing })
+    }
+}
+
+/// `rmi`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remove {
+    /// Where images live.
+    pub store_root: PathBuf,
+    /// Which.
+    pub images: Vec<ImageSelector>,
+    /// Whether an id with several names goes, and a missing image is no error.
+    pub care: Care,
+}
+
+impl Remove {
+    pub(in crate::cli) fn resolve(
+        arguments: RemoveArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Result<Remove, InvalidRequest> {
+        let care = if arguments.force { Care::Forced } else { Care::Careful };
+        Ok(Remove { store_root: store_root(global, environment)?, images: selectors(&arguments.images)?, care })
+    }
+}
+
+/// `prune`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prune {
+    /// Where images live.
+    pub store_root: PathBuf,
+    /// What may go.
+    pub scope: PruneScope,
+    /// Remove the least recently used until no more bytes are used.
+    pub max_used_space: Option<u64>,
+    /// Keep what was used within this time.
+    pub older_than: Option<Duration>,
+    /// Whether it is done.
+    pub execution: Execution,
+}
+
+/// What `prune` may remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PruneScope {
+    /// What no image and no recent cache record needs.
+    Unneeded,
+    /// All of the cache and all images without a name.
+    All,
+}
+
+impl Prune {
+    pub(in crate::cli) fn resolve(
+        arguments: PruneArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Result<Prune, InvalidRequest> {
+        Ok(Prune {
+            store_root: store_root(global, environment)?,
+            scope: if arguments.all { PruneScope::All } else { PruneScope::Unneeded },
+            max_used_space: arguments
+                .max_used_space
+                .as_deref()
+                .map(|text| byte_size("--max-used-space", text))
+                .transpose()?,
+            older_than: arguments.older_than.as_deref().map(duration).transpose()?,
+            execution: if arguments.dry_run { Execution::DryRun } else { Execution::Perform },
+        })
+    }
+}
+
+/// A time such as `24h`, `1h30m` or `7d`.
+fn duration(text: &str) -> Result<Duration, InvalidRequest> {
+    let given = Given { flag: "--older-than", value: text, expected: "a time such as 90m, 24h or 7d" };
+    let (mut total, mut rest) = (Duration::ZERO, text);
+    if text.is_empty() {
+        return Err(given.invalid());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit()).ok_or_else(|| given.invalid())?;
+        let number: u64 = rest[..digits].parse().map_err(|_| given.invalid())?;
+        let seconds = match rest[digits..].chars().next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3600,
+            Some('d') => 86_400,
+            Some('w') => 7 * 86_400,
+            _ => return Err(given.invalid()),
+        };
+        let part = number.checked_mul(seconds).map(Duration::from_secs);
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(|| given.because("it is too long"))?;
+        rest = &rest[digits + 1..];
+    }
+    Ok(total)
+}
+
+/// `push`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    /// Where images live.
+    pub store_root: PathBuf,
+    /// Which.
+    pub image: ImageSelector,
+    /// Where to.
+    pub destination: Reference,
+    /// How to reach registries.
+    pub registries: RegistryOptions,
+    /// How to show progress.
+    pub progress: ProgressMode,
+}
+
+impl Push {
+    pub(in crate::cli) fn resolve(
+        arguments: PushArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Result<Push, InvalidRequest> {
+        let image = ImageSelector::parse(&arguments.image)?;
+        let destination = match (&arguments.destination, &image.name) {
+            (Some(destination), _) => named("DESTINATION", destination)?,
+            (None, Some(name)) => name.clone(),
+            (None, None) => {
+                return Err(InvalidRequest::Contradiction {
+                    problem: format!("{} is an id, which does not say where to push", image.text),
+                    hint: "add a destination: rbuild push ID NAME".to_owned(),
+                });
+            }
+        };
+        Ok(Push {
+            store_root: store_root(global, environment)?,
+            image,
+            destination,
+            registries: registries(&arguments.registry, environment)?,
+            progress: quiet_or(arguments.quiet.then_some(ProgressMode::Quiet), &arguments.progress, environment)?,
+        })
+    }
+}
+
+fn quiet_or(
+    quiet: Option<ProgressMode>,
+    word: &Option<String>,
+    environment: &Environment,
+) -> Result<ProgressMode, InvalidRequest> {
+    match quiet {
+        Some(quiet) => Ok(quiet),
+        None => progress_mode(word.as_deref(), environment),
+    }
+}
+
+/// `pull`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pull {
+    /// Where images live.
+    pub store_root: PathBuf,
+    /// Which.
+    pub image: Reference,
+    /// For which platform.
+    pub platform: Platform,
+    /// How to reach registries.
+    pub registries: RegistryOptions,
+    /// How to show progress.
+    pub progress: ProgressMode,
+}
+
+impl Pull {
+    pub(in crate::cli) fn resolve(
+        arguments: PullArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Result<Pull, InvalidRequest> {
+        let platform = match (&arguments.platform, environment.variable("DOCKER_DEFAULT_PLATFORM")) {
+            (Some(text), _) => platform("--platform", text)?,
+            (None, Some(text)) => platform("DOCKER_DEFAULT_PLATFORM", text)?,
+            (None, None) => Platform::host(),
+        };
+        Ok(Pull {
+            store_root: store_root(global, environment)?,
+            image: named("IMAGE", &arguments.image)?,
+            platform,
+            registries: registries(&arguments.registry, environment)?,
+            progress: quiet_or(arguments.quiet.then_some(ProgressMode::Quiet), &arguments.progress, environment)?,
+        })
+    }
+}
+
+/// `tag`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagImage {
+    /// Where images live.
+    pub store_root: PathBuf,
+    /// Which.
+    pub image: ImageSelector,
+    /// Its new names.
+    pub names: Vec<Reference>,
+}
+
+impl TagImage {
+    pub(in crate::cli) fn resolve(
+        arguments: TagArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Result<TagImage, InvalidRequest> {
+        Ok(TagImage {
+            store_root: store_root(global, environment)?,
+            image: ImageSelector::parse(&arguments.image)?,
+            names: references("NAME", &arguments.names)?,
+        })
+    }
+}
+
+/// `inspect`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspect {
+    /// Where images live.
+    pub store_root: PathBuf,
+    /// Which.
+    pub images: Vec<ImageSelector>,
+    /// What of them.
+    pub part: ImagePart,
+    /// Of an index, the image for this platform; this machine's where none.
+    pub platform: Option<Platform>,
+}
+
+/// What of an image is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImagePart {
+    /// Everything in one document.
+    Image,
+    /// The manifest, byte for byte.
+    Manifest,
+    /// The configuration, byte for byte.
+    Config,
+    /// The index, byte for byte.
+    Index,
+}
+
+impl Inspect {
+    pub(in crate::cli) fn resolve(
+        arguments: InspectArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Result<Inspect, InvalidRequest> {
+        let part = match arguments.show.as_str() {
+            "image" => ImagePart::Image,
+            "manifest" => ImagePart::Manifest,
+            "config" => ImagePart::Config,
+            "index" => ImagePart::Index,
+            value => {
+                return Err(Given { flag: "--show", value, expected: "image, manifest, config or index" }.invalid());
+            }
+        };
+        Ok(Inspect {
+            store_root: store_root(global, environment)?,
+            images: selectors(&arguments.images)?,
+            part,
+            platform: arguments.platform.as_deref().map(|text| platform("--platform", text)).transpose()?,
+        })
+    }
+}
+
+/// `history`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// Where images live.
+    pub store_root: PathBuf,
+    /// Which.
+    pub image: ImageSelector,
+    /// How to print it.
+    pub listing: Listing,
+    /// Whether long commands are cut.
+    pub commands: CommandLength,
+}
+
+/// Whether long commands are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandLength {
+    /// To fit into a line.
+    Cut,
+    /// Not.
+    Full,
+}
+
+impl History {
+    pub(in crate::cli) fn resolve(
+        arguments: HistoryArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Result<History, InvalidRequest> {
+        Ok(History {
+            store_root: store_root(global, environment)?,
+            image: ImageSelector::parse(&arguments.image)?,
+            listing: listing(&arguments.format)?,
+            commands: if arguments.no_trunc { CommandLength::Full } else { CommandLength::Cut },
+        })
+    }
+}
+
+/// `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doctor {
+    /// Where images live; none where no place was found, which is worth saying.
+    pub store_root: Option<PathBuf>,
+    /// How to print it.
+    pub listing: Listing,
+}
+
+impl Doctor {
+    pub(in crate::cli) fn resolve(
+        arguments: DoctorArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Doctor {
+        let listing = if arguments.json { Listing::Json } else { Listing::Table };
+        Doctor { store_root: store_root(global, environment).ok(), listing }
+    }
+}
+
+/// `du`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Where images live.
+    pub store_root: PathBuf,
+    /// How to print it.
+    pub listing: Listing,
+    /// How much of it.
+    pub detail: Detail,
+}
+
+/// How much is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Sums.
+    Sums,
+    /// Every entry.
+    Entries,
+}
+
+impl DiskUsage {
+    pub(in crate::cli) fn resolve(
+        arguments: DiskUsageArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Result<DiskUsage, InvalidRequest> {
+        Ok(DiskUsage {
+            store_root: store_root(global, environment)?,
+            listing: if arguments.json { Listing::Json } else { Listing::Table },
+            detail: if arguments.verbose { Detail::Entries } else { Detail::Sums },
+        })
+    }
+}

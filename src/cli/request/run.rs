@@ -1,0 +1,310 @@
+//! What RUN gets: secrets, agents, network, hosts, limits.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use super::InvalidRequest;
+use super::fields::Given;
+use crate::cli::environment::Environment;
+
+/// The largest secret, as in BuildKit (`session/secrets`).
+const LARGEST_SECRET: u64 = 500 << 10;
+
+/// A secret for `RUN --mount=type=secret`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// Its name in the Dockerfile.
+    pub id: String,
+    /// Where its value is.
+    pub source: SecretSource,
+}
+
+/// Where a secret's value is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A file that exists.
+    File(PathBuf),
+    /// An environment variable, set or not.
+    Env(String),
+}
+
+/// Says why a secret cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// Its file cannot be read.
+    #[error("read secret {id} from {}", path.display())]
+    Read {
+        /// The secret.
+        id: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is too large.
+    #[error("read secret {id}: it is larger than 500 KiB")]
+    TooLarge {
+        /// The secret.
+        id: String,
+    },
+}
+
+impl Secret {
+    /// Reads its value; none where it comes from a variable that is not set.
+    pub fn read(&self, environment: &Environment) -> Result<Option<Vec<u8>>, SecretError> {
+        let path = match &self.source {
+            SecretSource::Env(name) => {
+                return Ok(environment.variables.get(name).map(|value| value.clone().into_bytes()));
+            }
+            SecretSource::File(path) => path,
+        };
+        let failed = |source| SecretError::Read { id: self.id.clone(), path: path.clone(), source };
+        let mut value = Vec::new();
+        File::open(path).map_err(failed)?.take(LARGEST_SECRET + 1).read_to_end(&mut value).map_err(failed)?;
+        if value.len() as u64 > LARGEST_SECRET {
+            return Err(SecretError::TooLarge { id: self.id.clone() });
+        }
+        Ok(Some(value))
+    }
+}
+
+/// Understands `--secret`. A later one of the same name wins.
+pub(super) fn secrets(texts: &[String], environment: &Environment) -> Result<Vec<Secret>, InvalidRequest> {
+    let mut secrets: Vec<Secret> = Vec::new();
+    for text in texts {
+        let secret = secret(text, environment)?;
+        secrets.retain(|other| other.id != secret.id);
+        secrets.push(secret);
+    }
+    Ok(secrets)
+}
+
+fn secret(text: &str, environment: &Environment) -> Result<Secret, InvalidRequest> {
+    let given = Given { flag: "--secret", value: text, expected: "id=NAME,src=FILE or id=NAME,env=VARIABLE" };
+    let (mut id, mut file, mut variable, mut is_env) = (None, None, None, false);
+    for (key, value) in given.pairs()? {
+        match key.as_str() {
+            "id" => id = Some(value),
+            "src" | "source" => file = Some(value),
+            "env" => variable = Some(value),
+            "type" if value == "env" => is_env = true,
+            "type" if value == "file" => {}
+            "type" => return Err(given.because("type is file or env")),
+            key => return Err(given.unknown_key(key, &["id", "src", "source", "env", "type"])),
+        }
+    }
+    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| given.invalid())?;
+    if is_env && variable.is_none() {
+        variable = file.take();
+    }
+    let source = match (variable, file) {
+        (Some(_), Some(_)) => return Err(given.because("src and env exclude each other")),
+        (Some(name), None) => SecretSource::Env(name),
+        (None, Some(path)) => SecretSource::File(environment.absolute(path)),
+        // As in BuildKit: the name is that of a variable, or else of a file.
+        (None, None) if is_env || environment.variables.contains_key(&id) => SecretSource::Env(id.clone()),
+        (None, None) => SecretSource::File(environment.absolute(&id)),
+    };
+    match &source {
+        SecretSource::File(path) if !path.is_file() && !is_pipe(path) => {
+            Err(given.because(&format!("there is no file {}", path.display())))
+        }
+        _ => Ok(Secret { id, source }),
+    }
+}
+
+/// `src=<(command)` in a shell gives a pipe.
+fn is_pipe(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+/// An SSH agent for `RUN --mount=type=ssh`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshAgent {
+    /// Its name in the Dockerfile (`default`).
+    pub id: String,
+    /// One agent's socket, or private keys.
+    pub sources: Vec<PathBuf>,
+}
+
+/// Understands `--ssh`.
+pub(super) fn ssh(texts: &[String], environment: &Environment) -> Result<Vec<SshAgent>, InvalidRequest> {
+    let mut agents: Vec<SshAgent> = Vec::new();
+    for text in texts {
+        let given = Given { flag: "--ssh", value: text, expected: "default or ID=SOCKET or ID=KEY" };
+        let (id, paths) = text.split_once('=').unwrap_or((text, ""));
+        if id.is_empty() {
+            return Err(given.invalid());
+        }
+        let mut sources: Vec<PathBuf> =
+            paths.split(',').filter(|path| !path.is_empty()).map(|path| environment.absolute(path)).collect();
+        if sources.is_empty() {
+            let socket = environment.variable("SSH_AUTH_SOCK").ok_or_else(|| {
+                given.because("there is no agent: SSH_AUTH_SOCK is not set; start ssh-agent, or name a socket or a key")
+            })?;
+            sources.push(PathBuf::from(socket));
+        }
+        agents.retain(|agent| agent.id != id);
+        agents.push(SshAgent { id: id.to_owned(), sources });
+    }
+    Ok(agents)
+}
+
+/// The network of RUN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// What the machine offers: outgoing connections.
+    Default,
+    /// Loopback only.
+    None,
+    /// The machine's own.
+    Host,
+}
+
+/// Understands `--network`.
+pub(super) fn network(word: &str) -> Result<NetworkMode, InvalidRequest> {
+    let given = Given { flag: "--network", value: word, expected: "default, none or host" };
+    match word {
+        "default" | "" => Ok(NetworkMode::Default),
+        "none" => Ok(NetworkMode::None),
+        "host" => Ok(NetworkMode::Host),
+        "bridge" | "slirp4netns" | "pasta" | "private" => Ok(NetworkMode::Default),
+        _ => Err(given.invalid()),
+    }
+}
+
+/// A line of `/etc/hosts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtraHost {
+    /// The name.
+    pub name: String,
+    /// What it stands for.
+    pub address: HostAddress,
+}
+
+/// What a name in `/etc/hosts` stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostAddress {
+    /// An address.
+    Ip(IpAddr),
+    /// This machine as a RUN sees it (`host-gateway`).
+    Gateway,
+}
+
+/// Understands `--add-host`.
+pub(super) fn hosts(texts: &[String]) -> Result<Vec<ExtraHost>, InvalidRequest> {
+    let host = |text: &String| {
+        let given = Given { flag: "--add-host", value: text, expected: "HOST:IP or HOST=IP" };
+        let separated = text.split_once('=').or_else(|| text.split_once(':'));
+        let (name, address) = separated.ok_or_else(|| given.invalid())?;
+        if name.is_empty() || name.contains(|character: char| character == ':' || character.is_whitespace()) {
+            return Err(given.invalid());
+        }
+        let unbracketed = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+        let address = match unbracketed {
+            "host-gateway" => HostAddress::Gateway,
+            ip => HostAddress::Ip(ip.parse().map_err(|_| given.because(&format!("{ip:?} is no IP address")))?),
+        };
+        Ok(ExtraHost { name: name.to_owned(), address })
+    };
+    texts.iter().map(host).collect()
+}
+
+/// What a Dockerfile may ask for with `RUN --network=host`, `--security=insecure`, `--device`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entitlement {
+    /// The machine's network.
+    NetworkHost,
+    /// All privileges that rbuild itself has.
+    SecurityInsecure,
+    /// Devices: one by name, or all.
+    Device(Option<String>),
+    /// `mode=delete` of a local output outside the working directory.
+    LocalDelete,
+}
+
+/// Understands `--allow`.
+pub(super) fn entitlements(texts: &[String]) -> Result<Vec<Entitlement>, InvalidRequest> {
+    let entitlement = |text: &String| match text.as_str() {
+        "network.host" => Ok(Entitlement::NetworkHost),
+        "security.insecure" => Ok(Entitlement::SecurityInsecure),
+        "device" => Ok(Entitlement::Device(None)),
+        "buildx.local.delete" => Ok(Entitlement::LocalDelete),
+        value => match value.strip_prefix("device=").filter(|name| !name.is_empty()) {
+            Some(name) => Ok(Entitlement::Device(Some(name.to_owned()))),
+            None => {
+                Err(Given { flag: "--allow", value, expected: "network.host, security.insecure or device" }.invalid())
+            }
+        },
+    };
+    let mut entitlements: Vec<Entitlement> = texts.iter().map(entitlement).collect::<Result<_, _>>()?;
+    entitlements.sort();
+    entitlements.dedup();
+    Ok(entitlements)
+}
+
+/// A limit of RUN's processes (getrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ulimit {
+    /// Its name in lower case without `RLIMIT_`.
+    pub name: &'static str,
+    /// What a process gets.
+    pub soft: UlimitValue,
+    /// What it may raise it to.
+    pub hard: UlimitValue,
+}
+
+/// A limit's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UlimitValue {
+    /// A number, in the limit's own unit.
+    Number(u64),
+    /// No limit (`-1`, `unlimited`).
+    Unlimited,
+}
+
+const ULIMITS: [&str; 15] = [
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// Understands `--ulimit`.
+pub(super) fn ulimits(texts: &[String]) -> Result<Vec<Ulimit>, InvalidRequest> {
+    let ulimit = |text: &String| {
+        let given = Given { flag: "--ulimit", value: text, expected: "NAME=SOFT[:HARD], such as nofile=1024:4096" };
+        let (name, values) = text.split_once('=').ok_or_else(|| given.invalid())?;
+        let name = match ULIMITS.iter().find(|known| **known == name) {
+            Some(name) => *name,
+            None => return Err(given.unknown_key(name, &ULIMITS)),
+        };
+        let value = |text: &str| match text {
+            "-1" | "unlimited" => Ok(UlimitValue::Unlimited),
+            text => text.parse().map(UlimitValue::Number).map_err(|_| given.invalid()),
+        };
+        let (soft, hard) = match values.split_once(':') {
+            Some((soft, hard)) => (value(soft)?, value(hard)?),
+            None => (value(values)?, value(values)?),
+        };
+        if soft > hard {
+            return Err(given.because("the soft limit is above the hard limit"));
+        }
+        Ok(Ulimit { name, soft, hard })
+    };
+    texts.iter().map(ulimit).collect()
+}

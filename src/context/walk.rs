@@ -1,0 +1,283 @@
+//! Reads directories: what is in them, in parallel, beneath one root.
+//!
+//! Contract: no link is ever followed and nothing is opened but directories, so neither a link out of the context nor a
+//! FIFO in it can do harm. A directory is opened by its path from the root, so the number of open files is the number of
+//! threads however deep the tree is.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rayon::slice::ParallelSliceMut;
+use rustix::buffer::spare_capacity;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags};
+use rustix::io::Errno;
+
+use super::ignore::{IgnoreRules, Scope};
+use super::stat_cache::Identity;
+use crate::rootfs::RootDir;
+use crate::tree::{Kind, Node, base_name, join, parent};
+
+/// Paths longer than this are opened in pieces (the kernel's limit is 4096 with the final zero).
+const MAX_PATH: usize = 4000;
+
+/// An entry of a directory with what identifies its state.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) path: Vec<u8>,
+    pub(super) node: Node,
+    pub(super) identity: Identity,
+    /// More than one name.
+    pub(super) linked: bool,
+    /// Excluded by a rule, and here only for what may be re-included below it.
+    excluded: bool,
+}
+
+/// Reads entries beneath a root.
+#[derive(Debug)]
+pub(super) struct Reader {
+    root: RootDir,
+    /// A device that said it has no extended attributes; asking again for each file would cost a call each.
+    without_xattrs: AtomicU64,
+}
+
+impl Reader {
+    pub(super) fn new(root: RootDir) -> Reader {
+        Reader { root, without_xattrs: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Opens a path beneath the root that has no link in it.
+    pub(super) fn open(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+        let mut rest = path;
+        let mut base: Option<RootDir> = None;
+        while rest.len() > MAX_PATH {
+            let end = rest[..MAX_PATH].iter().rposition(|byte| *byte == b'/').ok_or(io::ErrorKind::InvalidFilename)?;
+            let directory = OFlags::PATH | OFlags::DIRECTORY;
+            let fd = base.as_ref().unwrap_or(&self.root).open_without_links(&rest[..end], directory, Mode::empty())?;
+            base = Some(RootDir::from_fd(fd));
+            rest = &rest[end + 1..];
+        }
+        base.as_ref().unwrap_or(&self.root).open_without_links(rest, flags, Mode::empty())
+    }
+
+    /// The entry of exactly this path; `None` where nothing is, or a link or file stands on the way.
+    pub(super) fn entry(&self, path: &[u8]) -> io::Result<Option<Found>> {
+        if path.is_empty() {
+            return self.inspect(&self.root, c"", path);
+        }
+        let directory = match self.open(parent(path), OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(directory) => directory,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(named(&error, "open directory", parent(path))),
+        };
+        let name = CString::new(base_name(path)).map_err(|_| io::ErrorKind::InvalidFilename)?;
+        self.inspect(&directory, &name, path)
+    }
+
+    /// The names in a directory and their types, as far as the directory tells.
+    pub(super) fn list(&self, path: &[u8]) -> io::Result<(OwnedFd, Vec<(CString, FileType)>)> {
+        let read = |error: io::Error| named(&error, "read directory", path);
+        let directory = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(read)?;
+        let mut buffer = Vec::with_capacity(32 * 1024);
+        let mut entries = RawDir::new(&directory, buffer.spare_capacity_mut());
+        let mut names = Vec::new();
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|error| read(error.into()))?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                names.push((entry.file_name().to_owned(), entry.file_type()));
+            }
+        }
+        Ok((directory, names))
+    }
+
+    /// What a name in an open directory is (the empty name: the directory itself).
+    fn inspect(&self, directory: impl AsFd, name: &CStr, path: &[u8]) -> io::Result<Option<Found>> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+        let stat = match rustix::fs::statx(&directory, name, flags, StatxFlags::BASIC_STATS) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => return Ok(None),
+            Err(error) => return Err(named(&error.into(), "stat", path)),
+        };
+        let Some(kind) = kind(&directory, name, &stat).map_err(|error| named(&error, "read link", path))? else {
+            return Ok(None);
+        };
+        let identity = Identity::of(&stat);
+        let xattrs = match kind {
+            Kind::File { .. } | Kind::Directory => self.xattrs(&directory, name, &identity),
+            _ => Ok(BTreeMap::new()),
+        };
+        let linked = stat.stx_nlink > 1 && matches!(kind, Kind::File { .. });
+        let node = Node {
+            kind,
+            mode: u32::from(stat.stx_mode) & 0o7777,
+            uid: 0,
+            gid: 0,
+            mtime: identity.mtime,
+            xattrs: xattrs.map_err(|error| named(&error, "read extended attributes", path))?,
+            link_group: 0,
+        };
+        Ok(Some(Found { path: path.to_vec(), node, identity, linked, excluded: false }))
+    }
+
+    /// `security.capability` and `user.*`: what a layer carries of a file's attributes.
+    fn xattrs(&self, directory: impl AsFd, name: &CStr, of: &Identity) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let mut found = BTreeMap::new();
+        if self.without_xattrs.load(Ordering::Relaxed) == of.device {
+            return Ok(found);
+        }
+        // By way of /proc: to ask a descriptor, the file would have to be opened, which needs the right to read it.
+        let mut path = format!("/proc/self/fd/{}/", directory.as_fd().as_raw_fd()).into_bytes();
+        path.extend_from_slice(if name.is_empty() { b"." } else { name.to_bytes() });
+        let path = CString::new(path)?;
+        let mut names: Vec<u8> = Vec::new();
+        loop {
+            match rustix::fs::llistxattr(&path, spare_capacity(&mut names)) {
+                Ok(length) if length < names.capacity() || length == 0 => break,
+                Ok(_) | Err(Errno::RANGE) => names = Vec::with_capacity((names.capacity() * 4).max(256)),
+                Err(Errno::NOTSUP) => {
+                    self.without_xattrs.store(of.device, Ordering::Relaxed);
+                    return Ok(found);
+                }
+                // Without /proc nothing can be asked; a file that is gone has none.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(found),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let wanted = |name: &&[u8]| *name == b"security.capability" || name.starts_with(b"user.");
+        for name in names.split(|byte| *byte == 0).filter(wanted) {
+            let mut value = Vec::with_capacity(64 * 1024);
+            match rustix::fs::lgetxattr(&path, name, spare_capacity(&mut value)) {
+                Ok(_) => drop(found.insert(name.to_vec(), value)),
+                Err(Errno::NODATA | Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The kind of an entry; `None` where a link went away between two calls.
+fn kind(directory: impl AsFd, name: &CStr, stat: &Statx) -> io::Result<Option<Kind>> {
+    let (major, minor) = (stat.stx_rdev_major, stat.stx_rdev_minor);
+    Ok(Some(match FileType::from_raw_mode(stat.stx_mode.into()) {
+        FileType::RegularFile => Kind::File { size: stat.stx_size, digest: None },
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => match rustix::fs::readlinkat(directory, name, Vec::new()) {
+            Ok(target) => Kind::Symlink(target.into_bytes()),
+            Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        },
+        FileType::CharacterDevice => Kind::CharDevice { major, minor },
+        FileType::BlockDevice => Kind::BlockDevice { major, minor },
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::Unknown => return Err(io::ErrorKind::InvalidData.into()),
+    }))
+}
+
+/// An error with what was being done, and to what.
+pub(super) fn named(error: &io::Error, action: &str, path: &[u8]) -> io::Error {
+    let path = String::from_utf8_lossy(path);
+    io::Error::new(error.kind(), format!("{action} {:?} of the context: {error}", format!("/{path}")))
+}
+
+/// Whether an error says that there is nothing of that name.
+fn is_absent(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG))
+}
+
+/// One recursive walk.
+struct Walk<'a> {
+    reader: &'a Reader,
+    enter: &'a (dyn Fn(&[u8]) -> bool + Sync),
+    found: Mutex<Vec<Found>>,
+    failed: AtomicBool,
+    error: Mutex<Option<io::Error>>,
+}
+
+/// Everything below a directory that the rules leave, sorted by bytes. `enter` says whether the content of a directory
+/// is wanted.
+pub(super) fn walk(
+    reader: &Reader,
+    rules: &IgnoreRules,
+    path: &[u8],
+    enter: &(dyn Fn(&[u8]) -> bool + Sync),
+) -> io::Result<Vec<Found>> {
+    let walk = Walk { reader, enter, found: Mutex::default(), failed: AtomicBool::new(false), error: Mutex::default() };
+    let excluded = rules.excludes(path);
+    let scope = rules.scope(path);
+    rayon::scope(|tasks| walk.directory(tasks, path.to_vec(), &scope, excluded));
+    if let Some(error) = walk.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    let mut found = walk.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    found.par_sort_unstable_by(|left, right| left.path.cmp(&right.path));
+    drop_hollow(&mut found);
+    Ok(found)
+}
+
+impl<'a> Walk<'a> {
+    fn directory<'s>(&'s self, tasks: &rayon::Scope<'s>, path: Vec<u8>, scope: &Scope<'s>, excluded: bool) {
+        if self.failed.load(Ordering::Relaxed) {
+            return;
+        }
+        let found = match self.entries(&path, scope) {
+            Ok(found) => found,
+            // What the rules exclude need not be readable, though an exception might match below it.
+            Err(error) if excluded && error.kind() == io::ErrorKind::PermissionDenied => return,
+            // Removed since its parent was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_empty() => return,
+            Err(error) => {
+                self.failed.store(true, Ordering::Relaxed);
+                self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                return;
+            }
+        };
+        for entry in found.iter().filter(|entry| entry.node.is_directory() && (self.enter)(&entry.path)) {
+            let (path, inner, excluded) = (entry.path.clone(), scope.enter(&entry.path), entry.excluded);
+            tasks.spawn(move |tasks| self.directory(tasks, path, &inner, excluded));
+        }
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+    }
+
+    /// The entries of one directory that are part of the context, or may hold something that is.
+    fn entries(&self, path: &[u8], scope: &Scope) -> io::Result<Vec<Found>> {
+        let (directory, names) = self.reader.list(path)?;
+        let mut entries = Vec::with_capacity(names.len());
+        for (name, file_type) in names {
+            let path = join(path, name.to_bytes());
+            let excluded = scope.excludes(&path);
+            if excluded && !matches!(file_type, FileType::Directory | FileType::Unknown) {
+                continue;
+            }
+            if excluded && !scope.may_descend(&path) {
+                continue;
+            }
+            let Some(entry) = self.reader.inspect(&directory, &name, &path)? else { continue };
+            if !excluded || entry.node.is_directory() {
+                entries.push(Found { excluded, ..entry });
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// Drops excluded directories in which nothing was re-included.
+fn drop_hollow(found: &mut Vec<Found>) {
+    let mut hollow: HashSet<Vec<u8>> =
+        found.iter().filter(|entry| entry.excluded).map(|entry| entry.path.clone()).collect();
+    if hollow.is_empty() {
+        return;
+    }
+    for entry in found.iter().filter(|entry| !entry.excluded) {
+        let mut path = parent(&entry.path);
+        while hollow.remove(path) {
+            path = parent(path);
+        }
+    }
+    found.retain(|entry| !hollow.contains(&entry.path));
+}

@@ -1,0 +1,82 @@
+//! Compresses layers. The bytes depend on the content, the format and the level alone: not on threads, not on how the
+//! content was cut into writes, not on the machine.
+
+use std::io::{self, Write};
+
+use super::gzip::GzipWriter;
+use crate::image::media_type::Compression;
+
+/// BuildKit's level for gzip (Go's default, -1, is 6).
+const GZIP_LEVEL: i32 = 6;
+/// BuildKit's level for zstd.
+const ZSTD_LEVEL: i32 = 3;
+/// Threads of one zstd stream; more would cost memory and find no work at layer sizes.
+const ZSTD_THREADS: usize = 4;
+
+/// Compresses what is written to it.
+pub struct Compressor<W: Write>(Encoder<W>);
+
+enum Encoder<W: Write> {
+    None(W),
+    Gzip(Box<GzipWriter<W>>),
+    Zstd(Box<zstd::Encoder<'static, W>>),
+}
+
+impl<W: Write> Compressor<W> {
+    /// Starts a stream; without a level, BuildKit's (gzip 6, zstd 3). Levels go from 0 to 9 for gzip, to 22 for zstd.
+    ///
+    /// # Errors
+    /// A level that the format has not, or what writing reports.
+    pub fn new(compression: Compression, level: Option<i32>, out: W) -> io::Result<Compressor<W>> {
+        let check = |level: i32, most: i32| {
+            let text = format!("invalid compression level {level}: expected 0 to {most}");
+            let refused = || io::Error::new(io::ErrorKind::InvalidInput, text);
+            if (0..=most).contains(&level) { Ok(level) } else { Err(refused()) }
+        };
+        Ok(Compressor(match compression {
+            Compression::None => Encoder::None(out),
+            Compression::Gzip => {
+                let level = check(level.unwrap_or(GZIP_LEVEL), 9)?;
+                Encoder::Gzip(Box::new(GzipWriter::new(level.unsigned_abs(), out)?))
+            }
+            Compression::Zstd => {
+                let mut encoder = zstd::Encoder::new(out, check(level.unwrap_or(ZSTD_LEVEL), 22)?)?;
+                encoder.include_checksum(true)?;
+                // One thread gives the same bytes as many, but none at all gives others (zstd.h, ZSTD_c_nbWorkers).
+                let threads = std::thread::available_parallelism().map_or(1, usize::from).min(ZSTD_THREADS);
+                encoder.multithread(u32::try_from(threads).unwrap_or(1))?;
+                Encoder::Zstd(Box::new(encoder))
+            }
+        }))
+    }
+
+    /// Ends the stream and gives back what it wrote to.
+    ///
+    /// # Errors
+    /// What writing reports.
+    pub fn finish(self) -> io::Result<W> {
+        match self.0 {
+            Encoder::None(mut out) => {
+                out.flush()?;
+                Ok(out)
+            }
+            Encoder::Gzip(encoder) => encoder.finish(),
+            Encoder::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Compressor<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Encoder::None(out) => out.write(bytes),
+            Encoder::Gzip(encoder) => encoder.write(bytes),
+            Encoder::Zstd(encoder) => encoder.write(bytes),
+        }
+    }
+
+    /// Does nothing: a flush would cut blocks where the caller happened to flush, and change the bytes.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,304 @@
+//! Variables: build arguments, the global scope of FROM lines, and the one environment that ARG and ENV of a stage share.
+//!
+//! The rules are those of dockerfile2llb: `--build-arg` beats a default beats the global value; in a stage the last
+//! writer wins; a stage built on another inherits its variables and its ARGs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use super::Options;
+use super::expand::{self, Variables};
+use crate::diagnostic::{Diagnostic, Severity, Span, did_you_mean};
+use crate::dockerfile::ast::{Dockerfile, Instruction, Operation, Word};
+
+/// The search path of an image that sets none (BuildKit's `DefaultPathEnvUnix`).
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The variable that dates a build.
+pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// The prefix of the ids of cache mounts.
+pub(super) const CACHE_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
+/// Arguments that steer an attestation; they are never put into the environment of a command.
+const NOT_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+/// Predeclared; commands see them in both cases.
+const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+
+/// Variables in the order in which they were first set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Environment {
+    variables: Vec<(String, String)>,
+}
+
+impl Environment {
+    /// Reads `NAME=value` entries of a config; one without an equals sign has an empty value.
+    pub(super) fn from_config(entries: &[String]) -> Environment {
+        let mut environment = Environment::default();
+        for entry in entries {
+            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+            environment.set(name, value);
+        }
+        environment
+    }
+
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Sets a variable; one that exists keeps its place.
+    pub(super) fn set(&mut self, name: &str, value: &str) {
+        match self.variables.iter_mut().find(|(key, _)| key == name) {
+            Some((_, old)) => value.clone_into(old),
+            None => self.variables.push((name.to_owned(), value.to_owned())),
+        }
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.iter().map(|(name, _)| name.as_str())
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<(String, String)> {
+        self.variables.clone()
+    }
+}
+
+impl Variables for Environment {
+    fn value(&self, name: &str) -> Option<&str> {
+        Environment::value(self, name)
+    }
+}
+
+/// An ARG that a stage declared, or inherited with its base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DeclaredArg {
+    pub(super) name: String,
+    pub(super) value: Option<String>,
+}
+
+/// The ARGs as a RUN's history shows them: each once, in order of declaration, with the value it has now.
+pub(super) fn shown(declared: &[DeclaredArg], environment: &Environment) -> Vec<(String, String)> {
+    let mut shown = Environment::default();
+    for argument in declared {
+        let value = environment.value(&argument.name).or(argument.value.as_deref()).unwrap_or_default();
+        shown.set(&argument.name, value);
+    }
+    shown.to_vec()
+}
+
+/// What `--build-arg` gives.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BuildArgs {
+    values: BTreeMap<String, String>,
+}
+
+impl BuildArgs {
+    /// Takes the options' arguments, and the epoch as one of them unless it is given as such or given empty.
+    pub(super) fn new(options: &Options) -> BuildArgs {
+        let mut values = options.build_args.clone();
+        if let Some(epoch) = options.epoch {
+            values.entry(EPOCH.to_owned()).or_insert_with(|| epoch.to_string());
+        }
+        values.retain(|name, value| name != EPOCH || !value.is_empty());
+        BuildArgs { values }
+    }
+
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// The proxy variables that a command sees beside its environment, in both cases.
+    pub(super) fn proxies(&self, environment: &Environment) -> Vec<(String, String)> {
+        let mut proxies = Vec::new();
+        for name in PROXIES {
+            // BuildKit goes through the names in order, so the lower-case spelling wins over the upper-case one.
+            let given = self.values.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
+            let Some((_, value)) = given.filter(|(_, value)| !value.is_empty()) else { continue };
+            for name in [name.to_owned(), name.to_lowercase()] {
+                if environment.value(&name).is_none() {
+                    proxies.push((name, value.clone()));
+                }
+            }
+        }
+        proxies
+    }
+
+    /// One warning for all arguments that nothing in the file declares and nothing predeclares.
+    pub(super) fn unconsumed(
+        &self,
+        options: &Options,
+        dockerfile: &Dockerfile,
+        fired: &BTreeSet<String>,
+    ) -> Option<Diagnostic> {
+        let mut declared: BTreeSet<&str> = fired.iter().map(String::as_str).collect();
+        let instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+        for instruction in dockerfile.global_args.iter().chain(instructions) {
+            declared.extend(declared_names(instruction));
+        }
+        let unknown: Vec<&str> = options
+            .build_args
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !declared.contains(name) && !is_predeclared(name))
+            .collect();
+        if unknown.is_empty() {
+            return None;
+        }
+        let message = format!("[Warning] One or more build-args [{}] were not consumed", unknown.join(" "));
+        let meant = unknown.iter().find_map(|name| did_you_mean(name, declared.iter().copied()));
+        let help = meant.map(|meant| format!("did you mean {meant}?"));
+        // No rule of `--check`: the fault is on the command line, and `error=true` in the file must not fail for it.
+        let (severity, span) = (Severity::Warning, Span::default());
+        Some(Diagnostic { severity, rule: None, message, span, label: None, help })
+    }
+}
+
+/// The names that an ARG, or the ARG that an ONBUILD keeps, declares.
+fn declared_names(instruction: &Instruction) -> Vec<&str> {
+    match &instruction.operation {
+        Operation::Arg(declarations) => {
+            declarations.iter().map(|declaration| declaration.name.value.as_str()).collect()
+        }
+        Operation::Onbuild(trigger) => declared_names(trigger),
+        _ => Vec::new(),
+    }
+}
+
+fn is_predeclared(name: &str) -> bool {
+    name == EPOCH
+        || name.starts_with("BUILDKIT_")
+        || PROXIES.iter().any(|proxy| proxy.eq_ignore_ascii_case(name))
+        || AUTOMATIC.contains(&name)
+}
+
+/// Whether an ARG reaches the environment of commands.
+pub(super) fn reaches_commands(name: &str) -> bool {
+    !NOT_IN_ENVIRONMENT.contains(&name)
+}
+
+const AUTOMATIC: [&str; 11] = [
+    "BUILDPLATFORM",
+    "BUILDOS",
+    "BUILDOSVERSION",
+    "BUILDARCH",
+    "BUILDVARIANT",
+    "TARGETPLATFORM",
+    "TARGETOS",
+    "TARGETOSVERSION",
+    "TARGETARCH",
+    "TARGETVARIANT",
+    "TARGETSTAGE",
+];
+
+/// The scope of FROM lines, which a bare ARG in a stage reads from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Globals {
+    values: Environment,
+    /// Every name that an ARG before the first FROM declares, with or without a value.
+    declared: BTreeSet<String>,
+}
+
+impl Globals {
+    /// Evaluates the ARGs before the first FROM; errors go to `diagnostics`.
+    pub(super) fn evaluate(
+        dockerfile: &Dockerfile,
+        options: &Options,
+        build_args: &BuildArgs,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) -> Globals {
+        let mut globals = Globals { values: automatic(dockerfile, options, build_args), declared: BTreeSet::new() };
+        for declaration in declarations(&dockerfile.global_args) {
+            let name = &declaration.name.value;
+            globals.declared.insert(name.clone());
+            let value = match (build_args.value(name), &declaration.default) {
+                (Some(given), _) => Some(given.to_owned()),
+                (None, Some(default)) => {
+                    match expand::expand(&default.value, dockerfile.directives.escape, &globals.values) {
+                        Ok(expansion) => Some(expansion.text),
+                        Err(error) => {
+                            diagnostics.push(Diagnostic::error(place(default, &error.at), error.message));
+                            None
+                        }
+                    }
+                }
+                (None, None) => None,
+            };
+            if let Some(value) = value {
+                globals.values.set(name, &value);
+            }
+        }
+        globals
+    }
+
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.values.value(name)
+    }
+
+    pub(super) fn variables(&self) -> &Environment {
+        &self.values
+    }
+
+    /// Every name that a FROM line may use.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.declared.iter().map(String::as_str).chain(self.values.names())
+    }
+
+    pub(super) fn is_declared(&self, name: &str) -> bool {
+        self.declared.contains(name) || self.value(name).is_some()
+    }
+}
+
+fn declarations(instructions: &[Instruction]) -> impl Iterator<Item = &crate::dockerfile::ast::ArgDeclaration> {
+    instructions.iter().flat_map(|instruction| match &instruction.operation {
+        Operation::Arg(declarations) => declarations.as_slice(),
+        _ => &[],
+    })
+}
+
+/// The automatic arguments; a build argument of the same name overrides each.
+fn automatic(dockerfile: &Dockerfile, options: &Options, build_args: &BuildArgs) -> Environment {
+    let last_name =
+        dockerfile.stages.last().and_then(|stage| stage.name.as_ref()).map(|name| name.value.to_lowercase());
+    let stage = options.target.clone().or(last_name).unwrap_or_else(|| "default".to_owned());
+    let (build, target) = (&options.build_platform, options.target_platform());
+    let values: [String; 11] = [
+        build.to_string(),
+        build.os.clone(),
+        build.os_version.clone(),
+        build.architecture.clone(),
+        build.variant.clone(),
+        target.to_string(),
+        target.os.clone(),
+        target.os_version.clone(),
+        target.architecture.clone(),
+        target.variant.clone(),
+        stage,
+    ];
+    let mut environment = Environment::default();
+    for (name, value) in AUTOMATIC.iter().zip(values) {
+        environment.set(name, build_args.value(name).unwrap_or(&value));
+    }
+    environment
+}
+
+/// The place of a part of a word; the word's own place where continuations moved its bytes.
+pub(super) fn place(word: &Word, part: &Range<usize>) -> Span {
+    let length = word.span.end.saturating_sub(word.span.start);
+    if length != word.value.len() || part.is_empty() || part.end > length {
+        return word.span;
+    }
+    Span::new(word.span.start + part.start, word.span.start + part.end)
+}
+
+/// The moment that dates the build: the build argument, else a global ARG of the file.
+pub(super) fn epoch(
+    dockerfile: &Dockerfile,
+    build_args: &BuildArgs,
+    globals: &Globals,
+) -> Result<Option<i64>, Diagnostic> {
+    let Some(text) = build_args.value(EPOCH).or_else(|| globals.value(EPOCH)).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        let declaration = declarations(&dockerfile.global_args).find(|declaration| declaration.name.value == EPOCH);
+        let span = declaration.map_or(Span::default(), |declaration| declaration.name.span);
+        Diagnostic::error(span, format!("invalid {EPOCH}: {text:?}")).help("give a whole number of seconds since 1970")
+    })
+}

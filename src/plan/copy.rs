@@ -1,0 +1,238 @@
+//! COPY and ADD.
+
+use super::planner::Reported;
+use super::stage::Walk;
+use super::stages::{Origin, Reader};
+use super::{CopyFrom, CopyInstruction, CopyOp, Link, Op, Parents, Source, StepId};
+use super::{history, path, title};
+use crate::diagnostic::Diagnostic;
+use crate::digest::Digest;
+use crate::dockerfile::ast::{Heredoc, Instruction, Transfer, TransferSource, Word};
+
+impl Walk<'_, '_> {
+    pub(super) fn copy(
+        &mut self,
+        instruction: &Instruction,
+        transfer: &Transfer,
+        which: CopyInstruction,
+    ) -> Result<(), Reported> {
+        let from = self.copy_from(transfer.from.as_ref());
+        let sources = self.sources(transfer, which);
+        let chown = self.expand_optional(transfer.chown.as_ref());
+        let chmod = self.chmod(transfer.chmod.as_ref());
+        let destination = self.expand(&transfer.destination)?;
+        let (from, sources, chown, chmod) = (from?, sources?, chown?, chmod?);
+        let checksum = self.checksum(transfer.checksum.as_ref(), &sources)?;
+        let text = title::instruction(instruction, &self.state.environment, &[]);
+        let op = CopyOp {
+            instruction: which,
+            from,
+            sources,
+            destination: path::destination(self.workdir_path(), &destination),
+            workdir: self.workdir_path().to_owned(),
+            chown,
+            chmod,
+            link: if transfer.link { Link::Independent } else { Link::Follow },
+            parents: if transfer.parents { Parents::Keep } else { Parents::Drop },
+            exclude: transfer.exclude.iter().map(|word| word.value.clone()).collect(),
+            checksum,
+            keep_git_dir: transfer.keep_git_dir,
+            unpack: transfer.unpack,
+        };
+        let history = history_text(&op, &destination);
+        let inputs: Vec<StepId> = match op.from {
+            CopyFrom::Step(step) => vec![step],
+            _ => Vec::new(),
+        };
+        let step = self.push(Op::Copy(op), inputs, instruction.span, text);
+        self.state.history.push(history::entry(history, Some(step)));
+        Ok(())
+    }
+
+    fn copy_from(&mut self, word: Option<&Word>) -> Result<CopyFrom, Reported> {
+        let Some(word) = word else { return Ok(CopyFrom::Context) };
+        if !self.state.is_known && word.value.contains('$') {
+            return Err(Reported);
+        }
+        let name = self.expand(word)?;
+        if name.is_empty() {
+            return Err(self.error(word.span, format!("the source of --from ({}) should not be blank", word.value)));
+        }
+        let span = self.place(word.span);
+        let origin = self.planner.origin(&name, span, self.index, Reader::Copy)?;
+        Ok(match origin {
+            Origin::Context(key) => CopyFrom::NamedContext(key),
+            origin => CopyFrom::Step(self.planner.read_only(&origin, span, self.index)),
+        })
+    }
+
+    /// Paths, URLs and git references first, then the here-documents, as BuildKit orders them.
+    fn sources(&mut self, transfer: &Transfer, which: CopyInstruction) -> Result<Vec<Source>, Reported> {
+        let mut paths = Vec::new();
+        let mut inline = Vec::new();
+        for source in &transfer.sources {
+            match source {
+                TransferSource::Path(word) => paths.push(self.source(word, which, transfer.from.as_ref())),
+                TransferSource::Heredoc(heredoc) => inline.push(self.inline(heredoc)),
+            }
+        }
+        paths.into_iter().chain(inline).collect()
+    }
+
+    fn source(&mut self, word: &Word, which: CopyInstruction, from: Option<&Word>) -> Result<Source, Reported> {
+        let text = self.expand(word)?;
+        let is_git = is_git(&text);
+        let is_url = !is_git && (text.starts_with("http://") || text.starts_with("https://"));
+        match (which, is_git, is_url) {
+            (CopyInstruction::Add, true, _) => Ok(Source::Git(text)),
+            (CopyInstruction::Add, _, true) => Ok(Source::Url(text)),
+            (CopyInstruction::Copy, true, _) if from.is_none() => {
+                Err(self.remote(word, "source can't be a git ref for COPY"))
+            }
+            (CopyInstruction::Copy, _, true) if from.is_none() => {
+                Err(self.remote(word, "source can't be a URL for COPY"))
+            }
+            _ => Ok(Source::Path(text)),
+        }
+    }
+
+    fn remote(&mut self, word: &Word, message: &str) -> Reported {
+        self.report(Diagnostic::error(word.span, message).help("use ADD to fetch it"));
+        Reported
+    }
+
+    fn inline(&mut self, heredoc: &Heredoc) -> Result<Source, Reported> {
+        let body = Word::new(heredoc.body.clone(), heredoc.span);
+        let content = if heredoc.expand { self.expand_body(&body)? } else { body.value };
+        Ok(Source::Inline { name: heredoc.name.clone(), content })
+    }
+
+    fn chmod(&mut self, word: Option<&Word>) -> Result<Option<String>, Reported> {
+        let Some(word) = word else { return Ok(None) };
+        let mode = self.expand(word)?;
+        if mode.is_empty() {
+            return Ok(None);
+        }
+        if !is_octal_mode(&mode) && !is_symbolic_mode(&mode) {
+            let message =
+                format!("invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777");
+            self.report(Diagnostic::error(word.span, message).help("or symbolic, as in u=rwX,go=rX"));
+            return Err(Reported);
+        }
+        Ok(Some(mode))
+    }
+
+    fn checksum(&mut self, word: Option<&Word>, sources: &[Source]) -> Result<Option<String>, Reported> {
+        let Some(word) = word else { return Ok(None) };
+        let checksum = self.expand(word)?;
+        if checksum.is_empty() {
+            return Ok(None);
+        }
+        match sources {
+            [Source::Url(_)] => {
+                if checksum.parse::<Digest>().is_err() {
+                    let message = format!("invalid checksum {checksum:?}");
+                    self.report(
+                        Diagnostic::error(word.span, message).help("give sha256: and 64 hexadecimal characters"),
+                    );
+                    return Err(Reported);
+                }
+                Ok(Some(checksum))
+            }
+            [Source::Git(_)] => Ok(Some(checksum)),
+            [_] => Err(self.error(word.span, "checksum requires HTTP(S) or Git sources")),
+            _ => Err(self.error(word.span, "checksum can't be specified for multiple sources")),
+        }
+    }
+}
+
+fn history_text(op: &CopyOp, destination: &str) -> String {
+    let source = |source: &Source| match source {
+        Source::Path(text) | Source::Url(text) | Source::Git(text) => text.clone(),
+        Source::Inline { name, .. } => format!("<<{name}"),
+    };
+    history::copy(&history::CopyText {
+        instruction: op.instruction,
+        parents: op.parents,
+        chown: op.chown.as_deref().filter(|chown| !chown.is_empty()),
+        chmod: op.chmod.as_deref(),
+        sources: op.sources.iter().map(source).collect(),
+        destination,
+    })
+}
+
+/// Whether a source is a git reference: `git://` or `ssh://`, `http(s)://….git`, or `user@host:path`.
+///
+/// `github.com/…` without a scheme is a path here, as in BuildKit; only a build context may be written so.
+fn is_git(text: &str) -> bool {
+    let is_word = |text: &str, more: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
+    if let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| is_word(scheme, "")) {
+        let path = rest.split(['#', '?']).next().unwrap_or_default();
+        return match scheme.to_ascii_lowercase().as_str() {
+            "git" | "ssh" => true,
+            "http" | "https" => path.contains('/') && path.ends_with(".git"),
+            _ => false,
+        };
+    }
+    let Some((user, rest)) = text.split_once('@') else { return false };
+    rest.split_once(':').is_some_and(|(host, _)| is_word(user, "-_") && is_word(host, ".-"))
+}
+
+fn is_octal_mode(mode: &str) -> bool {
+    mode.bytes().all(|byte| byte.is_ascii_digit()) && u32::from_str_radix(mode, 8).is_ok_and(|mode| mode <= 0o7777)
+}
+
+/// chmod(1) of BSD: `[ugoa…][-+=][rwxXst…|ugo]…`, separated by commas.
+fn is_symbolic_mode(mode: &str) -> bool {
+    mode.split(',').all(|clause| {
+        let who = clause.trim_start_matches(['u', 'g', 'o', 'a']);
+        who.starts_with(['-', '+', '='])
+            && who.split(['-', '+', '=']).skip(1).all(|permissions| {
+                matches!(permissions, "u" | "g" | "o") || permissions.chars().all(|c| "rwxXst".contains(c))
+            })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn git_references_are_told_from_paths_and_urls() {
+        for text in [
+            "https://github.com/a/b.git",
+            "https://github.com/a/b.git#v1:sub",
+            "http://host/b.git?ref=x",
+            "git://host/b",
+            "ssh://git@host/b",
+            "git@github.com:a/b",
+            "user_1@host:b.git#x",
+        ] {
+            assert!(is_git(text), "{text}");
+        }
+        for text in [
+            "https://host/b.tar.gz",
+            "https://x.git",
+            "github.com/a/b.git",
+            "a/b.git",
+            "./git@host:x",
+            "a@b",
+            "ftp://h/b.git",
+            "x@a/b:c",
+        ] {
+            assert!(!is_git(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn modes_are_octal_or_symbolic() {
+        for mode in ["755", "0", "07777", "u=rwX,go=rX", "+x", "a+r-w", "g=u", "ug+s,o="] {
+            assert!(is_octal_mode(mode) || is_symbolic_mode(mode), "{mode}");
+        }
+        for mode in ["888", "10000", "0o755", "u", "rwx", "u=rwz", ",", "u+x,", "-1"] {
+            assert!(!is_octal_mode(mode) && !is_symbolic_mode(mode), "{mode}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Pushes whole images: all blobs first, several at once, then manifests, then tags.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::Client;
+use super::error::RegistryError;
+use super::upload::{MountOutcome, OpenBlob, PushOutcome};
+use crate::digest::Digest;
+use crate::image::manifest::Descriptor;
+use crate::image::reference::Reference;
+use crate::progress::{Part, Task};
+
+/// Blobs that travel at once: enough to fill a line, few enough for a registry's limits.
+const PARALLEL: usize = 4;
+
+/// Makes a fresh reader of a layer's bytes; called for each try, and not at all where the registry has them.
+pub type OpenLayer = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
+
+/// A layer to push.
+pub struct PushLayer {
+    /// Its descriptor.
+    pub descriptor: Descriptor,
+    /// Its bytes.
+    pub open: OpenLayer,
+    /// Repositories that may have it; those of other registries are passed over.
+    pub mount_from: Vec<Reference>,
+}
+
+/// One image to push.
+pub struct PushImage {
+    /// Its layers.
+    pub layers: Vec<PushLayer>,
+    /// Its config.
+    pub config: (Descriptor, Vec<u8>),
+    /// Its manifest.
+    pub manifest: (Descriptor, Vec<u8>),
+}
+
+/// What a name shall stand for.
+pub enum PushContent {
+    /// One image.
+    Image(Box<PushImage>),
+    /// An index of several.
+    Index(Box<PushIndex>),
+}
+
+/// An index and what it leads to.
+pub struct PushIndex {
+    /// The images.
+    pub images: Vec<PushImage>,
+    /// The index.
+    pub index: (Descriptor, Vec<u8>),
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushReport {
+    /// What the names stand for now: the digest of the manifest or index.
+    pub digest: Digest,
+    /// The tags that were written.
+    pub tags: Vec<String>,
+    /// Blobs that were there.
+    pub existed: usize,
+    /// Blobs that the registry took from other repositories.
+    pub mounted: usize,
+    /// Blobs that were sent.
+    pub uploaded: usize,
+    /// Their bytes.
+    pub uploaded_bytes: u64,
+}
+
+/// One blob, from wherever it comes.
+struct Blob<'a> {
+    descriptor: &'a Descriptor,
+    content: Content<'a>,
+    mount_from: &'a [Reference],
+}
+
+enum Content<'a> {
+    Memory(&'a [u8]),
+    Layer(&'a OpenLayer),
+}
+
+/// Pushes an image or an index under the target's tag and under `tags`.
+///
+/// Without any tag it is pushed as `latest`, or by digest alone where the target has a digest. Tags are written last, when
+/// all that they lead to is there.
+pub fn push(
+    client: &Client,
+    target: &Reference,
+    content: &PushContent,
+    tags: &[String],
+    task: Option<&Task>,
+) -> Result<PushReport, RegistryError> {
+    let (images, top) = match content {
+        PushContent::Image(image) => (std::slice::from_ref(&**image), &image.manifest),
+        PushContent::Index(index) => (index.images.as_slice(), &index.index),
+    };
+    let digest = Digest::of(&top.1);
+    let mut report = PushReport { digest, tags: Vec::new(), existed: 0, mounted: 0, uploaded: 0, uploaded_bytes: 0 };
+    push_blobs(client, target, &blobs_of(images), task, &mut report)?;
+    if let PushContent::Index(_) = content {
+        for image in images {
+            let (descriptor, bytes) = &image.manifest;
+            client.put_manifest(target, &Digest::of(bytes).to_string(), &descriptor.media_type, bytes)?;
+        }
+    }
+    report.tags = versions(target, tags);
+    let (descriptor, bytes) = top;
+    if report.tags.is_empty() {
+        client.put_manifest(target, &digest.to_string(), &descriptor.media_type, bytes)?;
+    }
+    for tag in &report.tags {
+        client.put_manifest(target, tag, &descriptor.media_type, bytes)?;
+    }
+    Ok(report)
+}
+
+fn versions(target: &Reference, tags: &[String]) -> Vec<String> {
+    let mut versions: Vec<String> = Vec::new();
+    for tag in target.tag().into_iter().chain(tags.iter().map(String::as_str)) {
+        if !versions.iter().any(|version| version == tag) {
+            versions.push(tag.to_owned());
+        }
+    }
+    if versions.is_empty() && target.digest().is_none() {
+        versions.push("latest".to_owned());
+    }
+    versions
+}
+
+/// Each blob once, largest first: the one that takes longest shall not be the last to start.
+fn blobs_of(images: &[PushImage]) -> Vec<Blob<'_>> {
+    let mut seen = BTreeSet::new();
+    let mut blobs = Vec::new();
+    for image in images {
+        for layer in image.layers.iter().filter(|layer| is_distributable(&layer.descriptor)) {
+            let (content, mount_from) = (Content::Layer(&layer.open), layer.mount_from.as_slice());
+            blobs.push(Blob { descriptor: &layer.descriptor, content, mount_from });
+        }
+        let (descriptor, bytes) = &image.config;
+        blobs.push(Blob { descriptor, content: Content::Memory(bytes), mount_from: &[] });
+    }
+    blobs.retain(|blob| seen.insert(blob.descriptor.digest));
+    blobs.sort_by_key(|blob| std::cmp::Reverse(blob.descriptor.size));
+    blobs
+}
+
+/// Layers that their owner wants to be fetched from elsewhere (Windows base images) are not pushed, as in Docker.
+fn is_distributable(descriptor: &Descriptor) -> bool {
+    let name = &descriptor.media_type;
+    descriptor.urls.is_empty() || !(name.contains(".nondistributable.") || name.contains(".foreign."))
+}
+
+fn push_blobs(
+    client: &Client,
+    target: &Reference,
+    blobs: &[Blob<'_>],
+    task: Option<&Task>,
+    report: &mut PushReport,
+) -> Result<(), RegistryError> {
+    let next = AtomicUsize::new(0);
+    let outcomes = Mutex::new(Vec::new());
+    let failure = Mutex::new(None);
+    let lock_failure = || failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    thread::scope(|scope| {
+        for _ in 0..PARALLEL.min(blobs.len()) {
+            scope.spawn(|| {
+                while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    // One that failed makes the rest useless.
+                    if lock_failure().is_some() {
+                        return;
+                    }
+                    match push_one(client, target, blob, task) {
+                        Ok(outcome) => outcomes
+                            .lock()
+                            .unwrap_or_else(|poisoned| poisoned.into_inner())
+                            .push((outcome, blob.descriptor.size)),
+                        Err(error) => {
+                            lock_failure().get_or_insert(error);
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if let Some(error) = failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        return Err(error);
+    }
+    for (outcome, size) in outcomes.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        match outcome {
+            PushOutcome::Existed => report.existed += 1,
+            PushOutcome::Mounted => report.mounted += 1,
+            PushOutcome::Uploaded => {
+                report.uploaded += 1;
+                report.uploaded_bytes += size;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn push_one(
+    client: &Client,
+    target: &Reference,
+    blob: &Blob<'_>,
+    task: Option<&Task>,
+) -> Result<PushOutcome, RegistryError> {
+    let Descriptor { digest, size, .. } = blob.descriptor;
+    if client.has_for_push(target, digest)? {
+        return Ok(PushOutcome::Existed);
+    }
+    let elsewhere = blob
+        .mount_from
+        .iter()
+        .filter(|from| from.registry() == target.registry() && from.repository() != target.repository());
+    let mut session = None;
+    for from in elsewhere {
+        match client.mount(target, digest, from.repository()) {
+            Ok(MountOutcome::Mounted) => return Ok(PushOutcome::Mounted),
+            Ok(MountOutcome::Upload(ready)) => session = Some(ready),
+            // It saves work where it works. Whether we may push at all, the upload finds out.
+            Err(RegistryError::Connect { host, reason }) => return Err(RegistryError::Connect { host, reason }),
+            Err(_) => {}
+        }
+    }
+    let part: Option<Part> = task.map(|task| task.part(format!("sha256:{} pushing", digest.short()), *size));
+    match &blob.content {
+        Content::Layer(open) => client.upload(target, blob.descriptor, &**open, part, session),
+        Content::Memory(bytes) => {
+            let bytes: std::sync::Arc<[u8]> = std::sync::Arc::from(*bytes);
+            let open: OpenBlob<'_> = &move || Ok(Box::new(io::Cursor::new(bytes.clone())) as Box<dyn Read + Send>);
+            client.upload(target, blob.descriptor, open, part, session)
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! All requests to one registry: its address, its scheme, and how it wants to be convinced.
+
+use std::sync::Mutex;
+
+use ureq::http::Method;
+
+use super::Client;
+use super::answer::Answer;
+use super::auth::{Access, Asker, Authority, Authorization};
+use super::challenge;
+use super::error::RegistryError;
+use super::http::{Patience, Request};
+use super::url::{Scheme, Url, host_of, is_loopback};
+use crate::image::reference::{DEFAULT_REGISTRY, Reference};
+use crate::progress::Task;
+
+/// The host that serves `docker.io`.
+const DOCKER_HOST: &str = "registry-1.docker.io";
+
+pub(super) struct Session {
+    registry: String,
+    origin: Mutex<Option<Url>>,
+    authority: Authority,
+}
+
+impl Session {
+    pub fn new(registry: &str) -> Session {
+        Session { registry: registry.to_owned(), origin: Mutex::default(), authority: Authority::default() }
+    }
+}
+
+impl Client {
+    /// The address of something in a repository (`blobs/sha256:…`).
+    pub(super) fn address(&self, reference: &Reference, rest: &str) -> Result<Url, RegistryError> {
+        let origin = self.origin(&self.session(reference.registry()))?;
+        Ok(origin.with_target(&format!("/v2/{}/{rest}", reference.repository())))
+    }
+
+    /// Scheme and host of a registry. On this machine it is found out by trying, as Docker does: TLS first, and plain http
+    /// where there is none. A certificate that is not trusted is an error, not a reason to go without.
+    pub(super) fn origin(&self, session: &Session) -> Result<Url, RegistryError> {
+        let mut known = session.origin.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(origin) = known.as_ref() {
+            return Ok(origin.clone());
+        }
+        let registry = session.registry.as_str();
+        let host = host_of(registry);
+        let named = |entry: &String| entry == registry || entry == host;
+        let authority = if registry == DEFAULT_REGISTRY { DOCKER_HOST } else { registry };
+        let origin = Url::new(Scheme::Https, &authority.to_ascii_lowercase(), "/v2/");
+        if self.shared.insecure.iter().any(named) {
+            return Ok(known.insert(origin.with_scheme(Scheme::Http)).clone());
+        }
+        if !is_loopback(host) {
+            return Ok(known.insert(origin).clone());
+        }
+        Ok(match self.probe(&origin)? {
+            Some(scheme) => known.insert(origin.with_scheme(scheme)).clone(),
+            None => origin.with_scheme(Scheme::Http),
+        })
+    }
+
+    /// Which scheme a registry on this machine speaks; `None` where nobody listens (yet).
+    fn probe(&self, origin: &Url) -> Result<Option<Scheme>, RegistryError> {
+        let request = Request { patience: Patience::Probe, ..Request::new(Method::GET, origin.clone()) };
+        match self.shared.transport.exchange(&request, origin, None) {
+            Ok(answer) => {
+                answer.discard();
+                Ok(Some(Scheme::Https))
+            }
+            Err(error @ RegistryError::Certificate { .. }) => Err(error),
+            // rustls's words for "there was TLS, but not with the right certificate".
+            Err(RegistryError::Tls { host, reason }) if reason.contains("peer certificate") => {
+                Err(RegistryError::Tls { host, reason })
+            }
+            Err(RegistryError::Connect { .. }) => Ok(None),
+            Err(_) => Ok(Some(Scheme::Http)),
+        }
+    }
+
+    /// Sends a request to a registry with what convinces it, again where that may help.
+    pub(super) fn send(
+        &self,
+        reference: &Reference,
+        access: &Access,
+        request: &Request<'_>,
+    ) -> Result<Answer, RegistryError> {
+        let session = self.session(reference.registry());
+        let origin = self.origin(&session)?;
+        self.shared.transport.retrying(request, || self.attempt(&session, &origin, access, request))
+    }
+
+    /// Sends a request; where the registry wants to be convinced (again), convinces it and sends it once more.
+    fn attempt(
+        &self,
+        session: &Session,
+        origin: &Url,
+        access: &Access,
+        request: &Request<'_>,
+    ) -> Result<Answer, RegistryError> {
+        let asker = self.asker(session, origin, request.task);
+        let mut used = session.authority.authorization(&asker, access)?;
+        for _ in 0..3 {
+            let header = used.as_ref().map(|authorization| authorization.header.as_str());
+            let answer = self.shared.transport.follow(request, origin, header)?;
+            // A 401 of a host that a redirect led to concerns us not: it shall not get our credentials.
+            if answer.status != 401 || !answer.url.same_origin(origin) {
+                return Ok(answer);
+            }
+            let Some(challenge) = challenge::choose(answer.headers("www-authenticate")) else {
+                return Err(unauthorized(session, access, answer));
+            };
+            session.authority.refused(challenge, used.as_ref());
+            if used.as_ref().is_some_and(|authorization| authorization.is_final) {
+                return Err(unauthorized(session, access, answer));
+            }
+            let next: Option<Authorization> = session.authority.authorization(&asker, access)?;
+            if next.is_none() {
+                return Err(unauthorized(session, access, answer));
+            }
+            answer.discard();
+            used = next;
+        }
+        Err(RegistryError::Unauthorized {
+            registry: session.registry.clone(),
+            repository: access.repository.clone(),
+            credentials: session.authority.source(&access.repository),
+            message: "a new token was refused, too".to_owned(),
+        })
+    }
+
+    fn asker<'a>(&'a self, session: &'a Session, origin: &'a Url, task: Option<&'a Task>) -> Asker<'a> {
+        let (transport, credentials) = (&self.shared.transport, &self.shared.credentials);
+        Asker { transport, credentials, registry: &session.registry, origin, task }
+    }
+}
+
+fn unauthorized(session: &Session, access: &Access, mut answer: Answer) -> RegistryError {
+    RegistryError::Unauthorized {
+        registry: session.registry.clone(),
+        repository: access.repository.clone(),
+        credentials: session.authority.source(&access.repository),
+        message: answer.message(),
+    }
+}
+
+/// The error for an answer that is none of those that were hoped for; `what` names what was asked for.
+pub(super) fn refusal(mut answer: Answer, reference: &Reference, what: &str) -> RegistryError {
+    let message = answer.message();
+    let (registry, repository) = (reference.registry().to_owned(), reference.repository().to_owned());
+    match answer.status {
+        // Of the registry itself it was dealt with before: this is one of a host that it redirects to.
+        401 | 403 => RegistryError::Denied { registry, repository, message },
+        404 => RegistryError::NotFound { reference: what.to_owned() },
+        _ => answer.invalid(message),
+    }
+}

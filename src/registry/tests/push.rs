@@ -1,0 +1,268 @@
+//! Writing: blobs, mounts, manifests, whole images.
+
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::fake::{Auth, Fault, Registry, digest_of};
+use super::super::push::{PushContent, PushImage, PushIndex, PushLayer, PushReport, push};
+use super::super::{Client, MountOutcome, PushOutcome, RegistryError};
+use super::{client, client_of, open_registry, reference};
+use crate::digest::Digest;
+use crate::image::manifest::{Descriptor, Index, Manifest, canonical};
+use crate::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
+
+fn send(client: &Client, registry: &Registry, bytes: &[u8]) -> Result<PushOutcome, RegistryError> {
+    let owned = bytes.to_vec();
+    let open = move || Ok(Box::new(io::Cursor::new(owned.clone())) as Box<dyn Read + Send>);
+    client.push_blob(&reference(registry, "a"), &Descriptor::of(OCI_LAYER_GZIP, bytes), &open, None)
+}
+
+#[test]
+fn a_blob_is_sent_once() {
+    let registry = open_registry();
+    for bytes in [vec![], vec![7; 1 << 20]] {
+        assert_eq!(send(&client(), &registry, &bytes).unwrap(), PushOutcome::Uploaded);
+        assert_eq!(registry.blob("a", &digest_of(&bytes)), Some(bytes.clone()));
+        assert_eq!(send(&client(), &registry, &bytes).unwrap(), PushOutcome::Existed);
+    }
+    assert_eq!(registry.count("PUT", ""), 2);
+    let (a, b) = (reference(&registry, "a"), reference(&registry, "b"));
+    assert!(client().has_blob(&a, &Digest::of(b"")).unwrap());
+    assert!(!client().has_blob(&b, &Digest::of(b"")).unwrap());
+}
+
+#[test]
+fn an_upload_that_fails_starts_again() {
+    let bytes = vec![7; 3 << 20];
+    for (method, fault) in [
+        ("POST", Fault::Status(503, vec![], "")),
+        ("POST", Fault::Status(429, vec![], "")),
+        ("POST", Fault::Reset),
+        ("PUT", Fault::Reset),
+        ("PUT", Fault::ResetInRequest(1 << 20)),
+        ("PUT", Fault::Status(500, vec![], "")),
+        ("PUT", Fault::Status(404, vec![], "")),
+        ("PUT", Fault::Status(429, vec![], "")),
+        ("PUT", Fault::Status(400, vec![], r#"{"errors":[{"code":"DIGEST_INVALID"}]}"#)),
+    ] {
+        let registry = open_registry();
+        registry.plan(method, "/uploads/", 1, fault.clone());
+        assert_eq!(send(&client(), &registry, &bytes).unwrap(), PushOutcome::Uploaded, "{method} {fault:?}");
+        assert_eq!(registry.blob("a", &digest_of(&bytes)).as_ref(), Some(&bytes), "{method} {fault:?}");
+        assert_eq!(registry.count("PATCH", ""), 0, "{method} {fault:?}");
+    }
+}
+
+#[test]
+fn an_upload_whose_answer_was_lost_is_not_sent_again() {
+    let registry = open_registry();
+    registry.plan("PUT", "/uploads/", 1, Fault::LoseAnswer);
+    assert_eq!(send(&client(), &registry, b"x").unwrap(), PushOutcome::Uploaded);
+    assert_eq!(registry.count("PUT", "/uploads/"), 1);
+}
+
+#[test]
+fn a_registry_that_refuses_large_requests_gets_small_ones() {
+    let bytes: Vec<u8> = (0..20 << 20).map(|index: u32| (index / 3) as u8).collect();
+    for (times, fault) in [
+        (1, Fault::Status(413, vec![], "<html>too large</html>")),
+        (1, Fault::Status(405, vec![], "")),
+        (2, Fault::ResetInRequest(1 << 20)),
+    ] {
+        let registry = open_registry();
+        registry.plan("PUT", "/uploads/", times, fault.clone());
+        assert_eq!(send(&client(), &registry, &bytes).unwrap(), PushOutcome::Uploaded, "{fault:?}");
+        assert_eq!(registry.blob("a", &digest_of(&bytes)).as_ref(), Some(&bytes), "{fault:?}");
+        let sizes: Vec<usize> =
+            registry.asked().iter().filter(|asked| asked.method == "PATCH").map(|asked| asked.bytes).collect();
+        assert_eq!(sizes, [8 << 20, 8 << 20, 4 << 20], "{fault:?}");
+    }
+}
+
+#[test]
+fn a_chunked_upload_that_loses_its_place_starts_again() {
+    let bytes = vec![7; 10 << 20];
+    let registry = open_registry();
+    registry.plan("PUT", "/uploads/", 1, Fault::Status(413, vec![], ""));
+    registry.plan("PATCH", "/uploads/", 1, Fault::LoseAnswer);
+    registry.plan("PATCH", "/uploads/", 1, Fault::Status(416, vec![], ""));
+    assert_eq!(send(&client(), &registry, &bytes).unwrap(), PushOutcome::Uploaded);
+    assert_eq!(registry.blob("a", &digest_of(&bytes)), Some(bytes));
+}
+
+#[test]
+fn an_upload_that_fails_for_ever_is_given_up() {
+    let registry = open_registry();
+    registry.plan("PUT", "/uploads/", 100, Fault::Status(500, vec![], ""));
+    registry.plan("PATCH", "/uploads/", 100, Fault::Status(500, vec![], ""));
+    let error = send(&client(), &registry, b"x").unwrap_err();
+    assert!(matches!(error, RegistryError::Protocol { status: 500, .. }), "{error}");
+    let all = registry.count("PUT", "/uploads/") + registry.count("PATCH", "/uploads/");
+    assert_eq!(all, 6);
+}
+
+#[test]
+fn an_upload_without_a_place_to_go_is_an_error() {
+    let registry = open_registry();
+    registry.plan("POST", "/uploads/", 100, Fault::Status(202, vec![], ""));
+    let error = send(&client(), &registry, b"x").unwrap_err();
+    assert!(error.to_string().contains("where to upload"), "{error}");
+    let registry = open_registry();
+    registry.plan("POST", "/uploads/", 100, Fault::Status(403, vec![], ""));
+    assert!(matches!(send(&client(), &registry, b"x").unwrap_err(), RegistryError::Denied { .. }));
+}
+
+#[test]
+fn content_that_is_not_what_its_descriptor_says_is_never_sent_whole() {
+    let descriptor = Descriptor::of(OCI_LAYER_GZIP, b"right");
+    for wrong in [b"wrong".as_slice(), b"rig", b"right and more", b""] {
+        let registry = open_registry();
+        let opened = AtomicUsize::new(0);
+        let open = || {
+            opened.fetch_add(1, Ordering::SeqCst);
+            Ok(Box::new(wrong) as Box<dyn Read + Send>)
+        };
+        let error = client().push_blob(&reference(&registry, "a"), &descriptor, &open, None).unwrap_err();
+        assert!(matches!(error, RegistryError::Source { .. }), "{error}");
+        assert_eq!(opened.load(Ordering::SeqCst), 1, "not a fault of the network");
+        assert_eq!(registry.blob("a", &descriptor.digest.to_string()), None);
+    }
+}
+
+#[test]
+fn connections_are_used_again() {
+    let registry = open_registry();
+    let (client, target) = (client(), reference(&registry, "a"));
+    for number in 0..20_u8 {
+        assert!(!client.has_blob(&target, &Digest::of(&[number])).unwrap());
+        send(&client, &registry, &[number; 1000]).unwrap();
+    }
+    assert!(registry.connections() <= 3, "one to find out about TLS, one for the rest: {}", registry.connections());
+}
+
+#[test]
+fn a_blob_is_mounted_where_the_registry_can() {
+    let registry = open_registry();
+    registry.put_blob("base", b"x");
+    let (target, digest) = (reference(&registry, "a"), Digest::of(b"x"));
+    assert!(matches!(client().mount(&target, &digest, "base").unwrap(), MountOutcome::Mounted));
+    assert!(registry.blob("a", &digest.to_string()).is_some());
+    let other = Digest::of(b"y");
+    assert!(matches!(client().mount(&target, &other, "base").unwrap(), MountOutcome::Upload(_)));
+}
+
+#[test]
+fn a_manifest_is_written_and_checked() {
+    let registry = open_registry();
+    let target = reference(&registry, "a:t");
+    let bytes = br#"{"schemaVersion":2,"manifests":[]}"#;
+    assert_eq!(client().push_manifest(&target, OCI_INDEX, bytes).unwrap(), Digest::of(bytes));
+    assert_eq!(registry.manifest("a", "t"), Some((OCI_INDEX.to_owned(), bytes.to_vec())));
+    let other = Digest::of(b"other").to_string();
+    registry.plan("PUT", "/manifests/", 1, Fault::Header("docker-content-digest", other));
+    assert!(matches!(client().push_manifest(&target, OCI_INDEX, bytes), Err(RegistryError::Digest { .. })));
+    registry.plan("PUT", "/manifests/", 1, Fault::Status(502, vec![], ""));
+    registry.plan("PUT", "/manifests/", 1, Fault::LoseAnswer);
+    client().push_manifest(&target, OCI_INDEX, bytes).unwrap();
+}
+
+#[test]
+fn a_registry_that_forgets_its_blobs_for_a_moment_is_asked_again() {
+    let registry = open_registry();
+    let unknown = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown"}]}"#;
+    registry.plan("PUT", "/manifests/", 1, Fault::Status(400, vec![], unknown));
+    registry.plan("PUT", "/manifests/", 1, Fault::Status(404, vec![], unknown));
+    client().push_manifest(&reference(&registry, "a:t"), OCI_INDEX, b"{}").unwrap();
+    registry.plan("PUT", "/manifests/", 1, Fault::Status(400, vec![], r#"{"errors":[{"code":"MANIFEST_INVALID"}]}"#));
+    let error = client().push_manifest(&reference(&registry, "a:t"), OCI_INDEX, b"{}").unwrap_err();
+    assert!(error.to_string().contains("MANIFEST_INVALID"), "{error}");
+}
+
+fn image(registry: &Registry, layers: &[&'static [u8]], config: &'static [u8]) -> PushImage {
+    let layer = |bytes: &'static [u8]| PushLayer {
+        descriptor: Descriptor::of(OCI_LAYER_GZIP, bytes),
+        open: Box::new(move || Ok(Box::new(bytes) as Box<dyn Read + Send>)),
+        mount_from: vec!["elsewhere.example/base".parse().unwrap(), reference(registry, "base")],
+    };
+    let push_layers: Vec<PushLayer> = layers.iter().copied().map(layer).collect();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(OCI_MANIFEST.to_owned()),
+        artifact_type: None,
+        config: Descriptor::of(OCI_CONFIG, config),
+        layers: push_layers.iter().map(|layer| layer.descriptor.clone()).collect(),
+        subject: None,
+        annotations: Default::default(),
+    };
+    let bytes = canonical(&manifest);
+    PushImage {
+        layers: push_layers,
+        config: (Descriptor::of(OCI_CONFIG, config), config.to_vec()),
+        manifest: (Descriptor::of(OCI_MANIFEST, &bytes), bytes),
+    }
+}
+
+#[test]
+fn an_image_is_pushed_with_its_tags_last() {
+    let registry = Registry::start(Auth::Token("me", "secret"));
+    registry.put_blob("base", b"base layer");
+    registry.put_blob("a", b"known");
+    let content = PushContent::Image(Box::new(image(&registry, &[b"base layer", b"known", b"new", b"new"], b"{}")));
+    let client = client_of("me", "secret", &registry);
+    let report = push(&client, &reference(&registry, "a:t"), &content, &["u".into(), "t".into()], None).unwrap();
+    let PushContent::Image(image) = &content else { unreachable!("made above") };
+    let digest = Digest::of(&image.manifest.1);
+    let tags = vec!["t".to_owned(), "u".to_owned()];
+    assert_eq!(report, PushReport { digest, tags, existed: 1, mounted: 1, uploaded: 2, uploaded_bytes: 5 });
+    assert_eq!(registry.manifest("a", "u").unwrap().1, image.manifest.1);
+    let asked = registry.asked();
+    let last_blob = asked.iter().rposition(|asked| asked.target.contains("/blobs/")).unwrap();
+    let first_manifest = asked.iter().position(|asked| asked.target.contains("/manifests/")).unwrap();
+    assert!(last_blob < first_manifest);
+    assert!(registry.count("GET", "/token") <= 3, "one for pushing, one for mounting from base");
+}
+
+#[test]
+fn an_index_is_pushed_after_its_images() {
+    let registry = open_registry();
+    let images = vec![image(&registry, &[b"one"], b"{}"), image(&registry, &[b"two"], br#"{"os":"linux"}"#)];
+    let index = Index {
+        schema_version: 2,
+        media_type: Some(OCI_INDEX.to_owned()),
+        manifests: images.iter().map(|image| image.manifest.0.clone()).collect(),
+        annotations: Default::default(),
+    };
+    let bytes = canonical(&index);
+    let digests: Vec<Digest> = images.iter().map(|image| image.manifest.0.digest).collect();
+    let content =
+        PushContent::Index(Box::new(PushIndex { images, index: (Descriptor::of(OCI_INDEX, &bytes), bytes.clone()) }));
+    let report = push(&client(), &reference(&registry, "a"), &content, &[], None).unwrap();
+    assert_eq!((report.digest, report.tags), (Digest::of(&bytes), vec!["latest".to_owned()]));
+    assert_eq!(registry.manifest("a", "latest"), Some((OCI_INDEX.to_owned(), bytes)));
+    for digest in digests {
+        assert!(registry.manifest("a", &digest.to_string()).is_some());
+    }
+}
+
+#[test]
+fn an_image_without_one_of_its_blobs_gets_no_tag() {
+    let registry = open_registry();
+    registry.plan("PUT", "/uploads/", 100, Fault::Status(403, vec![], ""));
+    let content = PushContent::Image(Box::new(image(&registry, &[b"one", b"two", b"three", b"four", b"five"], b"{}")));
+    let error = push(&client(), &reference(&registry, "a:t"), &content, &[], None).unwrap_err();
+    assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
+    assert_eq!(registry.count("PUT", "/manifests/"), 0);
+}
+
+#[test]
+fn a_registry_that_cannot_mount_gets_the_bytes() {
+    for fault in [Fault::Status(405, vec![], ""), Fault::Status(404, vec![], ""), Fault::Status(403, vec![], "")] {
+        let registry = open_registry();
+        registry.put_blob("base", b"one");
+        registry.plan("POST", "/uploads/", 1, fault);
+        let content = PushContent::Image(Box::new(image(&registry, &[b"one"], b"{}")));
+        registry.put_blob("a", b"{}");
+        let report = push(&client(), &reference(&registry, "a:t"), &content, &[], None).unwrap();
+        assert_eq!((report.mounted, report.uploaded), (0, 1));
+    }
+}

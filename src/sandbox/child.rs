@@ -1,0 +1,305 @@
+//! The child that becomes a command: an ordered list of named steps, each with its reason.
+//!
+//! It starts in new namespaces, one thread, all capabilities there, and ends as two processes: a shim (pid 1, which only
+//! waits) and the command. A step that fails ends the child; nothing is skipped quietly.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitOptions, fchdir, set_dumpable_behavior, set_parent_process_death_signal,
+};
+use rustix::thread::{Gid, Uid};
+
+use super::command;
+use super::order::Order;
+use super::spec::{Network, Status};
+use super::wire::{self, Reply};
+use super::{mounts, overlay, privileges, standard, stubs};
+use crate::rootfs::RootDir;
+use crate::sys::privileges::Instruction;
+use crate::sys::process::{self, Forked, SingleThreaded};
+
+/// Why a step failed, in words.
+#[derive(Debug)]
+pub(super) struct Reason(pub(super) String);
+
+impl<E: std::error::Error> From<E> for Reason {
+    fn from(error: E) -> Reason {
+        Reason(error.to_string())
+    }
+}
+
+/// Says in front of an error what was being done.
+pub(super) trait While<T> {
+    fn doing(self, what: impl Display) -> Result<T, Reason>;
+}
+
+impl<T, E: Into<Reason>> While<T> for Result<T, E> {
+    fn doing(self, what: impl Display) -> Result<T, Reason> {
+        self.map_err(|error| Reason(format!("{what}: {}", error.into().0)))
+    }
+}
+
+/// What the steps hand on to each other.
+pub(super) struct SetUp {
+    pub(super) order: Order,
+    pub(super) filter: Vec<Instruction>,
+    /// The command's outputs.
+    pub(super) output: [OwnedFd; 2],
+    /// What main passed besides.
+    pub(super) passed: Vec<Option<OwnedFd>>,
+    /// The user's mounts, opened and not yet attached.
+    pub(super) sources: Vec<mounts::Source>,
+    /// The image's root, once mounted.
+    pub(super) root: Option<RootDir>,
+    mapped: Option<OwnedFd>,
+    job: OwnedFd,
+}
+
+impl SetUp {
+    /// The image's root; a step that needs it stands behind the one that mounts it.
+    pub(super) fn root(&self) -> Result<&RootDir, Reason> {
+        self.root.as_ref().ok_or_else(|| Reason("the root is not mounted".to_owned()))
+    }
+}
+
+type Step<'a> = (&'a str, fn(&mut SetUp) -> Result<(), Reason>);
+
+/// In the order in which they are done. What is done, and why just there:
+const STEPS: &[Step<'static>] = &[
+    // Before the maps are written this process has no ids, so nothing could be opened as anybody.
+    ("become root of the user namespace", become_root),
+    // After the change of ids, which clears the signal.
+    ("tie the command's life to the holder", die_with_holder),
+    // Nothing mounted here may travel to the namespace this one was copied from.
+    ("make mounts private", make_private),
+    // While the host's paths are still there; files or directories decides what the stubs are.
+    ("open what is to be mounted", mounts::open_sources),
+    // Below the image, so that no mount point is ever made in what becomes a layer, and none is cleaned up
+    // (CVE-2024-23652 was such a clean-up). Before the overlay: a lower layer must not change under it.
+    ("lay the mount points below the image", stubs::lay),
+    ("mount the image's root", overlay::mount_root),
+    // An image with links there would have us mount on, and mask, other things (CVE-2019-19921, CVE-2026-41579).
+    ("check /proc, /sys and /dev of the image", standard::refuse_links),
+    ("mount /proc", standard::mount_proc),
+    ("mount /sys", standard::mount_sys),
+    ("mount /dev", standard::mount_dev),
+    ("mount what the command asks for", mounts::attach_all),
+    // After the user's mounts, so that none of them can lie over a mask.
+    ("mask what tells of the host", standard::mask),
+    ("make kernel settings read-only", standard::protect),
+    ("enter the image's root", enter_root),
+    ("set the host name", set_hostname),
+    ("switch the loopback interface on", loopback_up),
+    ("connect the outputs", connect_outputs),
+    ("enter the working directory", enter_working_directory),
+    ("limit resources", privileges::limit_resources),
+];
+
+/// The whole life of a command's first process. `mapped` gives a byte once its ids are mapped.
+pub(super) fn set_up_and_run(job: &OwnedFd, mapped: OwnedFd, filter: Vec<Instruction>, proof: SingleThreaded) -> ! {
+    let setup = match receive(job, mapped, filter) {
+        Ok(setup) => setup,
+        Err(reason) => fail(job, "receive the command", reason),
+    };
+    let setup = match perform(setup) {
+        Ok(setup) => setup,
+        Err((step, reason)) => fail(job, step, reason),
+    };
+    split(setup, proof)
+}
+
+fn perform(mut setup: SetUp) -> Result<SetUp, (&'static str, Reason)> {
+    for (name, step) in STEPS {
+        step(&mut setup).map_err(|reason| (*name, reason))?;
+    }
+    Ok(setup)
+}
+
+fn receive(job: &OwnedFd, mapped: OwnedFd, filter: Vec<Instruction>) -> Result<SetUp, Reason> {
+    let (request, mut passed) = wire::receive_request(job)?;
+    let order: Order = serde_json::from_slice(&request)?;
+    let rest = passed.split_off(2.min(passed.len()));
+    let output = <[OwnedFd; 2]>::try_from(passed).map_err(|_| Reason("the outputs are missing".to_owned()))?;
+    Ok(SetUp {
+        order,
+        filter,
+        output,
+        passed: rest.into_iter().map(Some).collect(),
+        sources: Vec::new(),
+        root: None,
+        mapped: Some(mapped),
+        job: job.try_clone()?,
+    })
+}
+
+/// Reports and ends.
+pub(super) fn fail(job: impl AsFd, step: &str, reason: Reason) -> ! {
+    let reply = Reply::SetUpFailed { step: step.to_owned(), reason: reason.0 };
+    // If main does not listen any more, there is nobody to tell.
+    drop(wire::reply(job, &reply, &[]));
+    process::exit_now(125)
+}
+
+fn become_root(setup: &mut SetUp) -> Result<(), Reason> {
+    let mapped = setup.mapped.take().ok_or_else(|| Reason("done already".to_owned()))?;
+    wire::wait_for_byte(mapped).doing("wait for the holder to map ids")?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    Ok(())
+}
+
+fn die_with_holder(setup: &mut SetUp) -> Result<(), Reason> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The holder may have died before that. Its parent is outside this pid namespace, so its id tells nothing; but
+    // main's end of the job socket closes with main, and the holder never outlives main.
+    let mut polled = [rustix::event::PollFd::new(&setup.job, rustix::event::PollFlags::empty())];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut polled, Some(&now))?;
+    if polled[0].revents().contains(rustix::event::PollFlags::HUP) {
+        process::exit_now(125);
+    }
+    Ok(())
+}
+
+fn make_private(_: &mut SetUp) -> Result<(), Reason> {
+    Ok(mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
+}
+
+fn enter_root(setup: &mut SetUp) -> Result<(), Reason> {
+    fchdir(setup.root()?)?;
+    // Both names are the same directory, so the old root ends up on top of the new one and is taken off again
+    // (pivot_root(2), "pivot_root(".", ".")"): no directory in the image is needed to put it in.
+    rustix::process::pivot_root(".", ".").doing("pivot_root")?;
+    unmount(".", UnmountFlags::DETACH).doing("let go of the host's root")?;
+    rustix::process::chdir("/")?;
+    setup.root = Some(RootDir::open(std::path::Path::new("/"))?);
+    Ok(())
+}
+
+fn set_hostname(setup: &mut SetUp) -> Result<(), Reason> {
+    Ok(rustix::system::sethostname(setup.order.hostname.as_bytes())?)
+}
+
+fn loopback_up(setup: &mut SetUp) -> Result<(), Reason> {
+    match setup.order.network {
+        Network::Host => Ok(()),
+        Network::None => Ok(crate::sys::network::loopback_up()?),
+    }
+}
+
+/// Standard input is empty: a terminal there could be typed into (CVE-2017-5226).
+fn connect_outputs(setup: &mut SetUp) -> Result<(), Reason> {
+    // /dev of this root is ours, and its null was checked to be the null device.
+    let null = setup.root()?.open_at(b"dev/null", OFlags::RDONLY, Mode::empty()).doing("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&setup.output[0])?;
+    rustix::stdio::dup2_stderr(&setup.output[1])?;
+    Ok(())
+}
+
+/// A working directory reached through a link like `/proc/self/fd/7` would be outside (CVE-2024-21626).
+fn enter_working_directory(setup: &mut SetUp) -> Result<(), Reason> {
+    let cwd = setup.order.cwd.clone();
+    let path = OFlags::PATH | OFlags::DIRECTORY;
+    let directory = setup.root()?.open_at(cwd.as_bytes(), path, Mode::empty()).map_err(|error| {
+        let outside = "it is outside the root, or a loop of links";
+        let said = if error.raw_os_error() == Some(libc::ELOOP) { outside.to_owned() } else { error.to_string() };
+        Reason(format!("{cwd:?}: {said}"))
+    })?;
+    fchdir(&directory).doing(&cwd)?;
+    let real = rustix::process::getcwd(Vec::new())?;
+    if !real.to_bytes().starts_with(b"/") {
+        return Err(Reason(format!("{cwd:?}: the working directory is outside the root")));
+    }
+    Ok(())
+}
+
+/// Becomes two: pid 1 stays ours, so that the command cannot clear the parent-death signal that ends all (§ directed
+/// attack: as pid 1 it survived a `kill -9` of the builder).
+fn split(setup: SetUp, proof: SingleThreaded) -> ! {
+    // Before the fork: the command must at no time be able to look into the shim.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        fail(&setup.job, "hide the shim", error.into());
+    }
+    match process::fork(proof) {
+        Err(error) => fail(&setup.job, "fork the command", error.into()),
+        Ok(Forked::Parent { pid, .. }) => shim(setup, pid),
+        Ok(Forked::Child) => {
+            let SetUp { order, filter, job, .. } = setup;
+            command::become_command(order, &filter, job)
+        }
+    }
+}
+
+fn shim(setup: SetUp, command: Pid) -> ! {
+    let job = setup.job;
+    if let Err(reason) = privileges::drop_everything() {
+        fail(&job, "take all power from the shim", reason);
+    }
+    COMMAND.store(command.as_raw_nonzero().get(), Ordering::Relaxed);
+    match crate::sys::descriptors::keep_only(job, wait_as_pid_1) {
+        Ok(()) | Err(_) => process::exit_now(125),
+    }
+}
+
+/// The command's id, for [`wait_as_pid_1`], which as a plain function can be handed nothing but the socket.
+static COMMAND: AtomicI32 = AtomicI32::new(0);
+
+/// Reaps whatever ends; with the command it ends itself, and the kernel ends the rest of the namespace with it.
+fn wait_as_pid_1(job: OwnedFd) -> ! {
+    let command = COMMAND.load(Ordering::Relaxed);
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == command => {
+                let status = match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => Status::Code(code),
+                    (None, Some(signal)) => Status::Signal(signal),
+                    // Stopped or continued: not asked for.
+                    (None, None) => continue,
+                };
+                match wire::reply(&job, &Reply::Exited(status), &[]) {
+                    Ok(()) => process::exit_now(0),
+                    Err(_) => process::exit_now(125),
+                }
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => process::exit_now(125),
+        }
+    }
+}
+
+/// The file type of what a descriptor refers to.
+pub(super) fn file_type(file: BorrowedFd<'_>) -> Result<rustix::fs::FileType, Reason> {
+    Ok(rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode))
+}
+
+/// Reads what the kernel says about a failed mount (`fsopen`'s log), which is more than its error number.
+pub(super) fn mount_log(context: &OwnedFd) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 512];
+    while let Ok(length) = rustix::io::read(context, &mut buffer) {
+        if length == 0 {
+            break;
+        }
+        text.push_str("; ");
+        text.push_str(String::from_utf8_lossy(&buffer[..length]).trim());
+    }
+    text
+}
+
+/// Creates a file with content in a directory that is ours.
+pub(super) fn write_file(directory: impl AsFd, name: &str, content: &[u8], mode: u32) -> Result<OwnedFd, Reason> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o600))?;
+    let mut file = File::from(file);
+    std::io::Write::write_all(&mut file, content)?;
+    // Apart from creating it, so that the umask has no say.
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    Ok(file.into())
+}

@@ -1,0 +1,330 @@
+//! The holder: a process of one thread that enters a user and a mount namespace once and starts everything from there.
+//!
+//! It never touches the network, holds no credentials (its environment is empty) and dies with main, in two ways: by
+//! the parent-death signal, and because the control socket ends. Its children die with it.
+
+use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::net::{AddressFamily, sockopt};
+use rustix::process::{
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getppid, pidfd_send_signal,
+    set_dumpable_behavior, set_parent_process_death_signal,
+};
+use rustix::thread::{Gid, Uid};
+
+use super::child;
+use super::seccomp;
+use super::spec::Status;
+use super::userns;
+use super::wire::{self, Job, Reply};
+use super::worker::{self, Worker};
+use crate::sys::descriptors;
+use crate::sys::process::{self, Forked, Namespaces, SingleThreaded};
+
+/// `argv[0]` of a holder.
+pub(super) const NAME: &str = "rbuild-holder";
+/// `argv[1]`: enter namespaces.
+pub(super) const IN_NAMESPACES: &str = "namespaces";
+/// `argv[1]`: stay where main is; workers only.
+pub(super) const PLAIN: &str = "plain";
+
+/// What the program can do as a worker. A process is a holder once in its life, so the table is set once.
+static WORKERS: OnceLock<&'static [Worker]> = OnceLock::new();
+
+/// Goes on as the holder if this process was started as one, and then never returns.
+pub(super) fn enter_if_holder(workers: &'static [Worker]) {
+    let mut arguments = std::env::args_os();
+    if arguments.next().as_deref() != Some(OsStr::new(NAME)) {
+        return;
+    }
+    // A name can be given by anyone; the socket on descriptor 0, made by our own parent, cannot.
+    let stdin = rustix::stdio::stdin();
+    let of_parent = sockopt::socket_peercred(stdin).is_ok_and(|peer| Some(peer.pid) == getppid());
+    if !of_parent || sockopt::socket_domain(stdin) != Ok(AddressFamily::UNIX) {
+        return;
+    }
+    if WORKERS.set(workers).is_err() {
+        process::exit_now(125);
+    }
+    match detach() {
+        // The parent's descriptors that were inherited by accident are closed: workers must not see them.
+        Ok(control) => match descriptors::keep_only(control, go_on) {
+            Ok(()) | Err(_) => process::exit_now(125),
+        },
+        Err(_) => process::exit_now(125),
+    }
+}
+
+/// Makes this process independent of everything of main's but its life. Gives the control socket.
+fn detach() -> io::Result<OwnedFd> {
+    let parent = getppid();
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid() != parent {
+        // Main died before the signal was armed.
+        process::exit_now(125);
+    }
+    // A Ctrl-C in the terminal is main's to handle.
+    rustix::process::setsid()?;
+    let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    // Deep trees and many jobs take many descriptors; what is run gets its own limit.
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    Ok(control)
+}
+
+fn go_on(control: OwnedFd) -> ! {
+    let entered = if std::env::args_os().nth(1).as_deref() == Some(OsStr::new(PLAIN)) {
+        SingleThreaded::check().map(|proof| Holder::new(control.try_clone(), proof, Vec::new(), Vec::new()))
+    } else {
+        enter(&control)
+    };
+    let outcome = entered.and_then(|holder| {
+        wire::send(&control, &[wire::READY], &[])?;
+        drop(control);
+        holder?.serve()
+    });
+    match outcome {
+        Err(error) => {
+            eprintln!("rbuild: the sandbox's holder process ends: {error}");
+            process::exit_now(125)
+        }
+        Ok(never) => match never {},
+    }
+}
+
+/// Enters the namespaces and has main map the ids.
+fn enter(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
+    let proof = SingleThreaded::check()?;
+    if let Err(error) = process::enter_user_and_mount_namespace(proof) {
+        let number = error.raw_os_error().unwrap_or(0);
+        wire::send(control, &[&[wire::START_FAILED][..], &number.to_le_bytes()].concat(), &[])?;
+        process::exit_now(125);
+    }
+    wire::send(control, &[wire::NAMESPACES_ENTERED], &[])?;
+    match wire::receive(control)? {
+        Some((message, _)) if message == [wire::IDS_MAPPED] => {}
+        _ => process::exit_now(125),
+    }
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    // A change of ids clears the signal, and makes /proc/self belong to the host's root: then a child's id maps could
+    // not be written.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    match crate::sys::privileges::new_session_keyring() {
+        Ok(()) => {}
+        // No keyrings in this kernel, or a filter around us that keeps everybody from them: none to be kept from.
+        Err(error) if [Some(libc::ENOSYS), Some(libc::EPERM)].contains(&error.raw_os_error()) => {}
+        Err(error) => return Err(error),
+    }
+    let (uids, gids) = (userns::current("/proc/self/uid_map")?, userns::current("/proc/self/gid_map")?);
+    let (uid_map, gid_map) = (userns::nested(&uids), userns::nested(&gids));
+    Ok(Holder::new(control.try_clone(), proof, uid_map.into_bytes(), gid_map.into_bytes()))
+}
+
+struct Holder {
+    control: OwnedFd,
+    proof: SingleThreaded,
+    uid_map: Vec<u8>,
+    gid_map: Vec<u8>,
+    filter: Vec<crate::sys::privileges::Instruction>,
+    running: Vec<Running>,
+}
+
+struct Running {
+    child: OwnedFd,
+    job: OwnedFd,
+    abandoned: bool,
+}
+
+impl Holder {
+    fn new(
+        control: io::Result<OwnedFd>,
+        proof: SingleThreaded,
+        uid_map: Vec<u8>,
+        gid_map: Vec<u8>,
+    ) -> io::Result<Holder> {
+        Ok(Holder { control: control?, proof, uid_map, gid_map, filter: Vec::new(), running: Vec::new() })
+    }
+
+    /// Starts what main asks for and reports what has ended, until main closes the control socket.
+    fn serve(mut self) -> io::Result<Infallible> {
+        // After main was told to go on, as it has other things to do meanwhile.
+        self.filter = seccomp::filter();
+        loop {
+            let (asked, events) = self.wait_for_events()?;
+            self.reap(&events)?;
+            if asked {
+                match wire::receive(&self.control)? {
+                    Some((message, descriptors)) => self.start(&message, descriptors)?,
+                    None => self.end(),
+                }
+            }
+        }
+    }
+
+    /// Whether the control socket has something, and per running child whether it ended or main gave it up.
+    fn wait_for_events(&self) -> io::Result<(bool, Vec<Event>)> {
+        let mut polled = vec![PollFd::new(&self.control, PollFlags::IN)];
+        for running in &self.running {
+            polled.push(PollFd::new(&running.child, PollFlags::IN));
+            let of_interest = if running.abandoned { running.child.as_fd() } else { running.job.as_fd() };
+            polled.push(PollFd::from_borrowed_fd(of_interest, PollFlags::empty()));
+        }
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+        let events = polled[1..].chunks(2).map(|pair| match pair {
+            [child, _] if !child.revents().is_empty() => Event::Ended,
+            [_, job] if job.revents().contains(PollFlags::HUP) => Event::Abandoned,
+            _ => Event::None,
+        });
+        Ok((!polled[0].revents().is_empty(), events.collect()))
+    }
+
+    fn reap(&mut self, events: &[Event]) -> io::Result<()> {
+        let mut kept = Vec::with_capacity(self.running.len());
+        for (mut running, event) in std::mem::take(&mut self.running).into_iter().zip(events) {
+            match event {
+                Event::Ended => {
+                    let status = status_of(&running.child)?;
+                    answer(&running.job, &Reply::Gone(status));
+                    continue;
+                }
+                Event::Abandoned if !running.abandoned => {
+                    running.abandoned = true;
+                    kill(&running.child);
+                }
+                Event::Abandoned | Event::None => {}
+            }
+            kept.push(running);
+        }
+        self.running = kept;
+        Ok(())
+    }
+
+    fn start(&mut self, message: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let job = message.first().and_then(|byte| Job::from_byte(*byte));
+        let (Some(job), [socket]) =
+            (job, <[OwnedFd; 1]>::try_from(descriptors).unwrap_or_else(|_| process::exit_now(125)))
+        else {
+            return Err(io::Error::other("main sent what is no job"));
+        };
+        let started = match job {
+            Job::Worker => self.start_worker(&socket),
+            Job::RunOnHostNetwork => self.start_command(&socket, Namespaces::ALL_BUT_NETWORK),
+            Job::RunOnOwnNetwork => self.start_command(&socket, Namespaces::ALL),
+        };
+        match started {
+            Ok(child) => {
+                let replied = wire::reply(&socket, &Reply::Started, &[child.as_fd()]);
+                // Main gave up already: the next poll sees that too.
+                drop(replied);
+                self.running.push(Running { child, job: socket, abandoned: false });
+            }
+            Err(error) => {
+                let step = "start a process for it".to_owned();
+                answer(&socket, &Reply::SetUpFailed { step, reason: error.to_string() });
+                answer(&socket, &Reply::Gone(Status::Code(125)));
+            }
+        }
+        Ok(())
+    }
+
+    fn start_worker(&mut self, socket: &OwnedFd) -> io::Result<OwnedFd> {
+        match process::fork(self.proof)? {
+            Forked::Parent { child, .. } => Ok(child),
+            Forked::Child => {
+                self.forget_others();
+                worker::work(socket, WORKERS.get().copied().unwrap_or(&[]))
+            }
+        }
+    }
+
+    fn start_command(&mut self, socket: &OwnedFd, namespaces: Namespaces) -> io::Result<OwnedFd> {
+        let (mapped, announce) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        match process::fork_into(namespaces, self.proof)? {
+            Forked::Parent { pid, child } => {
+                drop(mapped);
+                if let Err(error) = self.map_ids(pid).and_then(|()| Ok(rustix::io::write(&announce, b"m")?)) {
+                    kill(&child);
+                    status_of(&child)?;
+                    return Err(error);
+                }
+                Ok(child)
+            }
+            Forked::Child => {
+                drop(announce);
+                self.forget_others();
+                child::set_up_and_run(socket, mapped, std::mem::take(&mut self.filter), self.proof)
+            }
+        }
+    }
+
+    fn map_ids(&self, child: Pid) -> io::Result<()> {
+        let directory = format!("/proc/{}", child.as_raw_nonzero());
+        std::fs::write(Path::new(&directory).join("uid_map"), &self.uid_map)?;
+        std::fs::write(Path::new(OsStr::from_bytes(directory.as_bytes())).join("gid_map"), &self.gid_map)
+    }
+
+    /// In a child: closes what belongs to the holder and to other jobs, so that their ends are seen when they end.
+    fn forget_others(&mut self) {
+        self.running.clear();
+        if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            self.control = null;
+        }
+    }
+
+    /// Main is gone, or wants no more: so is everything that was started.
+    fn end(&mut self) -> ! {
+        for running in &self.running {
+            kill(&running.child);
+        }
+        for running in &self.running {
+            // Nothing can be done for one that cannot be waited for; the others still can.
+            drop(status_of(&running.child));
+        }
+        process::exit_now(0)
+    }
+}
+
+enum Event {
+    None,
+    Ended,
+    Abandoned,
+}
+
+/// A reply to somebody who may have stopped listening.
+fn answer(socket: &OwnedFd, reply: &Reply) {
+    drop(wire::reply(socket, reply, &[]));
+}
+
+fn kill(child: &OwnedFd) {
+    // It is our child and not waited for, so the only failure is that it has ended: as good.
+    pidfd_send_signal(child, Signal::KILL).ok();
+}
+
+/// Waits for a child.
+fn status_of(child: &OwnedFd) -> io::Result<Status> {
+    let ended =
+        rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED))?;
+    let ended = ended.ok_or_else(|| io::Error::other("the kernel reported no status"))?;
+    Ok(match (ended.exit_status(), ended.terminating_signal()) {
+        (Some(code), _) => Status::Code(code),
+        (None, Some(signal)) => Status::Signal(signal),
+        (None, None) => Status::Code(125),
+    })
+}

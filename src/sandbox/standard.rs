@@ -1,0 +1,209 @@
+//! What every command finds mounted: `/proc`, `/sys`, `/dev`, and what of them is masked.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, makedev};
+use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
+use super::child::{Reason, SetUp, While, file_type};
+use super::mounts::{NO_SUID_DEV_EXEC, attach, clone_tree, new_mount, tmpfs};
+use super::spec::{Network, Security};
+use crate::rootfs::RootDir;
+use crate::sys::mount::set_attributes;
+
+const READ_ONLY: MountAttrFlags = NO_SUID_DEV_EXEC.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
+
+/// Device nodes that are shown, with the numbers that they must have.
+const DEVICES: &[(&str, u32, u32)] =
+    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+const LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Docker's list: they tell of other processes, of keys, or let one measure the machine.
+const MASKED: &[&str] = &[
+    "proc/acpi",
+    "proc/asound",
+    "proc/interrupts",
+    "proc/kcore",
+    "proc/keys",
+    "proc/latency_stats",
+    "proc/sched_debug",
+    "proc/scsi",
+    "proc/timer_list",
+    "proc/timer_stats",
+    "sys/devices/virtual/powercap",
+    "sys/firmware",
+];
+
+/// Docker's list: settings of the kernel.
+const PROTECTED: &[&str] = &["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
+
+pub(super) fn refuse_links(setup: &mut SetUp) -> Result<(), Reason> {
+    for name in ["proc", "sys", "dev"] {
+        let place = setup.root()?.open_without_links(name.as_bytes(), OFlags::PATH, Mode::empty()).doing(name)?;
+        match file_type(place.as_fd())? {
+            FileType::Directory => {}
+            FileType::Symlink => return Err(Reason(format!("the image has /{name} as a symbolic link"))),
+            _ => return Err(Reason(format!("the image has /{name} as something that is no directory"))),
+        }
+    }
+    Ok(())
+}
+
+fn place(root: &RootDir, path: &str) -> Result<OwnedFd, Reason> {
+    Ok(root.open_without_links(path.as_bytes(), OFlags::PATH, Mode::empty())?)
+}
+
+pub(super) fn mount_proc(setup: &mut SetUp) -> Result<(), Reason> {
+    let root = setup.root()?;
+    let mount = match new_mount("proc", &[], NO_SUID_DEV_EXEC) {
+        Ok(mount) => mount,
+        // In a container whose own /proc is masked no new one may be mounted, as it would show what the masks hide.
+        // The outer one serves: the pid namespace is kept, and the user namespace is the wall.
+        Err(_) => {
+            let mount = clone_host("/proc")?;
+            set_attributes(&mount, NO_SUID_DEV_EXEC)?;
+            mount
+        }
+    };
+    attach(&mount, place(root, "proc")?)
+}
+
+pub(super) fn mount_sys(setup: &mut SetUp) -> Result<(), Reason> {
+    let root = setup.root()?;
+    let mount = match setup.order.network {
+        // A new sysfs shows the interfaces of the network namespace it is mounted in, so one's own is needed.
+        Network::None => new_mount("sysfs", &[], READ_ONLY).or_else(|_| clone_sys()),
+        Network::Host => clone_sys(),
+    }?;
+    attach(&mount, place(root, "sys")?)?;
+    let Ok(cgroup) = place(root, "sys/fs/cgroup") else { return Ok(()) };
+    // Of its own cgroup namespace, or nothing: the host's groups tell what else runs here.
+    let mount = match new_mount("cgroup2", &[], READ_ONLY) {
+        Ok(mount) => mount,
+        Err(_) => tmpfs(0o555, None, READ_ONLY)?,
+    };
+    attach(&mount, &cgroup)
+}
+
+fn clone_sys() -> Result<OwnedFd, Reason> {
+    let mount = clone_host("/sys")?;
+    set_attributes(&mount, READ_ONLY)?;
+    Ok(mount)
+}
+
+/// A copy of what the host has mounted at a path of its own.
+fn clone_host(path: &str) -> Result<OwnedFd, Reason> {
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).doing(path)?;
+    clone_tree(&found).doing(path)
+}
+
+pub(super) fn mount_dev(setup: &mut SetUp) -> Result<(), Reason> {
+    let root = setup.root()?;
+    let no_exec = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let dev = tmpfs(0o755, Some("65536k"), no_exec)?;
+    for (name, ..) in DEVICES {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(&dev, *name, flags, Mode::from_raw_mode(0o666)).map(drop).doing(name)?;
+    }
+    for (name, target) in LINKS {
+        rustix::fs::symlinkat(*target, &dev, *name).doing(name)?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).doing(name)?;
+    }
+    attach(&dev, place(root, "dev")?)?;
+    for (name, major, minor) in DEVICES {
+        let device = device(name, *major, *minor)?;
+        move_mount(&device, "", &dev, *name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(name)?;
+    }
+    let shm_size = setup.order.shm_size.to_string();
+    let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let mounts = [
+        // Each devpts is an instance of its own since Linux 4.7. Group 5 is `tty` everywhere.
+        ("pts", new_mount("devpts", &pts, no_exec)?),
+        ("shm", tmpfs(0o1777, Some(&shm_size), NO_SUID_DEV_EXEC)?),
+        ("mqueue", new_mount("mqueue", &[], NO_SUID_DEV_EXEC)?),
+    ];
+    for (name, mount) in mounts {
+        move_mount(&mount, "", &dev, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(name)?;
+    }
+    Ok(())
+}
+
+/// A copy of the host's device node, which is checked by descriptor to be that device (CVE-2025-31133).
+fn device(name: &str, major: u32, minor: u32) -> Result<OwnedFd, Reason> {
+    let path = Path::new("/dev").join(name);
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let mount = open_tree(CWD, &path, flags).doing(path.display())?;
+    let found = rustix::fs::fstat(&mount)?;
+    let is_device = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice;
+    if !is_device || found.st_rdev != makedev(major, minor) {
+        return Err(Reason(format!("the host's {} is not the device {major}:{minor}", path.display())));
+    }
+    Ok(mount)
+}
+
+pub(super) fn mask(setup: &mut SetUp) -> Result<(), Reason> {
+    if setup.order.security == Security::Insecure {
+        return Ok(());
+    }
+    let root = setup.root()?;
+    for path in MASKED {
+        mask_one(root, path).doing(path)?;
+    }
+    // One per processor, and only where the hardware has it.
+    for number in 0_u32.. {
+        let processor = format!("sys/devices/system/cpu/cpu{number}");
+        if !exists(root, &processor)? {
+            break;
+        }
+        mask_one(root, &format!("{processor}/thermal_throttle"))?;
+    }
+    Ok(())
+}
+
+fn exists(root: &RootDir, path: &str) -> Result<bool, Reason> {
+    match root.open_without_links(path.as_bytes(), OFlags::PATH, Mode::empty()) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An empty file or directory over what is there; nothing where nothing is.
+fn mask_one(root: &RootDir, path: &str) -> Result<(), Reason> {
+    let place = match root.open_without_links(path.as_bytes(), OFlags::PATH, Mode::empty()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let mount = match file_type(place.as_fd())? {
+        FileType::Directory => tmpfs(0o555, None, READ_ONLY)?,
+        _ => device("null", 1, 3)?,
+    };
+    attach(&mount, &place)
+}
+
+pub(super) fn protect(setup: &mut SetUp) -> Result<(), Reason> {
+    if setup.order.security == Security::Insecure {
+        return Ok(());
+    }
+    let root = setup.root()?;
+    for path in PROTECTED {
+        if !exists(root, path)? {
+            continue;
+        }
+        let place = place(root, path)?;
+        let mount = clone_tree(&place).doing(path)?;
+        set_attributes(&mount, READ_ONLY).doing(path)?;
+        attach(&mount, &place).doing(path)?;
+    }
+    Ok(())
+}

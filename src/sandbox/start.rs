@@ -1,0 +1,142 @@
+//! Starts a holder and gives it its ids.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use rustix::process::Pid;
+
+use super::Sandbox;
+use super::error::SandboxError;
+use super::holder;
+use super::userns::{IdMap, NoRange};
+use super::wire;
+
+/// How a sandbox is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory beneath which every tree, upper and work directory lies. Made if missing.
+    pub base: PathBuf,
+    /// What has to be possible in it.
+    pub isolation: Isolation,
+}
+
+/// What a sandbox is kept apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// A user namespace with a full range of ids: commands and workers.
+    Full,
+    /// Nothing: workers only, with the caller's own ids.
+    None,
+}
+
+pub(super) fn start(options: Options) -> Result<Sandbox, SandboxError> {
+    // Before anything is started: without ids there is no point.
+    let map = match options.isolation {
+        Isolation::None => None,
+        Isolation::Full => Some(IdMap::of_caller().map_err(no_range)?),
+    };
+    let base = prepare_base(&options.base, map.as_ref())?;
+    start_holder(base, map)
+}
+
+/// Starts a holder with this map, or without namespaces.
+pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox, SandboxError> {
+    let mode = if map.is_some() { holder::IN_NAMESPACES } else { holder::PLAIN };
+    let (control, theirs) = wire::socket_pair().map_err(|source| SandboxError::Spawn { source })?;
+    let (pid, keeper) = spawn(&base, mode, theirs)?;
+    // From here on dropping it ends the holder, whatever goes wrong.
+    let mut sandbox = Sandbox {
+        control,
+        base,
+        owner: own_ids(),
+        user_namespace: None,
+        isolation: if map.is_some() { Isolation::Full } else { Isolation::None },
+        keeper: Some(keeper),
+    };
+    if let Some(map) = map {
+        sandbox.owner = map.root();
+        expect(&sandbox.control, wire::NAMESPACES_ENTERED)?;
+        map.apply(pid).map_err(no_range)?;
+        if map.root() != own_ids() {
+            let path = format!("/proc/{}/ns/user", pid.as_raw_nonzero());
+            sandbox.user_namespace = Some(fs::File::open(path).map_err(|source| SandboxError::Talk { source })?.into());
+        }
+        wire::send(&sandbox.control, &[wire::IDS_MAPPED], &[]).map_err(|source| SandboxError::Talk { source })?;
+    }
+    expect(&sandbox.control, wire::READY)?;
+    Ok(sandbox)
+}
+
+fn own_ids() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+/// The base directory, absolute, without links, and container root's.
+fn prepare_base(base: &Path, map: Option<&IdMap>) -> Result<PathBuf, SandboxError> {
+    let failed = |source| SandboxError::Base { path: base.to_owned(), source };
+    fs::create_dir_all(base).map_err(failed)?;
+    let base = base.canonicalize().map_err(failed)?;
+    let Some(map) = map else { return Ok(base) };
+    let (uid, gid) = map.root();
+    let found = fs::metadata(&base).map_err(failed)?.uid();
+    if found == uid {
+        return Ok(base);
+    }
+    if found != own_ids().0 {
+        return Err(SandboxError::BaseOwner { path: base, found, expected: uid });
+    }
+    std::os::unix::fs::chown(&base, Some(uid), Some(gid)).map_err(failed)?;
+    Ok(base)
+}
+
+/// Starts the holder on a thread that then waits for it: the parent-death signal is sent when the thread that started
+/// a process ends, and the caller's may end long before the sandbox does.
+fn spawn(base: &Path, mode: &'static str, control: OwnedFd) -> Result<(Pid, JoinHandle<()>), SandboxError> {
+    let (tell, told) = mpsc::channel();
+    let base = base.to_owned();
+    let keep = move || {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(holder::NAME).arg(mode).current_dir(base);
+        // Nothing that main's environment holds (tokens, proxies with passwords) is known to what runs untrusted code.
+        command.env_clear().stdin(Stdio::from(control)).stdout(Stdio::null());
+        let started = command.spawn();
+        // Its copy of the holder's end of the socket.
+        drop(command);
+        match started {
+            Ok(mut child) => {
+                // If nobody listens any more, the control socket is closed too, and the holder ends.
+                drop(tell.send(Ok(child.id())));
+                drop(child.wait());
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        }
+    };
+    let failed = |source| SandboxError::Spawn { source };
+    let keeper = std::thread::Builder::new().name("sandbox-keeper".to_owned()).spawn(keep).map_err(failed)?;
+    let started = told.recv().map_err(|_| SandboxError::HolderGone)?.map_err(failed)?;
+    let pid = i32::try_from(started).ok().and_then(Pid::from_raw).ok_or(SandboxError::HolderGone)?;
+    Ok((pid, keeper))
+}
+
+fn expect(control: impl AsFd, wanted: u8) -> Result<(), SandboxError> {
+    let received = wire::receive(control).map_err(|source| SandboxError::Talk { source })?;
+    match received {
+        Some((message, _)) if message == [wanted] => Ok(()),
+        Some((message, _)) if message.len() == 5 && message[0] == wire::START_FAILED => {
+            let number = message[1..].try_into().map_or(0, i32::from_le_bytes);
+            Err(super::probe::no_user_namespace(&io::Error::from_raw_os_error(number)))
+        }
+        _ => Err(SandboxError::HolderGone),
+    }
+}
+
+fn no_range(NoRange { reason, remedy }: NoRange) -> SandboxError {
+    SandboxError::NoIdRange { reason, remedy }
+}

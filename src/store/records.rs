@@ -1,0 +1,238 @@
+//! Records: small JSON files that say what the store knows of layers, steps and names.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Result, Store, StoreError};
+use crate::digest::{Digest, Frame};
+
+/// Which folder a record is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordKind {
+    /// What is known of a layer.
+    Layer,
+    /// The result of a step.
+    Step,
+    /// The last step at a place in a Dockerfile.
+    Slot,
+}
+
+impl RecordKind {
+    fn folder(self) -> &'static str {
+        match self {
+            RecordKind::Layer => "layers",
+            RecordKind::Step => "steps",
+            RecordKind::Slot => "slots",
+        }
+    }
+}
+
+/// What is known of a layer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Digest of the tar before compression, once the layer was packed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<Digest>,
+    /// Bytes of the tar, once known.
+    #[serde(default)]
+    pub size: u64,
+    /// The layers below, lowest first, where the tree alone is not the whole layer: an overlay upper is packed against
+    /// what it was made on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub below: Vec<Digest>,
+    /// Compressed forms in the store, by how they were made (`gzip:6`, `pulled:gzip`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blobs: BTreeMap<String, BlobRecord>,
+    /// Where the layer can be fetched from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remotes: Vec<RemoteBlob>,
+}
+
+/// A compressed layer in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRecord {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How it is compressed, as OCI exporters write it: `uncompressed`, `gzip`, `zstd`.
+    pub compression: String,
+}
+
+/// A layer in a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteBlob {
+    /// Registry and repository.
+    pub repository: String,
+    /// The blob's media type.
+    pub media_type: String,
+    /// The blob's digest.
+    pub digest: Digest,
+    /// The blob's size in bytes.
+    pub size: u64,
+}
+
+/// The result of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// The layer that it made.
+    pub layer: Digest,
+    /// What people see of it.
+    pub title: String,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// What a step looked like when a place in a Dockerfile was built last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotRecord {
+    /// Its key.
+    pub key: Digest,
+    /// What entered its key, by name in words.
+    pub ingredients: Vec<(String, String)>,
+    /// The layer that it made.
+    pub layer: Option<Digest>,
+}
+
+/// An image that has a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// The image's config, in the blobs; its digest is the image's id.
+    pub config: Digest,
+    /// The layers, lowest first, as the store names them.
+    pub layers: Vec<Digest>,
+    /// The manifest's digest in a registry, where the image was pulled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
+    /// The digest that the name had in its registry (the index's, where there is one).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Digest>,
+    /// RFC 3339.
+    pub created: String,
+    /// Bytes of all layers, not compressed, where known.
+    #[serde(default)]
+    pub size: u64,
+}
+
+/// A name and its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tagged {
+    /// The reference in full.
+    pub name: String,
+    /// The platform in which it was built or pulled.
+    pub platform: String,
+    /// Whether it was built here rather than pulled.
+    pub built: bool,
+    /// The image.
+    pub image: ImageRecord,
+}
+
+impl Store {
+    fn record_path(&self, kind: RecordKind, name: &Digest) -> PathBuf {
+        self.root.join(kind.folder()).join(name.hex())
+    }
+
+    /// Reads a record; `None` where there is none.
+    pub fn read_record<T: DeserializeOwned>(&self, kind: RecordKind, name: &Digest) -> Result<Option<T>> {
+        read_json(&self.record_path(kind, name))
+    }
+
+    /// Writes a record, replacing an older one whole.
+    pub fn write_record<T: Serialize>(&self, kind: RecordKind, name: &Digest, record: &T) -> Result<()> {
+        let bytes = serde_json::to_vec(record).expect("records have string keys only");
+        self.write_whole(&self.record_path(kind, name), &bytes)
+    }
+
+    /// Changes a layer's record under its lock; a missing one starts empty.
+    pub fn update_layer(&self, layer: &Digest, change: impl FnOnce(&mut LayerRecord)) -> Result<LayerRecord> {
+        let _lock = self.lock("layer", layer)?;
+        let before: Option<LayerRecord> = self.read_record(RecordKind::Layer, layer)?;
+        let mut record = before.clone().unwrap_or_default();
+        change(&mut record);
+        if before.as_ref() != Some(&record) {
+            self.write_record(RecordKind::Layer, layer, &record)?;
+        }
+        Ok(record)
+    }
+
+    /// Where a layer's index is.
+    pub fn index_path(&self, layer: &Digest) -> PathBuf {
+        self.root.join("index").join(layer.hex())
+    }
+
+    /// Writes a layer's index.
+    pub fn write_index(&self, layer: &Digest, bytes: &[u8]) -> Result<()> {
+        self.write_whole(&self.index_path(layer), bytes)
+    }
+
+    /// Gives an image a name for a platform.
+    pub fn tag(&self, tagged: &Tagged) -> Result<()> {
+        let path = self.tag_path(&tagged.name, &tagged.platform);
+        let bytes = serde_json::to_vec(tagged).expect("records have string keys only");
+        self.write_whole(&path, &bytes)
+    }
+
+    /// The image of a name and platform.
+    pub fn tagged(&self, name: &str, platform: &str) -> Result<Option<Tagged>> {
+        read_json(&self.tag_path(name, platform))
+    }
+
+    /// All names, sorted.
+    pub fn all_tagged(&self) -> Result<Vec<Tagged>> {
+        let folder = self.root.join("refs");
+        let entries = fs::read_dir(&folder).map_err(|error| StoreError::io("list", &folder, error))?;
+        let mut all = Vec::new();
+        for entry in entries.flatten() {
+            if let Some(tagged) = read_json::<Tagged>(&entry.path())? {
+                all.push(tagged);
+            }
+        }
+        all.sort_by(|left, right| (&left.name, &left.platform).cmp(&(&right.name, &right.platform)));
+        Ok(all)
+    }
+
+    /// Takes a name away; says whether it was there.
+    pub fn untag(&self, name: &str, platform: &str) -> Result<bool> {
+        let path = self.tag_path(name, platform);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StoreError::io("remove", &path, error)),
+        }
+    }
+
+    fn tag_path(&self, name: &str, platform: &str) -> PathBuf {
+        let hashed = Frame::new("rbuild.ref.1").text("name", name).text("platform", platform).finish();
+        self.root.join("refs").join(hashed.hex())
+    }
+
+    /// Writes a file beside its place, then renames it: readers see the old bytes or the new ones.
+    ///
+    /// Not flushed: a record that a power cut loses is a cache miss; one that is half there is refused by its parser
+    /// or checksum, and the blobs that it names were flushed before.
+    fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let temporary = self.temporary();
+        File::create_new(&temporary)
+            .and_then(|mut file| file.write_all(bytes))
+            .and_then(|()| fs::rename(&temporary, path))
+            .map_err(|error| StoreError::io("write", path, error))
+    }
+}
+
+/// Reads a JSON file; `None` where it is missing, or was cut short by a power failure (empty or not JSON).
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) if error.is_eof() || bytes.iter().all(|byte| *byte == 0) => Ok(None),
+            Err(source) => Err(StoreError::Record { path: path.display().to_string(), source }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", path, error)),
+    }
+}
