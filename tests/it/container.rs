@@ -108,11 +108,29 @@ impl Drop for Container {
     }
 }
 
-/// Makes the configuration that umoci wrote fit a test: no terminal, no limits that need a capability to set.
+/// What Docker lets a container's root do; umoci's template grants less, not even the chown that a web server starts with.
+const CAPABILITIES: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+/// Makes the configuration that umoci wrote fit a test: no terminal, no limits that need a capability to set, and Docker's
+/// capabilities.
 fn prepare(path: &Path) {
     let mut config: Value = serde_json::from_slice(&fs::read(path).expect("read config.json")).expect("it is JSON");
     config["process"]["terminal"] = Value::Bool(false);
     config["process"]["rlimits"] = Value::Array(Vec::new());
+    for set in ["bounding", "effective", "permitted"] {
+        config["process"]["capabilities"][set] = CAPABILITIES.into();
+    }
     if let Some(linux) = config["linux"].as_object_mut() {
         linux.remove("resources");
     }

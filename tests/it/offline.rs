@@ -46,6 +46,6 @@ for_each_user! {
         for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             rbuild.set_variable(name, "http://127.0.0.1:1");
         }
-        rbuild.build(&context, &["-t", "registry.invalid/x:1"]).succeeded();
+        rbuild.build(&context, &["-t", "registry.invalid/x:1"]).succeeded().image_id();
     }
 }
