@@ -83,6 +83,8 @@ config["linux"].pop("resources", None)
 names = "CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETGID SETPCAP SETUID SYS_CHROOT".split()
 for kind in "bounding", "effective", "permitted":
     config["process"]["capabilities"][kind] = ["CAP_" + name for name in names]
+for kind in "inheritable", "ambient":
+    config["process"]["capabilities"][kind] = []
 json.dump(config, open(sys.argv[1], "w"))
 PY
     runc --root "$work/runc" run --detach --bundle "$bundle" --pid-file "$work/pid" page </dev/null >"$work/page.log" 2>&1

@@ -128,6 +128,10 @@ fn prepare(path: &Path) {
     let mut config: Value = serde_json::from_slice(&fs::read(path).expect("read config.json")).expect("it is JSON");
     config["process"]["terminal"] = Value::Bool(false);
     config["process"]["rlimits"] = Value::Array(Vec::new());
+    // A set may not hold what the permitted one lacks.
+    for set in ["inheritable", "ambient"] {
+        config["process"]["capabilities"][set] = Value::Array(Vec::new());
+    }
     for set in ["bounding", "effective", "permitted"] {
         config["process"]["capabilities"][set] = CAPABILITIES.into();
     }
