@@ -1,0 +1,63 @@
+//! Base images: made once from Debian packages by the examples' own script, then built and pushed by `rbuild` where a test
+//! needs them.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::harness::{Rbuild, cache_directory, has_program, source_directory, succeed};
+use crate::registry_server::Registry;
+
+/// A kind of base image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// A shell and its tools in 2 MB.
+    Busybox,
+    /// Debian with apt.
+    Debian,
+    /// Debian with Node and npm.
+    Node,
+    /// Debian with Python and pip.
+    Python,
+}
+
+impl Base {
+    fn word(self) -> &'static str {
+        match self {
+            Base::Busybox => "busybox",
+            Base::Debian => "debian",
+            Base::Node => "node",
+            Base::Python => "python",
+        }
+    }
+
+    /// The compressed root file system, made if this machine has not made it yet; an error says what the machine lacks.
+    pub fn rootfs(self) -> Result<PathBuf, String> {
+        let directory = cache_directory();
+        let path = directory.join(format!("{}.tar.xz", self.word()));
+        let lock = fs::File::create(directory.join(format!("{}.lock", self.word()))).expect("create a lock");
+        lock.lock().expect("wait for who makes the base image");
+        if !path.exists() {
+            let needs = if self == Base::Busybox { "busybox" } else { "mmdebstrap" };
+            for program in [needs, "xz"] {
+                if !has_program(program) {
+                    return Err(format!("{program} is not installed, so there is no base image"));
+                }
+            }
+            let script = source_directory().join("Dockerfile.examples/base/make-rootfs.sh");
+            succeed(Command::new(script).arg(self.word()).arg(&path));
+        }
+        Ok(path)
+    }
+
+    /// Builds the image with rbuild, pushes it, and gives its name in the registry.
+    pub fn push(self, rbuild: &Rbuild, registry: &Registry) -> Result<String, String> {
+        let rootfs = self.rootfs()?;
+        let name = registry.name(&format!("base/{}:1", self.word()));
+        let context = rbuild.example("base");
+        fs::copy(rootfs, context.directory.join("rootfs.tar.xz")).expect("copy the root file system");
+        rbuild.build(&context, &["-t", &name, "--push"]).succeeded();
+        fs::remove_file(context.directory.join("rootfs.tar.xz")).expect("remove the root file system");
+        Ok(name)
+    }
+}

@@ -1,0 +1,58 @@
+//! What an image holds after each instruction: every case of testdata/build, as every user, with the same result.
+
+use std::process::Command;
+
+use crate::bases::Base;
+use crate::corpus;
+use crate::harness::{Rbuild, succeed};
+use crate::image::{Image, Kind};
+
+for_each_user! {
+    fn every_case_gives_the_expected_image(rbuild) {
+        if let Err(reason) = corpus::run(&rbuild) {
+            skip!("{reason}");
+        }
+    }
+
+    fn the_same_input_gives_the_same_layer_in_another_store(rbuild) {
+        let other = Rbuild::new(rbuild.user);
+        let dockerfile = "FROM scratch\nCOPY . /data/\nENV A=1\n";
+        let context = rbuild.context("same").file("Dockerfile", dockerfile).file("a/b", "text").link("l", "a/b");
+        let copy = other.context("elsewhere");
+        succeed(Command::new("cp").arg("-a").arg(context.directory.join(".")).arg(&copy.directory));
+        let layer = |rbuild: &Rbuild, context| {
+            let archive = rbuild.path("out/image.tar");
+            rbuild.build(context, &["-o", &format!("type=oci,dest={}", archive.display())]).succeeded();
+            Image::read(&archive).manifest["layers"][0]["digest"].to_string()
+        };
+        assert_eq!(layer(&rbuild, &context), layer(&other, &copy), "the same files gave two layers");
+    }
+
+    fn a_secret_is_seen_by_its_run_and_by_nothing_else(rbuild) {
+        let rootfs = match Base::Busybox.rootfs() {
+            Ok(rootfs) => rootfs,
+            Err(reason) => skip!("{reason}"),
+        };
+        let secret = "s3cr3t-8d1f0a";
+        let dockerfile = "FROM scratch\nADD rootfs.tar.xz /\n\
+            RUN --mount=type=secret,id=token wc -c < /run/secrets/token > /size\n\
+            RUN test ! -e /run/secrets/token\n";
+        let context = rbuild.context("secret").file("Dockerfile", dockerfile);
+        std::fs::copy(rootfs, context.directory.join("rootfs.tar.xz")).expect("copy the root file system");
+        let keys = rbuild.context("keys").file("token", secret);
+        let source = format!("id=token,src={}", keys.directory.join("token").display());
+        let archive = rbuild.path("out/image.tar");
+        let output = format!("type=oci,dest={}", archive.display());
+        rbuild.build(&context, &["--secret", &source, "-o", &output]).succeeded().does_not_say(secret);
+        let image = Image::read(&archive);
+        assert_eq!(image.content("/size"), format!("{}\n", secret.len()));
+        assert!(!image.config.to_string().contains(secret), "the config holds the secret");
+        for entry in image.layers.iter().flatten() {
+            assert!(!entry.path.starts_with("/run/secrets"), "a layer holds {}", entry.path);
+            if let Kind::File(bytes) = &entry.kind {
+                let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+                assert!(!found, "{} holds the secret", entry.path);
+            }
+        }
+    }
+}

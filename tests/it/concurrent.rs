@@ -1,0 +1,83 @@
+//! Builds at the same time on one store.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Child;
+
+use crate::bases::Base;
+use crate::harness::{Files, Rbuild, finish};
+use crate::image::Image;
+
+fn context(rbuild: &Rbuild, name: &str, last: &str) -> Result<Files, String> {
+    let dockerfile = format!("FROM scratch\nADD rootfs.tar.xz /\nRUN sleep 0.3; echo shared > /shared\n{last}\n");
+    let context = rbuild.context(name).file("Dockerfile", dockerfile);
+    fs::copy(Base::Busybox.rootfs()?, context.directory.join("rootfs.tar.xz")).expect("copy the root file system");
+    Ok(context)
+}
+
+/// Builds all contexts at once, each into an archive; the images in the same order.
+fn build_at_once(rbuild: &Rbuild, contexts: &[&Files]) -> Vec<Image> {
+    rbuild.own_everything();
+    let mut children = Vec::new();
+    for (number, context) in contexts.iter().enumerate() {
+        let archive = rbuild.path(format!("out/{number}.tar"));
+        let output = format!("type=oci,dest={}", archive.display());
+        let directory = context.directory.to_str().expect("paths are UTF-8");
+        children.push((archive, rbuild.start(["build", "--progress", "plain", "-o", &output, directory])));
+    }
+    let wait = |(archive, child): (PathBuf, Child)| {
+        let run = finish(child).succeeded();
+        let image = Image::read(&archive);
+        assert_eq!(run.image_id(), image.id);
+        image
+    };
+    children.into_iter().map(wait).collect()
+}
+
+for_each_user! {
+    fn the_same_build_twice_at_once(rbuild) {
+        let context = match context(&rbuild, "same", "RUN echo last > /last") {
+            Ok(context) => context,
+            Err(reason) => skip!("{reason}"),
+        };
+        let images = build_at_once(&rbuild, &[&context, &context]);
+        for image in &images {
+            assert_eq!(image.content("/shared"), "shared\n");
+            assert_eq!(image.content("/last"), "last\n");
+        }
+        let run = rbuild.build(&context, &[]).succeeded().all_cached();
+        assert!(images.iter().any(|image| image.id == run.image_id()), "the cache holds an image that nobody built");
+    }
+
+    fn different_builds_with_a_common_beginning(rbuild) {
+        let contexts: Result<Vec<Files>, String> = (0..4)
+            .map(|number| context(&rbuild, &format!("c{number}"), &format!("RUN echo {number} > /number")))
+            .collect();
+        let contexts = match contexts {
+            Ok(contexts) => contexts,
+            Err(reason) => skip!("{reason}"),
+        };
+        let images = build_at_once(&rbuild, &contexts.iter().collect::<Vec<_>>());
+        for (number, image) in images.iter().enumerate() {
+            assert_eq!(image.content("/number"), format!("{number}\n"));
+            assert_eq!(image.content("/shared"), "shared\n");
+        }
+    }
+
+    fn cleaning_up_beside_a_build_takes_nothing_from_it(rbuild) {
+        let context = match context(&rbuild, "cleaned", "RUN sleep 0.5\nRUN echo last > /last") {
+            Ok(context) => context,
+            Err(reason) => skip!("{reason}"),
+        };
+        let archive = rbuild.path("out/image.tar");
+        let output = format!("type=oci,dest={}", archive.display());
+        rbuild.own_everything();
+        let directory = context.directory.to_str().expect("paths are UTF-8");
+        let mut child = rbuild.start(["build", "--progress", "plain", "-o", &output, directory]);
+        while child.try_wait().expect("look after rbuild").is_none() {
+            rbuild.run(["prune"]).succeeded();
+        }
+        finish(child).succeeded();
+        assert_eq!(Image::read(&archive).content("/last"), "last\n");
+    }
+}

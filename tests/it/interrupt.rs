@@ -1,0 +1,212 @@
+//! A build that is interrupted or killed leaves nothing behind, and the next one goes on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::bases::Base;
+use crate::harness::{Files, Rbuild, Run, finish, succeed};
+
+/// A build whose second RUN sleeps for a number of seconds that no other process on this machine sleeps.
+struct Sleeping {
+    context: Files,
+    marker: String,
+}
+
+impl Sleeping {
+    fn new(rbuild: &Rbuild) -> Result<Sleeping, String> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let marker = format!("9{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed) + 1000);
+        let dockerfile = format!(
+            "FROM scratch\nADD rootfs.tar.xz /\nRUN echo first > /first\n\
+             RUN trap '' INT TERM HUP; setsid sleep {marker} & sleep {marker}\n"
+        );
+        let context = rbuild.context("sleeping").file("Dockerfile", dockerfile);
+        fs::copy(Base::Busybox.rootfs()?, context.directory.join("rootfs.tar.xz")).expect("copy the root file system");
+        Ok(Sleeping { context, marker })
+    }
+
+    fn start(&self, rbuild: &Rbuild) -> Child {
+        let context = self.context.directory.to_str().expect("paths are UTF-8");
+        let mut child = rbuild.start(["build", "--progress", "plain", "-t", "localhost/x:1", context]);
+        let begun = wait_for(Duration::from_secs(60), || {
+            let over = child.try_wait().expect("look after rbuild").is_some();
+            over || processes_with(&self.marker).len() >= 2
+        });
+        if !begun || child.try_wait().expect("look after rbuild").is_some() {
+            panic!("the sleeping RUN did not begin: {:#?}", finish(child));
+        }
+        child
+    }
+
+    /// Everything that must not be there after the end.
+    fn leftovers(&self, rbuild: &Rbuild) -> Vec<String> {
+        let place = rbuild.path("").display().to_string();
+        let mut left: Vec<String> = [self.marker.as_str(), &place]
+            .into_iter()
+            .flat_map(processes_with)
+            .map(|(process, line)| format!("process {process}: {line}"))
+            .collect();
+        left.extend(processes_of(&rbuild.path("rbuild")));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read the mounts");
+        left.extend(mounts.lines().filter(|line| line.contains(place.trim_end_matches('/'))).map(str::to_owned));
+        left.extend(files_below(&rbuild.path("tmp")));
+        left.extend(files_below(&rbuild.path("run")));
+        left
+    }
+
+    /// Waits for the end of a build that got a signal, which comes soon and takes everything along.
+    fn end(&self, rbuild: &Rbuild, mut child: Child) -> Run {
+        let ended = wait_for(Duration::from_secs(5), || child.try_wait().expect("look after rbuild").is_some());
+        wait_for(Duration::from_secs(3), || self.leftovers(rbuild).is_empty());
+        let left = self.leftovers(rbuild);
+        if !ended {
+            signal("KILL", i64::from(child.id()));
+        }
+        // What survived holds the pipes that are read next, and must not outlive the test either.
+        for (process, _) in processes_with(&self.marker) {
+            Command::new("kill").args(["-s", "KILL", &process.to_string()]).status().expect("run kill");
+        }
+        let run = finish(child);
+        assert!(ended, "the build did not end within 5 seconds:\n{}", run.stderr);
+        assert!(left.is_empty(), "left behind: {left:#?}\n{}", run.stderr);
+        run
+    }
+
+    fn leaves_nothing(&self, rbuild: &Rbuild) {
+        wait_for(Duration::from_secs(3), || self.leftovers(rbuild).is_empty());
+        let left = self.leftovers(rbuild);
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+
+    /// The next build takes the finished step from the cache.
+    fn goes_on(&self, rbuild: &Rbuild) {
+        let dockerfile = "FROM scratch\nADD rootfs.tar.xz /\nRUN echo first > /first\nRUN echo second > /second\n";
+        fs::write(self.context.directory.join("Dockerfile"), dockerfile).expect("write a Dockerfile");
+        let run = rbuild.build(&self.context, &[]).succeeded();
+        assert_eq!(run.step("RUN echo first"), "CACHED", "a finished step was lost:\n{}", run.stderr);
+        let temporary = temporary_files(&rbuild.store());
+        assert!(temporary.is_empty(), "temporary files in the store: {temporary:#?}");
+        self.leaves_nothing(rbuild);
+    }
+}
+
+fn wait_for(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + limit;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn process_directories() -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir("/proc").expect("read /proc").flatten();
+    let is_process =
+        |name: &str| name.bytes().all(|byte| byte.is_ascii_digit()) && name != std::process::id().to_string();
+    entries.filter(move |entry| is_process(&entry.file_name().to_string_lossy())).map(|entry| entry.path())
+}
+
+/// Processes whose command lines hold words, with these; one that is gone by now does not count, nor does a zombie, which
+/// has none.
+fn processes_with(words: &str) -> Vec<(u32, String)> {
+    let line = |process: PathBuf| {
+        let bytes = fs::read(process.join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&bytes).replace('\0', " ");
+        let number = process.file_name()?.to_str()?.parse().ok()?;
+        line.contains(words).then_some((number, line))
+    };
+    process_directories().filter_map(line).collect()
+}
+
+/// Processes of a program.
+fn processes_of(program: &Path) -> Vec<String> {
+    let runs = |process: &PathBuf| fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program);
+    process_directories().filter(runs).map(|process| process.display().to_string()).collect()
+}
+
+fn files_below(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("read a directory").flatten();
+    entries.map(|entry| entry.path().display().to_string()).collect()
+}
+
+/// Whatever in a store is named as temporary: the content of directories `tmp`, and files with such a name.
+fn temporary_files(store: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut directories = vec![(store.to_owned(), false)];
+    while let Some((directory, inside)) = directories.pop() {
+        // What belongs to the user's subordinate ids cannot be looked into from outside; it is a tree, not a file of the store.
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let temporary =
+                name == "tmp" || name.starts_with("tmp-") || name.starts_with(".tmp") || name.ends_with(".tmp");
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let is_tree = directory.ends_with("trees");
+            if is_directory && !is_tree {
+                directories.push((entry.path(), inside || name == "tmp"));
+            }
+            if inside || (temporary && name != "tmp") {
+                found.push(entry.path().display().to_string());
+            }
+        }
+    }
+    found
+}
+
+/// Sends a signal to a process, or with a minus to a group, by its id.
+fn signal(name: &str, target: i64) {
+    succeed(Command::new("kill").args(["-s", name, "--", &target.to_string()]));
+}
+
+for_each_user! {
+    fn ctrl_c_ends_the_build_with_130_and_leaves_nothing(rbuild) {
+        let sleeping = match Sleeping::new(&rbuild) {
+            Ok(sleeping) => sleeping,
+            Err(reason) => skip!("{reason}"),
+        };
+        let child = sleeping.start(&rbuild);
+        // What a terminal does: to everybody in the foreground group.
+        signal("INT", -i64::from(child.id()));
+        sleeping.end(&rbuild, child).failed(130);
+        sleeping.goes_on(&rbuild);
+    }
+
+    fn an_interrupt_of_rbuild_alone_ends_its_run_too(rbuild) {
+        let sleeping = match Sleeping::new(&rbuild) {
+            Ok(sleeping) => sleeping,
+            Err(reason) => skip!("{reason}"),
+        };
+        let child = sleeping.start(&rbuild);
+        signal("INT", i64::from(child.id()));
+        sleeping.end(&rbuild, child).failed(130);
+    }
+
+    fn a_terminated_build_leaves_nothing(rbuild) {
+        let sleeping = match Sleeping::new(&rbuild) {
+            Ok(sleeping) => sleeping,
+            Err(reason) => skip!("{reason}"),
+        };
+        let child = sleeping.start(&rbuild);
+        signal("TERM", i64::from(child.id()));
+        sleeping.end(&rbuild, child).failed(130);
+    }
+
+    fn a_killed_build_leaves_no_process_and_no_mount_and_the_next_one_goes_on(rbuild) {
+        let sleeping = match Sleeping::new(&rbuild) {
+            Ok(sleeping) => sleeping,
+            Err(reason) => skip!("{reason}"),
+        };
+        let child = sleeping.start(&rbuild);
+        signal("KILL", i64::from(child.id()));
+        let run = sleeping.end(&rbuild, child);
+        assert_eq!(run.signal, Some(9));
+        sleeping.goes_on(&rbuild);
+    }
+}

@@ -1,0 +1,27 @@
+//! Drives the real `rbuild` in an environment of its own, against real registries and readers of images.
+//!
+//! Every test makes what it needs (directories, store, registry on a free port) and takes it away again, so the tests run
+//! in any order and at once. A suite that runs as root starts `rbuild` as root, as a user with subordinate ids and as a user
+//! without; a suite that runs unprivileged starts it as itself. What a machine lacks is said by `skip!`, which fails where
+//! the variable `CI` is set.
+//!
+//! Variables: `RBUILD_TEST_BIN` (the program to test), `RBUILD_TEST_SOURCE` (the checkout), `RBUILD_TEST_CACHE` (base images,
+//! kept between runs), `UPDATE=1` (rewrite the expectations in testdata/build), `CI`.
+
+#[macro_use]
+mod harness;
+
+mod bases;
+mod container;
+mod corpus;
+mod image;
+mod registry_server;
+
+mod build;
+mod concurrent;
+mod errors;
+mod interrupt;
+mod main_job;
+mod offline;
+mod outputs;
+mod registry;
