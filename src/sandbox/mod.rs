@@ -19,7 +19,8 @@
 //! lies beneath [`Options::base`]. The holder's working directory is the base directory, entered before it dropped the
 //! caller's rights, so the base may sit in a directory that container root cannot enter (`/root`). If the caller is the
 //! host's root, [`Sandbox::start`] makes the base directory container root's; what is in it should be made by workers,
-//! or be given to [`Sandbox::owner`].
+//! or be given to [`Sandbox::owner`]. `stubs` beneath the base is the sandbox's own: mount points that images lack, made
+//! once for each set of them, and free to be deleted whenever no command runs.
 //!
 //! # What it must not know
 //! Dockerfiles, caches, layers as archives, registries, progress.
