@@ -6,6 +6,7 @@
 use std::fmt::Display;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
@@ -55,6 +56,10 @@ pub(super) struct SetUp {
     pub(super) passed: Vec<Option<OwnedFd>>,
     /// The user's mounts, opened and not yet attached.
     pub(super) sources: Vec<mounts::Source>,
+    /// Below the image, if it lacks mount points.
+    pub(super) stubs: Option<PathBuf>,
+    /// A directory in memory, for files and for the root to be mounted on.
+    pub(super) scratch: Option<OwnedFd>,
     /// The image's root, once mounted.
     pub(super) root: Option<RootDir>,
     mapped: Option<OwnedFd>,
@@ -65,6 +70,11 @@ impl SetUp {
     /// The image's root; a step that needs it stands behind the one that mounts it.
     pub(super) fn root(&self) -> Result<&RootDir, Reason> {
         self.root.as_ref().ok_or_else(|| Reason("the root is not mounted".to_owned()))
+    }
+
+    /// The directory in memory; as with the root.
+    pub(super) fn scratch(&self) -> Result<&OwnedFd, Reason> {
+        self.scratch.as_ref().ok_or_else(|| Reason("the scratch directory is not mounted".to_owned()))
     }
 }
 
@@ -78,6 +88,8 @@ const STEPS: &[Step<'static>] = &[
     ("tie the command's life to the holder", die_with_holder),
     // Nothing mounted here may travel to the namespace this one was copied from.
     ("make mounts private", make_private),
+    // Attached, as Linux before 6.15 clones nothing from a detached mount. In memory, as secrets go there.
+    ("mount a directory in memory", mounts::mount_scratch),
     // While the host's paths are still there; files or directories decides what the stubs are.
     ("open what is to be mounted", mounts::open_sources),
     // Below the image, so that no mount point is ever made in what becomes a layer, and none is cleaned up
@@ -132,6 +144,8 @@ fn receive(job: &OwnedFd, mapped: OwnedFd, filter: Vec<Instruction>) -> Result<S
         output,
         passed: rest.into_iter().map(Some).collect(),
         sources: Vec::new(),
+        stubs: None,
+        scratch: None,
         root: None,
         mapped: Some(mapped),
         job: job.try_clone()?,

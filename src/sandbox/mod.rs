@@ -19,7 +19,8 @@
 //! lies beneath [`Options::base`]. The holder's working directory is the base directory, entered before it dropped the
 //! caller's rights, so the base may sit in a directory that container root cannot enter (`/root`). If the caller is the
 //! host's root, [`Sandbox::start`] makes the base directory container root's; what is in it should be made by workers,
-//! or be given to [`Sandbox::owner`].
+//! or be given to [`Sandbox::owner`]. `stubs` beneath the base is the sandbox's own: mount points that images lack, made
+//! once for each set of them, and free to be deleted whenever no command runs.
 //!
 //! # What it must not know
 //! Dockerfiles, caches, layers as archives, registries, progress.
@@ -78,6 +79,8 @@ pub fn enter_if_child(workers: &'static [Worker]) {
 pub struct Sandbox {
     control: OwnedFd,
     base: PathBuf,
+    /// The base directory as the caller named it: its paths may lead through links.
+    named: PathBuf,
     owner: (u32, u32),
     /// Set if the caller's rights are more than the holder's: then sources outside the base are opened here.
     user_namespace: Option<OwnedFd>,
@@ -106,7 +109,8 @@ impl Sandbox {
     /// # Errors
     /// [`SandboxError::OutsideBase`].
     pub fn path_inside(&self, path: &Path) -> Result<PathBuf, SandboxError> {
-        let relative = if path.is_absolute() { path.strip_prefix(&self.base).ok() } else { Some(path) };
+        let beneath = [&self.base, &self.named].into_iter().find_map(|base| path.strip_prefix(base).ok());
+        let relative = if path.is_absolute() { beneath } else { Some(path) };
         let plain = |path: &&Path| path.components().all(|part| matches!(part, Component::Normal(_)));
         match relative.filter(plain) {
             Some(relative) if !relative.as_os_str().is_empty() => Ok(relative.to_owned()),
@@ -255,6 +259,10 @@ impl Sandbox {
         access: Access,
         passed: &mut Vec<OwnedFd>,
     ) -> Result<Place, SandboxError> {
+        // A relative name is the caller's working directory's, not the base's.
+        if let (true, Ok(inside)) = (root.is_absolute(), self.path_inside(root)) {
+            return Ok(Place::Host { root: Bytes::of_path(&inside), source: Bytes(source.to_vec()) });
+        }
         let Some(user_namespace) = &self.user_namespace else {
             let absolute = std::path::absolute(root)
                 .map_err(|source| SandboxError::MountSource { path: root.to_owned(), source })?;

@@ -13,8 +13,8 @@ use rustix::mount::{
 };
 
 use super::child::{Reason, SetUp, While, file_type, mount_log, write_file};
-use super::order::{Bytes, Order, OrderedKind, OrderedMount, Place};
-use super::overlay::{Overlay, make_directory, within};
+use super::order::{Bytes, OrderedKind, OrderedMount, Place};
+use super::overlay::{Overlay, make_directory};
 use super::spec::Access;
 use crate::rootfs::RootDir;
 use crate::sys::mount::set_attributes;
@@ -38,17 +38,25 @@ pub(super) struct Source {
     mount: OwnedFd,
 }
 
+/// A directory in memory on top of the base directory: that exists, and it is this process's working directory, from
+/// which names still lead beneath what is mounted over it.
+pub(super) fn mount_scratch(setup: &mut SetUp) -> Result<(), Reason> {
+    let scratch = tmpfs(0o700, None, NO_SUID_DEV_EXEC)?;
+    move_mount(&scratch, "", CWD, ".", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    setup.scratch = Some(scratch);
+    Ok(())
+}
+
 /// Opens everything that is to be mounted, parents first.
 pub(super) fn open_sources(setup: &mut SetUp) -> Result<(), Reason> {
     let mut mounts = std::mem::take(&mut setup.order.mounts);
     mounts.sort_by_key(|mount| crate::tree::components(mount.target.as_bytes()).len());
-    let mut memory = None;
     for (number, mount) in mounts.into_iter().enumerate() {
         let OrderedMount { target, kind } = mount;
         if crate::tree::clean(target.as_bytes()).is_empty() {
             return Err(Reason(format!("{target:?}: nothing can be mounted over the root")));
         }
-        let opened = open(&setup.order, &mut setup.passed, &mut memory, number, kind).doing(format!("{target:?}"))?;
+        let opened = open(setup, number, kind).doing(format!("{target:?}"))?;
         let shape = match file_type(opened.as_fd())? {
             FileType::Directory => Shape::Directory,
             _ => Shape::File,
@@ -58,16 +66,10 @@ pub(super) fn open_sources(setup: &mut SetUp) -> Result<(), Reason> {
     Ok(())
 }
 
-fn open(
-    order: &Order,
-    passed: &mut [Option<OwnedFd>],
-    memory: &mut Option<OwnedFd>,
-    number: usize,
-    kind: OrderedKind,
-) -> Result<OwnedFd, Reason> {
+fn open(setup: &mut SetUp, number: usize, kind: OrderedKind) -> Result<OwnedFd, Reason> {
     match kind {
         OrderedKind::Existing { place: Place::Passed(at), .. } => {
-            let taken = passed.get_mut(at).and_then(Option::take);
+            let taken = setup.passed.get_mut(at).and_then(Option::take);
             taken.ok_or_else(|| Reason("main passed no such mount".to_owned()))
         }
         OrderedKind::Existing { place: Place::Beneath(path), access } => {
@@ -76,7 +78,7 @@ fn open(
         }
         OrderedKind::Existing { place: Place::Host { root, source }, access } => clone_within(&root, &source.0, access),
         OrderedKind::Merged { lowers, source, access } => {
-            let merged = merge(order, number, lowers, access)?;
+            let merged = merge(setup, number, lowers, access)?;
             let found = RootDir::from_fd(merged).open_at(&source.0, OFlags::PATH, Mode::empty())?;
             clone_mount(&found, access)
         }
@@ -85,12 +87,11 @@ fn open(
             tmpfs(mode, size.as_deref(), NO_SUID_DEV_EXEC.difference(MountAttrFlags::MOUNT_ATTR_NOEXEC))
         }
         OrderedKind::File { content, mode, uid, gid } => {
-            let memory = memory_directory(order, memory)?;
-            let name = number.to_string();
-            let file = write_file(&memory, &name, &content.0, mode)?;
+            let (scratch, name) = (setup.scratch()?, number.to_string());
+            let file = write_file(scratch, &name, &content.0, mode)?;
             rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let mount = open_tree(&memory, name.as_str(), flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?;
+            let mount = open_tree(scratch, name.as_str(), flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?;
             set_attributes(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY | NO_SUID_DEV_EXEC)?;
             Ok(mount)
         }
@@ -98,10 +99,10 @@ fn open(
 }
 
 /// A stage's merged view, mounted in this run's scratch space.
-fn merge(order: &Order, number: usize, lowers: Vec<Bytes>, access: Access) -> Result<OwnedFd, Reason> {
-    let space = within(&order.work, &format!("merged-{number}"));
-    let target = space.join("root");
-    make_directory(&target)?;
+fn merge(setup: &SetUp, number: usize, lowers: Vec<Bytes>, access: Access) -> Result<OwnedFd, Reason> {
+    let name = format!("merged-{number}");
+    // In the work directory, where the overlay of the root uses one name, `work`.
+    let space = setup.order.work.path().join(&name);
     let mut lowers: Vec<_> = lowers.iter().map(|lower| lower.path().to_owned()).collect();
     let writable = match access {
         Access::ReadOnly => None,
@@ -118,23 +119,7 @@ fn merge(order: &Order, number: usize, lowers: Vec<Bytes>, access: Access) -> Re
         make_directory(&space.join(name))?;
         lowers.push(space.join(name));
     }
-    Overlay { lowers, writable }.mount_at(&target)
-}
-
-/// The directory in memory that holds all files of this run, made when the first one is.
-fn memory_directory(order: &Order, memory: &mut Option<OwnedFd>) -> Result<OwnedFd, Reason> {
-    if memory.is_none() {
-        let place = within(&order.work, "memory");
-        make_directory(&place)?;
-        let mount = tmpfs(0o700, None, NO_SUID_DEV_EXEC)?;
-        // Attached, as Linux before 6.15 clones nothing from a detached mount.
-        move_mount(&mount, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-        *memory = Some(mount);
-    }
-    match memory {
-        Some(mount) => Ok(mount.try_clone()?),
-        None => Err(Reason("no directory in memory".to_owned())),
-    }
+    Overlay { lowers, writable }.mount_in(setup.scratch()?, &name)
 }
 
 fn clone_within(root: &Bytes, source: &[u8], access: Access) -> Result<OwnedFd, Reason> {

@@ -51,7 +51,7 @@ pub(super) enum OrderedKind {
 pub(super) enum Place {
     /// A directory beneath the base directory, which is the child's working directory; made if missing.
     Beneath(Bytes),
-    /// Within a directory of the host that the child can reach itself.
+    /// Within a directory that the child can reach itself: beneath the base directory if the name is relative.
     Host { root: Bytes, source: Bytes },
     /// A detached mount that main made and passed: the descriptor's place among those of the request.
     Passed(usize),

@@ -35,10 +35,10 @@ pub(super) fn follow(
                 *pipe = None;
             }
         }
-        if ready.job {
-            if let Some(process) = heard.listen(job)? {
-                registration = Some(cancel.register(process));
-            }
+        if ready.job
+            && let Some(process) = heard.listen(job)?
+        {
+            registration = Some(cancel.register(process));
         }
     }
     drop(registration);

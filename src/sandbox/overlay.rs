@@ -21,11 +21,6 @@ use super::child::{Reason, SetUp, While, mount_log};
 use super::order::Bytes;
 use crate::rootfs::RootDir;
 
-/// Where the parts of a run's scratch space are.
-pub(super) fn within(work: &Bytes, name: &str) -> PathBuf {
-    work.path().join(name)
-}
-
 /// What to merge.
 pub(super) struct Overlay {
     /// Top first.
@@ -34,17 +29,15 @@ pub(super) struct Overlay {
     pub(super) writable: Option<(PathBuf, PathBuf)>,
 }
 
-/// Mounts the image's root, the stubs at its very bottom.
+/// Mounts the image's root, the stubs, if there are any, at its very bottom.
 pub(super) fn mount_root(setup: &mut SetUp) -> Result<(), Reason> {
     let order = &setup.order;
-    make_upper(order.upper.path(), order.lowers.first().map(Bytes::path))?;
-    let (work, root) = (within(&order.work, "overlay"), within(&order.work, "root"));
-    make_directory(&work)?;
-    make_directory(&root)?;
-    let mut lowers: Vec<PathBuf> = order.lowers.iter().map(|lower| lower.path().to_owned()).collect();
-    lowers.push(within(&order.work, "stubs"));
-    let overlay = Overlay { lowers, writable: Some((order.upper.path().to_owned(), work)) };
-    setup.root = Some(RootDir::from_fd(overlay.mount_at(&root)?));
+    let (upper, work) = (order.upper.path(), order.work.path());
+    make_upper(upper, order.lowers.first().map(Bytes::path))?;
+    make_directory(work)?;
+    let lowers = order.lowers.iter().map(|lower| lower.path().to_owned()).chain(setup.stubs.clone()).collect();
+    let overlay = Overlay { lowers, writable: Some((upper.to_owned(), work.to_owned())) };
+    setup.root = Some(RootDir::from_fd(overlay.mount_in(setup.scratch()?, "root")?));
     Ok(())
 }
 
@@ -68,14 +61,15 @@ pub(super) fn make_directory(path: &Path) -> Result<(), Reason> {
 }
 
 impl Overlay {
-    /// Mounts it on a directory of ours and gives its root.
-    pub(super) fn mount_at(&self, target: &Path) -> Result<OwnedFd, Reason> {
+    /// Mounts it on a new directory in the scratch directory and gives its root.
+    pub(super) fn mount_in(&self, scratch: &OwnedFd, name: &str) -> Result<OwnedFd, Reason> {
+        rustix::fs::mkdirat(scratch, name, Mode::from_raw_mode(0o700)).doing(name)?;
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing("fsopen overlay")?;
         fsconfig_set_string(&context, "source", "overlay").doing("source")?;
         for (number, lower) in self.lowers.iter().enumerate() {
             match fsconfig_set_string(&context, "lowerdir+", lower.as_path()) {
                 // Before Linux 6.8 there is no such option, and the one there is takes 256 bytes for all of them.
-                Err(Errno::INVAL) if number == 0 => return self.mount_classically(target),
+                Err(Errno::INVAL) if number == 0 => return self.mount_classically(scratch, name),
                 result => result.doing(format!("layer {}", lower.display()))?,
             }
         }
@@ -93,13 +87,12 @@ impl Overlay {
         fsconfig_set_string(&context, "index", "off").doing("index=off")?;
         fsconfig_create(&context).map_err(|error| Reason(format!("overlay: {error}{}", mount_log(&context))))?;
         let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).doing("fsmount")?;
-        let place = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(&mounted, "", CWD, target, place).doing(target.display())?;
+        move_mount(&mounted, "", scratch, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(name)?;
         Ok(mounted)
     }
 
-    /// As `mount_at`, by mount(2), whose options are limited to a page: layers are named by descriptor to fit.
-    fn mount_classically(&self, target: &Path) -> Result<OwnedFd, Reason> {
+    /// As `mount_in`, by mount(2), whose options are limited to a page: layers are named by descriptor to fit.
+    fn mount_classically(&self, scratch: &OwnedFd, name: &str) -> Result<OwnedFd, Reason> {
         let open = |path: &Path| {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).doing(path.display())
@@ -114,9 +107,10 @@ impl Overlay {
             options.push_str(&format!(",upperdir={},workdir={},volatile", by_number(upper), by_number(work)));
         }
         let options = std::ffi::CString::new(options)?;
-        let mount = rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), Some(options.as_c_str()));
+        let target = Path::new(&by_number(scratch)).join(name);
+        let mount = rustix::mount::mount("overlay", &target, "overlay", MountFlags::empty(), Some(options.as_c_str()));
         mount.doing("overlay by mount(2)")?;
-        open(target)
+        open(&target)
     }
 }
 

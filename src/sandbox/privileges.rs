@@ -27,7 +27,7 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::AUDIT_WRITE);
 
 /// Landlock's version that knows scopes.
-const LANDLOCK_WITH_SCOPES: i64 = 6;
+const LANDLOCK_WITH_SCOPES: libc::c_long = 6;
 
 /// No core files; descriptors as Docker has them, as far as this process may give them.
 pub(super) fn limit_resources(_: &mut SetUp) -> Result<(), Reason> {

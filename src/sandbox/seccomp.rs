@@ -157,3 +157,101 @@ fn errno(number: i32) -> u32 {
 fn count(code: &[Instruction]) -> u32 {
     u32::try_from(code.len()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a program as the kernel would: `seccomp_data` is the number, the architecture and six arguments.
+    fn run(program: &[Instruction], architecture: u32, number: u32, arguments: [u64; 2]) -> u32 {
+        let mut accumulator = 0;
+        let mut at = 0;
+        loop {
+            let instruction = program[at];
+            let Instruction { code, jump_true, jump_false, operand } = instruction;
+            let skip = |holds: bool| usize::from(if holds { jump_true } else { jump_false });
+            at += 1;
+            match code {
+                LOAD => {
+                    accumulator = match operand {
+                        NUMBER => number,
+                        ARCHITECTURE => architecture,
+                        16 => arguments[0] as u32,
+                        24 => arguments[1] as u32,
+                        other => panic!("load from {other}"),
+                    }
+                }
+                AND => accumulator &= operand,
+                JUMP => at += operand as usize,
+                JUMP_EQUAL => at += skip(accumulator == operand),
+                JUMP_GREATER_EQUAL => at += skip(accumulator >= operand),
+                RETURN => return operand,
+                other => panic!("code {other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_number_of_every_abi_gets_its_verdict() {
+        for (abis, architecture, abi) in [
+            (ON_X86, AUDIT_ARCH_X86_64, Abi::X86_64),
+            (ON_X86, AUDIT_ARCH_I386, Abi::I386),
+            (ON_ARM, AUDIT_ARCH_AARCH64, Abi::Aarch64),
+            (ON_ARM, AUDIT_ARCH_ARM, Abi::Arm),
+        ] {
+            let program = program(abis);
+            for number in (0..600).chain(0xf_0000..0xf_0010).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
+                let row = SYSCALLS.iter().find(|row| row.2[abi as usize] == number as i32 && number < 0x4000_0000);
+                let expected = match row.map_or(Verdict::Missing, |row| row.1) {
+                    Verdict::Deny => errno(libc::EPERM),
+                    Verdict::Missing => errno(libc::ENOSYS),
+                    // With arguments of zero, these are all harmless.
+                    _ => RET_ALLOW,
+                };
+                assert_eq!(run(&program, architecture, number, [0, 0]), expected, "{abi:?} {number} {row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_are_compared_by_their_low_half() {
+        let program = program(ON_X86);
+        let answer = |number: u32, arguments| run(&program, AUDIT_ARCH_X86_64, number, arguments);
+        let (denied, high) = (errno(libc::EPERM), 1_u64 << 32);
+        for request in [0x5412, 0x541c] {
+            assert_eq!(answer(16, [0, request]), denied);
+            assert_eq!(answer(16, [0, high | request]), denied);
+        }
+        assert_eq!(answer(16, [0x5412, 0x5401]), RET_ALLOW);
+        for (family, expected) in [(38, denied), (high | 38, denied), (40, denied), (39, RET_ALLOW), (2, RET_ALLOW)] {
+            assert_eq!(answer(41, [family, 0]), expected, "family {family}");
+        }
+        for flag in [0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000] {
+            assert_eq!(answer(56, [flag | 17, 0]), denied, "flag {flag:x}");
+        }
+        assert_eq!(answer(56, [0x0100_0011, 0]), RET_ALLOW);
+        for (value, expected) in [(8, RET_ALLOW), (0xffff_ffff, RET_ALLOW), (0x0004_0000, denied), (1, denied)] {
+            assert_eq!(answer(135, [value, 0]), expected, "personality {value:x}");
+        }
+    }
+
+    #[test]
+    fn another_architecture_is_killed() {
+        assert_eq!(run(&program(ON_X86), AUDIT_ARCH_AARCH64, 0, [0, 0]), RET_KILL_PROCESS);
+    }
+
+    #[test]
+    fn the_table_has_no_number_twice_and_the_program_is_short() {
+        for abi in [Abi::X86_64, Abi::I386, Abi::Aarch64, Abi::Arm] {
+            let mut numbers: Vec<i32> = SYSCALLS.iter().map(|row| row.2[abi as usize]).filter(|at| *at >= 0).collect();
+            let all = numbers.len();
+            numbers.sort_unstable();
+            numbers.dedup();
+            assert_eq!(numbers.len(), all, "{abi:?}");
+        }
+        // The kernel takes 4096.
+        for abis in [ON_X86, ON_ARM] {
+            assert!(program(abis).len() < 1000, "{}", program(abis).len());
+        }
+    }
+}

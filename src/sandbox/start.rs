@@ -50,7 +50,9 @@ pub(super) fn start(options: Options) -> Result<Sandbox, SandboxError> {
         Isolation::Full => Some(IdMap::of_caller().map_err(no_range)?),
     };
     let base = prepare_base(&options.base, map.as_ref())?;
-    start_holder(base, map)
+    let mut sandbox = start_holder(base, map)?;
+    sandbox.named = options.base;
+    Ok(sandbox)
 }
 
 /// Starts a holder with this map, or without namespaces.
@@ -61,6 +63,7 @@ pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox,
     // From here on dropping it ends the holder, whatever goes wrong.
     let mut sandbox = Sandbox {
         control,
+        named: base.clone(),
         base,
         owner: own_ids(),
         user_namespace: None,

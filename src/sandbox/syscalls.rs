@@ -57,7 +57,6 @@ pub const SYSCALLS: &[(&str, Verdict, [i32; 4])] = &[
     ("alarm", Allow, [37, 27, NO, NO]),
     ("arch_prctl", Allow, [158, 384, NO, NO]),
     ("arm_fadvise64_64", Allow, [NO, NO, NO, 270]),
-    ("arm_sync_file_range", Allow, [NO, NO, NO, 341]),
     ("bdflush", Deny, [NO, 134, NO, 134]),
     ("bind", Allow, [49, 361, 200, 282]),
     ("bpf", Deny, [321, 357, 280, 386]),

@@ -195,3 +195,31 @@ pub(super) fn receive_reply(socket: impl AsFd) -> io::Result<Option<(Reply, Vec<
 pub(super) fn wait_for_byte(pipe: OwnedFd) -> io::Result<()> {
     File::from(pipe).read_exact(&mut [0])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_of_many_descriptors_arrives_whole() {
+        let (ours, theirs) = socket_pair().unwrap();
+        let request = vec![7; 3 << 20];
+        let file = memory_file(b"x").unwrap();
+        let many = vec![file.as_fd(); 300];
+        send_request(&ours, &request, &many).unwrap();
+        let (received, descriptors) = receive_request(&theirs).unwrap();
+        assert!(received == request);
+        assert_eq!(descriptors.len(), 300);
+        assert_eq!(read_memory_file(&File::from(descriptors.into_iter().next_back().unwrap())).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_reply_of_any_length_arrives_shortened_at_worst() {
+        let (ours, theirs) = socket_pair().unwrap();
+        reply(&ours, &Reply::WorkerFailed("\u{1}é".repeat(1 << 20)), &[]).unwrap();
+        let Some((Reply::WorkerFailed(text), _)) = receive_reply(&theirs).unwrap() else { panic!("another reply") };
+        assert!(text.starts_with("\u{1}é") && text.len() > 1000);
+        drop(ours);
+        assert!(receive_reply(&theirs).unwrap().is_none());
+    }
+}

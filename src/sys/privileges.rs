@@ -45,7 +45,7 @@ struct LandlockRules {
 }
 
 /// The Landlock version that the kernel speaks; an error where it has none.
-pub fn landlock_version() -> io::Result<i64> {
+pub fn landlock_version() -> io::Result<libc::c_long> {
     const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
     // SAFETY: with this flag the kernel takes no rules: a null pointer of size zero is what it asks for.
     let version = unsafe {
@@ -56,7 +56,7 @@ pub fn landlock_version() -> io::Result<i64> {
             LANDLOCK_CREATE_RULESET_VERSION,
         )
     };
-    Ok(i64::from(checked(version)?))
+    checked(version)
 }
 
 /// Keeps the calling thread from connecting to abstract unix sockets that were made outside (Landlock version 6).

@@ -196,7 +196,7 @@ pub fn time() -> ExitCode {
     let median = |mut times: Vec<Duration>| {
         times.sort();
         let at = |part: usize| times[(times.len() - 1) * part / 100].as_micros();
-        format!("median {} us, p95 {} us, min {} us", at(50), at(95), at(0))
+        format!("median {} us, quarter {} us, p95 {} us, min {} us", at(50), at(25), at(95), at(0))
     };
     let directory = tempfile::tempdir().unwrap();
     let start = |_| {
