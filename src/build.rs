@@ -131,6 +131,34 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     build.export(&image, &layers)
 }
 
+/// Says what there is to say about a Dockerfile and all its stages, without running anything.
+///
+/// # Errors
+/// The Dockerfile is wrong, or a base image's config cannot be had.
+pub fn check(build: &Build<'_>) -> Result<Vec<Diagnostic>, BuildError> {
+    let parsed = dockerfile::parse(build.source);
+    if parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        return Err(BuildError::Dockerfile(parsed.diagnostics));
+    }
+    let layers = Layers::new(build.store, build.registry, build.namespace);
+    let bases = build.resolve_bases(&parsed.dockerfile, &layers)?;
+    let configs = bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
+    let options = plan::Options { scope: plan::Scope::EveryStage, ..build.options.clone() };
+    let plan = plan::plan(&parsed.dockerfile, &options, &configs).map_err(BuildError::Dockerfile)?;
+    let mut warnings = parsed.diagnostics;
+    warnings.extend(plan.warnings);
+    warnings.sort_by_key(|warning| warning.span);
+    Ok(filtered(warnings, &parsed.dockerfile))
+}
+
+/// The warnings that `# check=skip=…` does not switch off.
+fn filtered(warnings: Vec<Diagnostic>, dockerfile: &Dockerfile) -> Vec<Diagnostic> {
+    // A directive that cannot be read is an error of its own, which the parser reports.
+    let given = dockerfile.directives.check.as_ref();
+    let options = given.and_then(|check| dockerfile::lint::CheckOptions::parse(&check.value).ok()).unwrap_or_default();
+    dockerfile::lint::filter(warnings, &options)
+}
+
 impl Build<'_> {
     fn load_dockerfile(&self) -> Result<Dockerfile, BuildError> {
         let task = self.progress.task(format!("[internal] load build definition from {}", self.source.name));

@@ -67,7 +67,6 @@ Examples:
   rbuild -o out .                                   write the result's files into the directory out
   rbuild --platform linux/amd64,linux/arm64 -t registry.example/me/app --push .
   rbuild --secret id=npm,src=$HOME/.npmrc --ssh default .
-  rbuild explain .                                  say what would run again, and why
   rbuild - < Dockerfile                             build without a context
 
 A directory named like a command is written with a slash: rbuild ./images
@@ -150,7 +149,7 @@ pub enum Subcommand {
     Du(DiskUsageArguments),
 }
 
-/// What `build` and `explain` take.
+/// What `build` takes.
 #[derive(Debug, Args)]
 pub struct BuildArguments {
     /// The directory that COPY reads from; or a URL of a Git repository or an archive; or `-`: an archive or

@@ -9,7 +9,6 @@ pub mod args;
 mod commands;
 pub mod environment;
 pub mod failure;
-mod report;
 pub mod request;
 mod signals;
 

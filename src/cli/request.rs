@@ -235,7 +235,7 @@ impl InvalidRequest {
 }
 
 impl Request {
-    /// Resolves the flags of `build` and `explain`.
+    /// Resolves the flags of `build`.
     pub(super) fn resolve(
         arguments: BuildArguments,
         global: &GlobalArguments,

@@ -119,7 +119,6 @@ fn outcome(result: &Result<Command, UsageError>, plain: &Request) -> String {
     };
     match result {
         Ok(Command::Build(build)) => request("build", build),
-        Ok(Command::Explain(build)) => request("explain", build),
         Ok(Command::Show(shown)) => add(&format!("show {:?}", shown.lines().next().unwrap_or_default())),
         Ok(command) => add(&format!("{command:?}")),
         Err(error) => {

@@ -1,6 +1,7 @@
 //! What ADD can do and COPY cannot: unpack archives, and fetch from URLs and git repositories.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
@@ -221,9 +222,9 @@ impl<'a> Landing<'a> {
             }
             for (parent, node) in existing_parents(std::slice::from_ref(&path), &*self)? {
                 // An archive may leave directories out that the image has: the layer names them as they are.
-                if !self.made.contains_key(&parent) {
-                    tar.append(&parent, &node, None, &mut io::empty())?;
-                    self.made.insert(parent, node);
+                if let Entry::Vacant(place) = self.made.entry(parent) {
+                    tar.append(place.key(), &node, None, &mut io::empty())?;
+                    place.insert(node);
                 }
             }
             if link.is_some() {

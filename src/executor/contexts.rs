@@ -11,7 +11,7 @@ use crate::tree::{Kind, Node, View};
 /// One context.
 pub enum Context {
     /// A directory of this machine.
-    Directory(DirContext),
+    Directory(Box<DirContext>),
     /// A tar that was sent.
     Archive(TarContext),
     /// Nothing, as with a Dockerfile that came alone.
@@ -46,7 +46,7 @@ impl Context {
     /// Its tree.
     pub fn view(&self) -> &dyn View {
         match self {
-            Context::Directory(directory) => directory,
+            Context::Directory(directory) => directory.as_ref(),
             Context::Archive(archive) => archive,
             Context::Empty => &Nothing,
         }

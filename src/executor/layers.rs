@@ -41,8 +41,11 @@ pub struct Layers<'a> {
     pub(crate) registry: &'a Client,
     pub(super) namespace: &'a Namespace,
     indexes: Mutex<BTreeMap<Digest, Arc<Index>>>,
-    making: Mutex<BTreeMap<(Digest, Form), Arc<Mutex<()>>>>,
+    making: Mutex<BTreeMap<(Digest, Form), Making>>,
 }
+
+/// Held by whoever makes a form of a layer now.
+type Making = Arc<Mutex<()>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Form {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::add::Fetched;
 use super::contexts::{Context, digest_all};
-use super::copy::{Chmod, Content, CopyError, CopyRequest, CopySource, Recipe, RecipeEntry, plan_copy};
+use super::copy::{Chmod, Content, CopyError, CopyRequest, CopySource, Ignored, Recipe, RecipeEntry, plan_copy};
 use super::passwd::lookup_owner;
 use super::step::{Made, Work};
 use super::{ExecuteError, StepOutput};
@@ -59,7 +59,7 @@ impl<'a> Copying<'a> {
     pub(super) fn request<'b>(
         &'b self,
         owner: Option<(u32, u32)>,
-        ignored: Option<&'b dyn Fn(&[u8]) -> bool>,
+        ignored: Option<Ignored<'b>>,
         epoch: i64,
     ) -> CopyRequest<'b> {
         let mut fetched = self.fetched.iter();
@@ -355,7 +355,7 @@ impl Work<'_> {
 }
 
 /// A copy of a path to its own place.
-fn mirror<'a>(view: &'a dyn View, path: &str, ignored: Option<&'a dyn Fn(&[u8]) -> bool>) -> CopyRequest<'a> {
+fn mirror<'a>(view: &'a dyn View, path: &str, ignored: Option<Ignored<'a>>) -> CopyRequest<'a> {
     let cleaned = String::from_utf8_lossy(&tree::clean(path.as_bytes())).into_owned();
     CopyRequest {
         sources: vec![CopySource::View { view, pattern: cleaned.clone() }],

@@ -1,28 +1,21 @@
 //! `rbuild build`: the request becomes a build, its result the answer.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::inputs::Inputs;
 use super::{client, failed, open_store, print};
-use crate::build::{Build, BuildError, Built, Output, OutputKind, Pull, build};
+use crate::build::{Build, BuildError, Built, Output, OutputKind, Pull, build, check};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::{
-    self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, ContextSource, Destination, DockerfileSource,
-    Entitlement, HostAddress, LayoutImage, NamedContext, NetworkMode, OutputRequest, PullPolicy, Request, Verbosity,
+    self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
+    NamedContext, NetworkMode, OutputRequest, PullPolicy, Request, Verbosity,
 };
-use crate::context::archive::TarContext;
-use crate::context::dir::DirContext;
-use crate::context::ignore::{IgnoreRules, locate};
-use crate::diagnostic::{Color, Severity, Source};
-use crate::digest::Frame;
-use crate::executor::{
-    Allow, BlobForm, Context, Contexts, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource,
-};
+use crate::diagnostic::{Color, Diagnostic, Severity, Source};
+use crate::executor::{Allow, BlobForm, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource};
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
-use crate::layer::decompress::decompress;
 use crate::plan;
 use crate::progress::Progress;
 use crate::sandbox::{Cancel, Options as SandboxOptions};
@@ -31,9 +24,6 @@ use crate::ui::Ui;
 
 /// Builds, and prints the image's id where `--quiet` asks for it.
 pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Failure> {
-    if request.action != Action::Build {
-        return super::super::report::run(request, environment);
-    }
     let store = open_store(&request.store_root)?;
     let color = color(environment);
     let inputs = Inputs::load(request, &store)?;
@@ -41,12 +31,10 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let ui = Ui::start(request.progress, &environment.ui());
     super::super::signals::stop_on_signal(&cancel, store.session());
     let result = build_with(request, environment, &store, &inputs, &cancel, &ui, color);
-    let result = match result {
-        Err(error) => Err(explain(error, &inputs.source, &cancel, color)),
-        Ok(built) => Ok(built),
-    };
+    let result = result.map_err(|error| explain(*error, &inputs.source, &cancel, color));
     ui.finish();
-    let built = result?;
+    let done = result?;
+    let Done::Built(built) = done else { return super::check::report(request, &inputs.source, &done, color) };
     write_results(request, &built)?;
     if request.verbosity == Verbosity::Quiet {
         print(&format!("{}\n", built.config))?;
@@ -67,16 +55,16 @@ fn build_with(
     cancel: &Cancel,
     ui: &Ui,
     color: Color,
-) -> Result<Built, BuildFailure> {
+) -> Result<Done, Box<BuildFailure>> {
     let progress = Progress::new(ui.sink());
     for notice in &request.notices {
         progress.notice(notice.clone());
     }
     let registry = client(&request.registries);
     let namespace = Namespace::new(SandboxOptions::new(store.root().join("trees")));
-    let execute = execute_options(request, environment)?;
+    let execute = execute_options(request, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(output).collect();
-    let built = build(&Build {
+    let whole = Build {
         source: &inputs.source,
         scope: inputs.scope.clone(),
         options: plan_options(request),
@@ -96,182 +84,28 @@ fn build_with(
         progress: &progress,
         cancel,
         color,
-    });
-    Ok(built?)
+    };
+    let done = match request.action {
+        Action::Check(_) => check(&whole).map(Done::Checked),
+        Action::Build | Action::Outline(_) | Action::Targets(_) => {
+            build(&whole).map(|built| Done::Built(Box::new(built)))
+        }
+    };
+    done.map_err(|error| Box::new(BuildFailure::Build(error)))
+}
+
+/// What was done.
+pub(super) enum Done {
+    /// An image was built.
+    Built(Box<Built>),
+    /// The Dockerfile was checked: what there is to say about it.
+    Checked(Vec<Diagnostic>),
 }
 
 /// What stops a build before or while it runs.
 enum BuildFailure {
     Build(BuildError),
     Input(Failure),
-}
-
-impl From<BuildError> for BuildFailure {
-    fn from(error: BuildError) -> BuildFailure {
-        BuildFailure::Build(error)
-    }
-}
-
-impl From<Failure> for BuildFailure {
-    fn from(failure: Failure) -> BuildFailure {
-        BuildFailure::Input(failure)
-    }
-}
-
-/// The Dockerfile and the contexts.
-struct Inputs {
-    source: Source,
-    contexts: Contexts,
-    scope: String,
-}
-
-impl Inputs {
-    fn load(request: &Request, store: &Store) -> Result<Inputs, Failure> {
-        let (main, archive_dockerfile) = Inputs::context(request, store)?;
-        let source = Inputs::dockerfile(request, archive_dockerfile)?;
-        let mut named = BTreeMap::new();
-        for (name, context) in &request.build_contexts {
-            if let NamedContext::Directory(path) = context {
-                named.insert(name.clone(), directory(path, locate_in(path), store)?);
-            }
-        }
-        let place = match &request.context {
-            ContextSource::Directory(path) => path.display().to_string(),
-            ContextSource::Stdin => "-".to_owned(),
-            ContextSource::Git(url) | ContextSource::Http(url) => url.clone(),
-        };
-        let scope = format!("{place}\n{}\n{}", source.name, request.target.as_deref().unwrap_or_default());
-        Ok(Inputs { source, contexts: Contexts { main, named }, scope })
-    }
-
-    /// The main context; and the Dockerfile, where standard input was one or held one.
-    fn context(request: &Request, store: &Store) -> Result<(Context, Option<Vec<u8>>), Failure> {
-        match &request.context {
-            ContextSource::Directory(path) => {
-                let dockerfile = dockerfile_path(request, path);
-                let ignore =
-                    dockerfile.as_deref().map_or_else(|| locate_in(path), |dockerfile| locate(dockerfile, path));
-                Ok((directory(path, ignore, store)?, None))
-            }
-            ContextSource::Stdin => from_stdin(request, store),
-            ContextSource::Git(url) => Err(unsupported("a git repository", url)),
-            ContextSource::Http(url) => Err(unsupported("a URL", url)),
-        }
-    }
-
-    fn dockerfile(request: &Request, given: Option<Vec<u8>>) -> Result<Source, Failure> {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        if let Some(bytes) = given {
-            return Ok(Source::new("Dockerfile", text(bytes)));
-        }
-        if request.dockerfile == DockerfileSource::Stdin {
-            let mut bytes = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-            return Ok(Source::new("-", text(bytes)));
-        }
-        let ContextSource::Directory(context) = &request.context else {
-            return Err(Failure::new(FailureKind::Other, "there is no Dockerfile in the context on standard input"));
-        };
-        let path = dockerfile_path(request, context).ok_or_else(|| no_dockerfile(context))?;
-        let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Failure::new(FailureKind::Other, format!("there is no Dockerfile at {}", path.display()))
-            }
-            _ => Failure::new(FailureKind::Other, format!("read {}: {error}", path.display())),
-        })?;
-        let name = path.strip_prefix(context).unwrap_or(&path).display().to_string();
-        Ok(Source::new(name, text(bytes)))
-    }
-}
-
-fn unsupported(what: &str, url: &str) -> Failure {
-    Failure::new(FailureKind::Other, format!("{what} as build context is not supported by this version: {url}"))
-        .hint("fetch it first and give the directory, or pipe a tar of it: `… | rbuild build -`")
-}
-
-fn no_dockerfile(context: &Path) -> Failure {
-    Failure::new(FailureKind::Other, format!("there is no Dockerfile in {}", context.display()))
-        .hint("name one with --file, or give another directory as the context")
-}
-
-/// The Dockerfile of a directory: the named one, else `Dockerfile`, else `dockerfile`.
-fn dockerfile_path(request: &Request, context: &Path) -> Option<PathBuf> {
-    match &request.dockerfile {
-        DockerfileSource::Path(path) => Some(path.clone()),
-        DockerfileSource::Stdin => None,
-        DockerfileSource::Default => {
-            ["Dockerfile", "dockerfile"].into_iter().map(|name| context.join(name)).find(|path| path.is_file())
-        }
-    }
-}
-
-fn locate_in(context: &Path) -> Option<PathBuf> {
-    let path = context.join(".dockerignore");
-    path.is_file().then_some(path)
-}
-
-fn directory(path: &Path, ignore: Option<PathBuf>, store: &Store) -> Result<Context, Failure> {
-    let rules = match &ignore {
-        Some(file) => {
-            let text = std::fs::read(file)
-                .map_err(|error| Failure::new(FailureKind::Other, format!("read {}: {error}", file.display())))?;
-            IgnoreRules::parse(&text)
-                .map_err(|error| Failure::new(FailureKind::Other, format!("{}: {error}", file.display())))?
-        }
-        None => IgnoreRules::parse(b"").map_err(|error| failed(&error))?,
-    };
-    let name = Frame::new("rbuild.stat.1").text("path", &path.display().to_string()).finish();
-    let context = DirContext::open(path, rules, Some(&store.stat_cache(&name))).map_err(|error| failed(&error))?;
-    Ok(Context::Directory(context))
-}
-
-/// Standard input is a tar, compressed or not, or a Dockerfile alone.
-fn from_stdin(request: &Request, store: &Store) -> Result<(Context, Option<Vec<u8>>), Failure> {
-    let mut bytes = Vec::new();
-    let mut input = std::io::stdin();
-    let mut head = vec![0; 1024];
-    let count = read_up_to(&mut input, &mut head).map_err(|error| failed(&error))?;
-    head.truncate(count);
-    let is_tar = {
-        let mut block = [0; 512];
-        let plain = decompress(head.as_slice()).and_then(|mut reader| reader.read_exact(&mut block));
-        plain.is_ok() && crate::layer::read::is_tar(&block) || crate::layer::decompress::detect(&head).is_some()
-    };
-    if !is_tar {
-        bytes.extend_from_slice(&head);
-        input.read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-        return Ok((Context::Empty, Some(bytes)));
-    }
-    let tar = decompress(head.as_slice().chain(input)).map_err(|error| failed(&error))?;
-    let context = TarContext::read(tar, store.session())
-        .map_err(|error| Failure::new(FailureKind::Other, format!("read the context on standard input: {error}")))?;
-    let context = Context::Archive(context);
-    let names = match &request.dockerfile {
-        DockerfileSource::Path(path) => {
-            vec![path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()]
-        }
-        _ => vec!["Dockerfile".to_owned(), "dockerfile".to_owned()],
-    };
-    let mut found = false;
-    for name in names {
-        if let Ok(mut file) = context.view().open(name.as_bytes()) {
-            file.read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-            found = true;
-            break;
-        }
-    }
-    Ok((context, found.then_some(bytes)))
-}
-
-fn read_up_to(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut count = 0;
-    while count < buffer.len() {
-        match input.read(&mut buffer[count..])? {
-            0 => break,
-            more => count += more,
-        }
-    }
-    Ok(count)
 }
 
 fn plan_options(request: &Request) -> plan::Options {

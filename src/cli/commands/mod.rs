@@ -1,8 +1,10 @@
 //! The commands: each carries one [`super::Command`] out.
 
 mod build;
+mod check;
 mod doctor;
 mod image;
+mod inputs;
 mod list;
 mod prune;
 mod transfer;
