@@ -69,9 +69,9 @@ impl Work<'_> {
         let services = self.services;
         let parent = self.parent()?;
         let sandbox = services.layers.namespace.sandbox()?;
-        let mapping = services.layers.namespace.mapping()?;
+        let mapping = services.layers.mapping()?;
         let lowers = services.layers.trees(&parent.layers, self.task)?;
-        let draft = Draft::new(services.layers.store, mapping, &lowers)?;
+        let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;
         let mut mounted = self.mounts(op)?;
         let mut env = op.env.clone();
@@ -85,8 +85,8 @@ impl Work<'_> {
         }
         let spec = sandbox::RunSpec {
             lowers,
-            upper: draft.upper(),
-            work: draft.work(),
+            upper: draft.upper().to_owned(),
+            work: draft.work().to_owned(),
             args: op.args.clone(),
             env,
             cwd: op.cwd.clone(),
@@ -118,7 +118,7 @@ impl Work<'_> {
             Ok(exit) => self.judge(op, exit).and_then(|()| self.keep_written(&draft, key)),
             Err(error) => Err(error.into()),
         };
-        let removed = services.layers.namespace.remove(&[draft.folder().to_owned()]);
+        let removed = services.layers.namespace.remove(&[draft.upper().to_owned(), draft.work().to_owned()]);
         let layer = result?;
         removed?;
         Ok(Made::New(layer))
@@ -150,7 +150,7 @@ impl Work<'_> {
     /// The layer of a RUN is named by its key: its diffID is known only once it is packed.
     fn keep_written(&self, draft: &Draft, key: &Digest) -> Result<Digest, ExecuteError> {
         let layers = self.services.layers;
-        let mapping = layers.namespace.mapping()?;
+        let mapping = layers.mapping()?;
         let layer = Frame::new("rbuild.written.1").digest("key", key).finish();
         if let Some(stale) = layers.store.tree(&mapping.name, &layer) {
             // A build without the cache makes a layer anew whose old tree may be in use: it keeps its name, we take another.
@@ -165,7 +165,7 @@ impl Work<'_> {
         let layers = self.services.layers;
         let below = self.parent()?.layers.clone();
         layers.store.update_layer(layer, |record| record.below = below)?;
-        draft.seal(layers.store, layers.namespace.mapping()?, layer)?;
+        draft.seal(layers.store, layers.mapping()?, layer)?;
         Ok(*layer)
     }
 
@@ -267,7 +267,7 @@ impl Work<'_> {
 
     fn cache_directory(&self, name: &Digest, resolved: &ResolvedMount) -> Result<PathBuf, ExecuteError> {
         let layers = self.services.layers;
-        let mapping = layers.namespace.mapping()?;
+        let mapping = layers.mapping()?;
         let directory = layers.store.cache_folder(&mapping.name, mapping.owner, name)?;
         if directory.is_dir() {
             return Ok(directory);
@@ -280,7 +280,7 @@ impl Work<'_> {
             MountSource::Empty => Vec::new(),
             _ => self.mount_trees(resolved)?,
         };
-        let draft = layers.store.tree_draft(&mapping.name, mapping.owner)?;
+        let draft = layers.store.cache_draft(&mapping.name, mapping.owner)?;
         let Mount { mode, uid, gid, source, .. } = &resolved.mount;
         let seed = super::workers::Seed {
             source: crate::tree::clean(source.as_deref().unwrap_or_default().as_bytes()),
@@ -355,7 +355,7 @@ fn file(content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> sandbox::MountKind {
 
 /// A name that no earlier layer of the same key has.
 fn stale_name(stale: &std::path::Path, draft: &Draft) -> String {
-    format!("{} {}", stale.display(), draft.folder().display())
+    format!("{} {}", stale.display(), draft.upper().display())
 }
 
 /// `/etc/hosts` as BuildKit writes it, with `--add-host` after the usual lines.

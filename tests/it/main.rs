@@ -21,6 +21,7 @@ mod build;
 mod concurrent;
 mod errors;
 mod interrupt;
+mod leftovers;
 mod main_job;
 mod offline;
 mod outputs;
