@@ -1,6 +1,6 @@
 //! RUN: a command in the sandbox, on the trees of what came before; what it writes is the layer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ use crate::tree::View;
 struct Mounted {
     mounts: Vec<sandbox::Mount>,
     env: Vec<(String, String)>,
-    _locks: Vec<Lock>,
+    locks: Vec<Lock>,
 }
 
 impl Work<'_> {
@@ -180,7 +180,7 @@ impl Work<'_> {
     }
 
     fn mounts(&self, op: &RunOp) -> Result<Mounted, ExecuteError> {
-        let mut mounted = Mounted::default();
+        let mut mounted = Mounted { locks: self.lock_caches(op)?, ..Mounted::default() };
         if let Some(script) = &op.heredoc_file {
             let kind = file(script.content.clone().into_bytes(), 0o755, 0, 0);
             mounted.mounts.push(sandbox::Mount { target: script.path(), kind });
@@ -230,9 +230,21 @@ impl Work<'_> {
         self.services.layers.trees(&[layer], self.task)
     }
 
-    /// A cache mount's directory: named by id, owner, mode and what it starts from, as in BuildKit.
-    fn cache(&self, resolved: &ResolvedMount, mounted: &mut Mounted) -> Result<(), ExecuteError> {
-        let Mount { id, mode, uid, gid, sharing, read_only, source, .. } = &resolved.mount;
+    /// Waits for the locked caches of a command, each once and all commands in the same order: two commands that take the
+    /// same two in their own orders would wait for each other for ever.
+    fn lock_caches(&self, op: &RunOp) -> Result<Vec<Lock>, ExecuteError> {
+        let locked = op
+            .mounts
+            .iter()
+            .filter(|resolved| resolved.mount.kind == MountKind::Cache && resolved.mount.sharing == Sharing::Locked);
+        let names: Result<BTreeSet<Digest>, ExecuteError> =
+            locked.map(|resolved| Ok(self.cache_name(resolved)?.finish())).collect();
+        names?.iter().map(|name| Ok(self.services.layers.store.lock("cache", name)?)).collect()
+    }
+
+    /// A cache mount is named by id, owner, mode and what it starts from, as in BuildKit.
+    fn cache_name(&self, resolved: &ResolvedMount) -> Result<Frame, ExecuteError> {
+        let Mount { id, mode, uid, gid, source, .. } = &resolved.mount;
         let content = self.mount_content(resolved)?;
         let mut frame = Frame::new("rbuild.cache-mount.1");
         frame.text("id", id.as_deref().unwrap_or_default()).optional("source", source.as_deref());
@@ -240,26 +252,27 @@ impl Work<'_> {
             frame.optional(name, value.map(|value| value.to_string()).as_deref());
         }
         frame.optional("content", content.map(|content| content.to_string()).as_deref());
+        Ok(frame)
+    }
+
+    fn cache(&self, resolved: &ResolvedMount, mounted: &mut Mounted) -> Result<(), ExecuteError> {
+        let mut frame = self.cache_name(resolved)?;
         let store = self.services.layers.store;
-        let name = match sharing {
-            Sharing::Shared => frame.finish(),
-            Sharing::Locked => {
-                let name = frame.finish();
-                mounted._locks.push(store.lock("cache", &name)?);
-                name
-            }
+        let name = match resolved.mount.sharing {
+            Sharing::Shared | Sharing::Locked => frame.finish(),
             // The first directory that nobody uses now.
             Sharing::Private => loop {
                 let name = frame.finish();
                 if let Some(lock) = store.try_lock("cache", &name)? {
-                    mounted._locks.push(lock);
+                    mounted.locks.push(lock);
                     break name;
                 }
                 frame.text("another", "");
             },
         };
         let dir = self.cache_directory(&name, resolved)?;
-        let access = if *read_only == Some(true) { sandbox::Access::ReadOnly } else { sandbox::Access::ReadWrite };
+        let is_read_only = resolved.mount.read_only == Some(true);
+        let access = if is_read_only { sandbox::Access::ReadOnly } else { sandbox::Access::ReadWrite };
         let kind = sandbox::MountKind::Cache { dir, access };
         mounted.mounts.push(sandbox::Mount { target: target(&resolved.mount), kind });
         Ok(())

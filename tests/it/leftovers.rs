@@ -9,7 +9,8 @@ use crate::harness::{Files, Rbuild};
 
 /// A context whose Dockerfile goes on from busybox.
 pub fn on_busybox(rbuild: &Rbuild, name: &str, rest: &str) -> Result<Files, String> {
-    let context = rbuild.context(name).file("Dockerfile", format!("FROM scratch\nADD rootfs.tar.xz /\n{rest}"));
+    let context =
+        rbuild.context(name).file("Dockerfile", format!("FROM scratch AS busybox\nADD rootfs.tar.xz /\n{rest}"));
     fs::copy(Base::Busybox.rootfs()?, context.directory.join("rootfs.tar.xz")).expect("copy the root file system");
     Ok(context)
 }

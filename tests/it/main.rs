@@ -23,6 +23,7 @@ mod errors;
 mod interrupt;
 mod leftovers;
 mod main_job;
+mod mounts;
 mod offline;
 mod outputs;
 mod registry;
