@@ -16,7 +16,7 @@ use crate::plan::{MountSource, Network, ResolvedMount, RunOp, Security};
 use crate::progress::Stream;
 use crate::sandbox;
 use crate::snapshot::{Draft, StackView};
-use crate::store::Lock;
+use crate::store::{LayerRecord, Lock, RecordKind};
 use crate::tree::View;
 
 /// Mounts of one command, with what has to be held while it runs.
@@ -148,17 +148,19 @@ impl Work<'_> {
     }
 
     /// The layer of a RUN is named by its key: its diffID is known only once it is packed.
+    ///
+    /// A layer of that name may be there: its step was forgotten, or may not be used (`--no-cache`), or its tree belongs to
+    /// another id mapping. What this command wrote is another layer, so it gets a name that nobody had.
     fn keep_written(&self, draft: &Draft, key: &Digest) -> Result<Digest, ExecuteError> {
-        let layers = self.services.layers;
-        let mapping = layers.mapping()?;
-        let layer = Frame::new("rbuild.written.1").digest("key", key).finish();
-        if let Some(stale) = layers.store.tree(&mapping.name, &layer) {
-            // A build without the cache makes a layer anew whose old tree may be in use: it keeps its name, we take another.
-            let fresh =
-                Frame::new("rbuild.written.1").digest("key", key).text("at", &stale_name(&stale, draft)).finish();
-            return self.seal(draft, &fresh);
+        let store = self.services.layers.store;
+        let mut name = Frame::new("rbuild.written.1");
+        let layer = name.digest("key", key).finish();
+        let known: Option<LayerRecord> = store.read_record(RecordKind::Layer, &layer)?;
+        if known.is_none() && store.tree(&self.services.layers.mapping()?.name, &layer).is_none() {
+            return self.seal(draft, &layer);
         }
-        self.seal(draft, &layer)
+        // Drafts are named by their session, and no two sessions have the same name.
+        self.seal(draft, &name.text("at", &draft.upper().to_string_lossy()).finish())
     }
 
     fn seal(&self, draft: &Draft, layer: &Digest) -> Result<Digest, ExecuteError> {
@@ -364,11 +366,6 @@ fn target(mount: &Mount) -> String {
 
 fn file(content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> sandbox::MountKind {
     sandbox::MountKind::File { content: sandbox::Secret(content), mode, uid, gid }
-}
-
-/// A name that no earlier layer of the same key has.
-fn stale_name(stale: &std::path::Path, draft: &Draft) -> String {
-    format!("{} {}", stale.display(), draft.upper().display())
 }
 
 /// `/etc/hosts` as BuildKit writes it, with `--add-host` after the usual lines.

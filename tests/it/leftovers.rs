@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::bases::Base;
 use crate::harness::{Files, Rbuild};
+use crate::image::Image;
 
 /// A context whose Dockerfile goes on from busybox.
 pub fn on_busybox(rbuild: &Rbuild, name: &str, rest: &str) -> Result<Files, String> {
@@ -21,6 +22,12 @@ fn drafts(rbuild: &Rbuild) -> Vec<PathBuf> {
     let mappings = list(rbuild.store().join("trees"));
     let entries = mappings.flat_map(|mapping| list(mapping.clone()).chain(list(mapping.join("caches"))));
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "draft")).collect()
+}
+
+/// The folder of the trees of the user's ids.
+fn mapping(rbuild: &Rbuild) -> PathBuf {
+    let mappings = fs::read_dir(rbuild.store().join("trees")).expect("list the mappings").flatten();
+    mappings.map(|entry| entry.path()).find(|path| path.join("caches").is_dir()).expect("a mapping")
 }
 
 for_each_user! {
@@ -70,5 +77,22 @@ for_each_user! {
         context.edit("Dockerfile", "sleep 60", "true");
         rbuild.build(&context, &[]).succeeded();
         assert_eq!(drafts(&rbuild), Vec::<PathBuf>::new());
+    }
+
+    fn a_layer_of_other_ids_is_not_mixed_with_one_that_is_made_anew(rbuild) {
+        let rest = "RUN cat /proc/sys/kernel/random/uuid | tee /uuid | sed 's/^/uuid /'\n";
+        let context = match on_busybox(&rbuild, "anew", rest) {
+            Ok(context) => context,
+            Err(reason) => skip!("{reason}"),
+        };
+        let archive = rbuild.path("out/image.tar");
+        let output = format!("type=oci,dest={}", archive.display());
+        rbuild.build(&context, &["-o", &output]).succeeded();
+        // As if the user's subordinate ids were others now: the trees of the old ones are of no use.
+        let mapping = mapping(&rbuild);
+        fs::rename(&mapping, mapping.with_file_name("7-7")).expect("rename the trees");
+        let run = rbuild.build(&context, &["--no-cache", "-o", &output]).succeeded();
+        let (_, uuid) = run.stderr.lines().find_map(|line| line.split_once(" uuid ")).expect("the RUN prints its uuid");
+        assert_eq!(Image::read(&archive).content("/uuid").trim(), uuid);
     }
 }
