@@ -92,7 +92,12 @@ fn open(setup: &mut SetUp, number: usize, kind: OrderedKind) -> Result<OwnedFd, 
             rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let mount = open_tree(scratch, name.as_str(), flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?;
-            set_attributes(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY | NO_SUID_DEV_EXEC)?;
+            // A here-document that is run as a script has to be executable.
+            let attributes = match mode & 0o111 {
+                0 => NO_SUID_DEV_EXEC,
+                _ => NO_SUID_DEV_EXEC.difference(MountAttrFlags::MOUNT_ATTR_NOEXEC),
+            };
+            set_attributes(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY | attributes)?;
             Ok(mount)
         }
     }
