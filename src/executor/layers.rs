@@ -33,6 +33,13 @@ pub struct Wanted {
     pub tree: bool,
 }
 
+impl Wanted {
+    /// The same, with some blob at least.
+    pub fn with_blob(self) -> Wanted {
+        Wanted { blob: self.blob.or(Some(KEPT)), ..self }
+    }
+}
+
 /// How a layer is kept when no output wants a blob and no RUN a tree: fast to write, small enough.
 const KEPT: BlobForm = BlobForm { compression: Compression::Zstd, level: Some(1) };
 
@@ -352,13 +359,14 @@ impl<'a> Layers<'a> {
     /// Writes a layer: `write` streams its tar. Its name is its diffID.
     pub fn create(&self, wanted: Wanted, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
         let nothing = Digest::of(b"");
-        let blob = wanted.blob.or((!wanted.tree).then_some(KEPT));
         if !wanted.tree {
+            let blob = wanted.with_blob().blob;
             let ingested = self.ingest(&nothing, blob, None, write)?;
             let layer = ingested.diff_id;
             self.keep(&layer, ingested, blob)?;
             return Ok(layer);
         }
+        let blob = wanted.blob;
         let (ingested, tree) = self.unpack(&nothing, blob, &[], write)?;
         let layer = ingested.diff_id;
         self.keep(&layer, ingested, blob)?;

@@ -3,9 +3,10 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::bases::Base;
-use crate::harness::{Files, Rbuild};
+use crate::harness::{Files, Rbuild, succeed};
 use crate::image::Image;
 
 /// A context whose Dockerfile goes on from busybox.
@@ -94,5 +95,22 @@ for_each_user! {
         let run = rbuild.build(&context, &["--no-cache", "-o", &output]).succeeded();
         let (_, uuid) = run.stderr.lines().find_map(|line| line.split_once(" uuid ")).expect("the RUN prints its uuid");
         assert_eq!(Image::read(&archive).content("/uuid").trim(), uuid);
+    }
+
+    fn a_layer_that_is_not_in_order_can_be_exported_after_a_build_without_output(rbuild) {
+        let rest = "FROM busybox\nADD unordered.tar /added/\nCOPY --from=busybox /etc/passwd <<zzz /copied/\ntext\nzzz\nRUN true\n";
+        let context = match on_busybox(&rbuild, "unordered", rest) {
+            Ok(context) => context.file("z/file", "1").file("a/file", "2"),
+            Err(reason) => skip!("{reason}"),
+        };
+        let mut tar = Command::new("tar");
+        tar.current_dir(&context.directory).args(["--create", "--file", "unordered.tar", "z/file", "a/file"]);
+        succeed(&mut tar);
+        rbuild.build(&context, &[]).succeeded();
+        let archive = rbuild.path("out/image.tar");
+        rbuild.build(&context, &["-o", &format!("type=oci,dest={}", archive.display())]).succeeded().all_cached();
+        let image = Image::read(&archive);
+        assert_eq!(image.content("/added/z/file"), "1");
+        assert_eq!(image.content("/copied/zzz"), "text\n");
     }
 }
