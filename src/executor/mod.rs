@@ -28,7 +28,7 @@ pub use base::ResolvedBase;
 pub use contexts::{Context, Contexts};
 pub use error::{ExecuteError, RunFailure};
 pub use ingest::BlobForm;
-pub use layers::Layers;
+pub use layers::{Layers, Reuse};
 pub use namespace::Namespace;
 pub use workers::WORKERS;
 
