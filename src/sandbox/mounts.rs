@@ -41,7 +41,9 @@ pub(super) struct Source {
 /// A directory in memory on top of the base directory: that exists, and it is this process's working directory, from
 /// which names still lead beneath what is mounted over it.
 pub(super) fn mount_scratch(setup: &mut SetUp) -> Result<(), Reason> {
-    let scratch = tmpfs(0o700, None, NO_SUID_DEV_EXEC)?;
+    // Executable, for what is cloned from it inherits that, and scripts come from here; each clone takes it away again
+    // where nothing is to be executed.
+    let scratch = tmpfs(0o700, None, NO_SUID_DEV_EXEC.difference(MountAttrFlags::MOUNT_ATTR_NOEXEC))?;
     move_mount(&scratch, "", CWD, ".", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     setup.scratch = Some(scratch);
     Ok(())
