@@ -7,18 +7,28 @@ use std::path::PathBuf;
 
 use super::ExecuteError;
 use super::copy::{Content, CopyError, CopySource, Recipe, RecipeEntry, named_files, plan_directory, rebase};
+use super::git::{GitAccess, GitError, fetch_tree};
 use super::step::{Made, Work};
 use super::transfer::{Copying, Origin, existing_parents, write_entries};
+use crate::context::archive::TarContext;
 use crate::digest::Digest;
 use crate::layer::decompress::decompress;
 use crate::layer::read::{TarReader, is_tar};
 use crate::layer::view::MergedView;
 use crate::layer::write::TarWriter;
-use crate::plan::{CopyInstruction, CopyOp, Source};
+use crate::plan::{CopyInstruction, CopyOp, GitReference, Source};
 use crate::tree::{self, Kind, Last, Node, Time, View};
 
 /// A remote source that is here now.
-pub(super) struct Fetched {
+pub(super) enum Fetched {
+    /// A file.
+    File(Download),
+    /// The files of a repository.
+    Tree(TarContext),
+}
+
+/// A file that was fetched.
+pub(super) struct Download {
     name: String,
     path: PathBuf,
     size: u64,
@@ -29,13 +39,16 @@ pub(super) struct Fetched {
 impl Fetched {
     /// The source that it is of a copy. Downloads are private (0600) unless `--chmod` says otherwise, as in BuildKit.
     pub(super) fn source(&self) -> CopySource<'_> {
-        CopySource::Remote {
-            name: self.name.clone(),
-            file: &self.path,
-            size: self.size,
-            digest: self.digest,
-            mode: 0o600,
-            mtime: self.mtime,
+        match self {
+            Fetched::File(download) => CopySource::Remote {
+                name: download.name.clone(),
+                file: &download.path,
+                size: download.size,
+                digest: download.digest,
+                mode: 0o600,
+                mtime: download.mtime,
+            },
+            Fetched::Tree(tree) => CopySource::View { view: tree, pattern: "/".to_owned() },
         }
     }
 }
@@ -92,16 +105,26 @@ impl Work<'_> {
             committed => committed?,
         };
         let mtime = Time { seconds: download.last_modified.unwrap_or(0), nanoseconds: 0 };
-        Ok(Fetched { name: file_name(url), path: store.blob_path(&digest), size, digest, mtime })
+        Ok(Fetched::File(Download { name: file_name(url), path: store.blob_path(&digest), size, digest, mtime }))
     }
 
-    /// ADD of a repository: git makes the archive, which is then unpacked like any other.
-    fn fetch_git(&self, reference: &str) -> Result<Fetched, ExecuteError> {
-        let message = format!(
-            "ADD of the git repository {} is not supported by this version; clone it beside the Dockerfile and COPY it",
-            crate::registry::without_credentials(reference)
-        );
-        Err(self.refuse(message))
+    /// ADD of a repository.
+    fn fetch_git(&self, reference: &GitReference) -> Result<Fetched, ExecuteError> {
+        let part = self.task.part(format!("fetching {}", reference.shown()), 0);
+        let options = self.services.options;
+        let access = GitAccess {
+            secrets: &options.secrets,
+            agents: &options.agents,
+            cancel: Some(self.services.cancel),
+            epoch: options.epoch,
+        };
+        let tree = fetch_tree(reference, self.services.layers.store, &access).map_err(|error| match error {
+            GitError::Store(error) => ExecuteError::Store(error),
+            GitError::Cancelled => ExecuteError::Cancelled,
+            error => self.refuse(error.to_string()),
+        })?;
+        part.finish();
+        Ok(Fetched::Tree(tree.context))
     }
 
     /// The sources that are archives to be unpacked: decided by content, never by name.

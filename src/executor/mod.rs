@@ -8,6 +8,7 @@ mod base;
 pub mod contexts;
 pub mod copy;
 mod error;
+pub mod git;
 pub mod ingest;
 pub mod layers;
 pub mod namespace;
