@@ -1,15 +1,15 @@
 //! What ADD can do and COPY cannot: unpack archives, and fetch from URLs and git repositories.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-use super::ExecuteError;
 use super::copy::{Content, CopyError, CopySource, Recipe, RecipeEntry, named_files, plan_directory, rebase};
 use super::git::{GitAccess, GitError, fetch_tree};
 use super::step::{Made, Work};
 use super::transfer::{Copying, Origin, existing_parents, write_entries};
+use super::{ExecuteError, SecretSource};
 use crate::context::archive::TarContext;
 use crate::digest::Digest;
 use crate::layer::decompress::decompress;
@@ -82,7 +82,9 @@ impl Work<'_> {
             .map_err(|error| self.refuse(error.to_string()))?;
         let store = self.services.layers.store;
         let mut part = self.task.part(format!("downloading {}", crate::registry::without_credentials(url)), 0);
-        let download = self.services.layers.registry.download(url)?;
+        let authorization =
+            http_authorization(url, &self.services.options.secrets).map_err(|error| self.refuse(error))?;
+        let download = self.services.layers.registry.download(url, authorization.as_deref())?;
         let mut writer = store.blob_writer()?;
         let failed = |error: io::Error| {
             self.refuse(format!("cannot download {}: {error}", crate::registry::without_credentials(url)))
@@ -201,6 +203,31 @@ fn view_error(path: &[u8], source: io::Error) -> CopyError {
 fn is_archive(content: impl Read + Send) -> bool {
     let mut block = [0; 512];
     decompress(content).and_then(|mut tar| tar.read_exact(&mut block)).is_ok() && is_tar(&block)
+}
+
+/// The `Authorization` that secrets make for a URL's host: `HTTP_AUTH_HEADER_HOST`, or `HTTP_AUTH_TOKEN_HOST` as a bearer.
+///
+/// # Errors
+/// A sentence: the secret is nothing that a header can hold.
+pub fn http_authorization(url: &str, secrets: &BTreeMap<String, SecretSource>) -> Result<Option<String>, String> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let names = [(format!("HTTP_AUTH_HEADER_{host}"), ""), (format!("HTTP_AUTH_TOKEN_{host}"), "Bearer ")];
+    for (id, prefix) in names {
+        let Some(source) = secrets.get(&id) else { continue };
+        let value = match source {
+            SecretSource::Value(value) => value.clone(),
+            SecretSource::File(path) => std::fs::read(path)
+                .map_err(|error| format!("cannot read secret {id} from {}: {error}", path.display()))?,
+        };
+        let text = String::from_utf8(value).map_err(|_| format!("secret {id} is no text"))?;
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.contains(char::is_control) {
+            return Err(format!("secret {id} has several lines, so it cannot be sent"));
+        }
+        return Ok(Some(format!("{prefix}{text}")));
+    }
+    Ok(None)
 }
 
 /// The name that a download has: the last component of the URL's path.

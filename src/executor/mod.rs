@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use add::http_authorization;
 pub use base::ResolvedBase;
 pub use contexts::{Context, Contexts};
 pub use error::{ExecuteError, RunFailure};

@@ -19,8 +19,9 @@ pub struct Download {
 
 impl Client {
     /// Asks an `http` or `https` address. Redirects are followed, but never to another scheme than these two, and no
-    /// registry's credentials are sent.
-    pub fn download(&self, address: &str) -> Result<Download, RegistryError> {
+    /// registry's credentials are sent. `authorization` is the value of that header, for this server alone: a redirect to
+    /// another does not carry it there.
+    pub fn download(&self, address: &str, authorization: Option<&str>) -> Result<Download, RegistryError> {
         let shown = without_credentials(address);
         let url = Url::parse(address).ok_or_else(|| RegistryError::Protocol {
             status: 0,
@@ -31,7 +32,7 @@ impl Client {
         })?;
         let request = Request::new(Method::GET, url.clone());
         let mut answer =
-            self.shared.transport.retrying(&request, || self.shared.transport.follow(&request, &url, None))?;
+            self.shared.transport.retrying(&request, || self.shared.transport.follow(&request, &url, authorization))?;
         if answer.status != 200 {
             let status = answer.status;
             let message = answer.message();
