@@ -16,6 +16,7 @@ mod container;
 mod corpus;
 mod image;
 mod registry_server;
+mod web_server;
 
 mod build;
 mod concurrent;
@@ -25,3 +26,4 @@ mod main_job;
 mod offline;
 mod outputs;
 mod registry;
+mod remote;
