@@ -13,9 +13,10 @@
 //! that a new field does not compile until its place in this table is decided.
 
 use crate::digest::{Digest, Frame};
-use crate::dockerfile::mount::{Mount, MountKind};
 use crate::image::platform::Platform;
-use crate::plan::{CopyInstruction, CopyOp, HeredocFile, Link, Network, Parents, RunOp, Security, WorkdirOp};
+use crate::plan::{
+    CopyInstruction, CopyOp, HeredocFile, Link, Mount, MountKind, Network, Parents, RunOp, Security, WorkdirOp,
+};
 
 /// A step's key, and what entered it in words.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -44,6 +44,9 @@ pub struct Layers<'a> {
     making: Mutex<BTreeMap<(Digest, Form), Making>>,
 }
 
+/// Opens a layer's tar anew each time it is called.
+pub type OpenTar = Arc<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
+
 /// Held by whoever makes a form of a layer now.
 type Making = Arc<Mutex<()>>;
 
@@ -293,7 +296,7 @@ impl<'a> Layers<'a> {
     }
 
     /// Opens a layer's tar as often as it is asked to: what has no blob yet gets one first.
-    pub fn reopen(&self, layer: &Digest, task: &Task) -> Result<crate::export::Open> {
+    pub fn reopen(&self, layer: &Digest, task: &Task) -> Result<OpenTar> {
         let here = |record: &LayerRecord| record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
         let blob = match here(&self.record(layer)?) {
             Some(blob) => blob,

@@ -111,7 +111,8 @@ pub fn lookup_user(view: &dyn View, spec: &str) -> Result<User, UserError> {
 /// # Errors
 /// As [`lookup_user`].
 pub fn lookup_owner(view: &dyn View, spec: &str) -> Result<(u32, u32), UserError> {
-    let parsed = Spec::parse(spec)?;
+    // A group alone leaves the user as it would be without --chown.
+    let parsed = if spec.starts_with(':') { Spec::parse(&format!("0{spec}"))? } else { Spec::parse(spec)? };
     let (uid, gid) = match &parsed.user {
         Name::Number(uid) => (*uid, *uid),
         Name::Text(name) => {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use crate::diagnostic::{Diagnostic, Severity, Span};
 use crate::dockerfile::ast::Dockerfile;
-use crate::dockerfile::mount::Mount;
+pub use crate::dockerfile::mount::{Mount, MountKind, Sharing};
 use crate::image::config::{History, ImageConfig};
 
 mod args;

@@ -34,7 +34,7 @@ pub enum RegistryError {
         message: String,
     },
     /// There is no such repository, tag, manifest or blob.
-    #[error("find {reference}: the registry has none")]
+    #[error("find {reference}: not found in its registry")]
     NotFound {
         /// What was asked for.
         reference: String,

@@ -41,7 +41,9 @@ pub(super) struct Source {
 /// A directory in memory on top of the base directory: that exists, and it is this process's working directory, from
 /// which names still lead beneath what is mounted over it.
 pub(super) fn mount_scratch(setup: &mut SetUp) -> Result<(), Reason> {
-    let scratch = tmpfs(0o700, None, NO_SUID_DEV_EXEC)?;
+    // Executable, for what is cloned from it inherits that, and scripts come from here; each clone takes it away again
+    // where nothing is to be executed.
+    let scratch = tmpfs(0o700, None, NO_SUID_DEV_EXEC.difference(MountAttrFlags::MOUNT_ATTR_NOEXEC))?;
     move_mount(&scratch, "", CWD, ".", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     setup.scratch = Some(scratch);
     Ok(())
@@ -92,7 +94,12 @@ fn open(setup: &mut SetUp, number: usize, kind: OrderedKind) -> Result<OwnedFd, 
             rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let mount = open_tree(scratch, name.as_str(), flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?;
-            set_attributes(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY | NO_SUID_DEV_EXEC)?;
+            // A here-document that is run as a script has to be executable.
+            let attributes = match mode & 0o111 {
+                0 => NO_SUID_DEV_EXEC,
+                _ => NO_SUID_DEV_EXEC.difference(MountAttrFlags::MOUNT_ATTR_NOEXEC),
+            };
+            set_attributes(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY | attributes)?;
             Ok(mount)
         }
     }

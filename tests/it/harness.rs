@@ -357,6 +357,10 @@ impl Drop for Rbuild {
 fn own_tree(path: &Path, account: Account) {
     let Ok(metadata) = fs::symlink_metadata(path) else { return };
     lchown(path, Some(account.uid), Some(account.gid)).expect("give a file away");
+    if metadata.is_file() {
+        // The change of owner takes setuid and setgid away.
+        fs::set_permissions(path, metadata.permissions()).expect("set a file's mode");
+    }
     if metadata.is_dir() {
         for entry in fs::read_dir(path).expect("read a directory") {
             own_tree(&entry.expect("read a directory entry").path(), account);

@@ -172,8 +172,13 @@ pub fn describe_changes(before: &Listing, after: &Listing) -> String {
     for path in before.keys().filter(|path| !after.contains_key(*path)) {
         writeln!(text, "gone {path}").expect("write to a string");
     }
+    // A directory's time changes with its entries, which are listed themselves.
+    let same = |old: &Entry, new: &Entry| match new.kind {
+        Kind::Directory => Entry { modified: new.modified, ..old.clone() } == *new,
+        _ => old == new,
+    };
     for (path, entry) in after {
-        if before.get(path) != Some(entry) {
+        if !before.get(path).is_some_and(|old| same(old, entry)) {
             writeln!(text, "{}", describe(entry)).expect("write to a string");
         }
     }

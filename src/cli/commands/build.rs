@@ -10,7 +10,7 @@ use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::{
     self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
-    NamedContext, NetworkMode, OutputRequest, PullPolicy, Request, Verbosity,
+    NamedContext, NetworkMode, OutputRequest, PullPolicy, Request,
 };
 use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::executor::{Allow, BlobForm, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource};
@@ -36,10 +36,11 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let done = result?;
     let Done::Built(built) = done else { return super::check::report(request, &inputs.source, &done, color) };
     write_results(request, &built)?;
-    if request.verbosity == Verbosity::Quiet {
-        print(&format!("{}\n", built.config))?;
+    // Only the result goes to standard output: the image's id, unless an output is written there.
+    if request.outputs.iter().any(|output| output.destination == Some(Destination::Stdout)) {
+        return Ok(());
     }
-    Ok(())
+    print(&format!("{}\n", built.config))
 }
 
 fn color(environment: &Environment) -> Color {
