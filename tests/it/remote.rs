@@ -73,9 +73,9 @@ for_each_user! {
         let image = image(&rbuild, "modes", &format!("FROM scratch\nADD {}#light /\n", server.url("/a.git")), &[]);
         let expected = [
             "/file 644 0:0 file \"first\\n\"",
-            "/inside 777 0:0 Symlink(\"sub\")",
-            "/link 777 0:0 Symlink(\"file\")",
-            "/outside 777 0:0 Symlink(\"/\")",
+            "/inside 777 0:0 Link(\"sub\")",
+            "/link 777 0:0 Link(\"file\")",
+            "/outside 777 0:0 Link(\"/\")",
             "/run.sh 755 0:0 file \"#!/bin/sh\\n\"",
             "/sub 755 0:0 Directory",
             "/sub/deep 755 0:0 Directory",
@@ -273,6 +273,9 @@ for_each_user! {
             let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
             header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             builder.append_data(&mut header, path, content.as_bytes()).expect("write an archive");
         };
         add("Dockerfile", "FROM scratch\nCOPY file /\n");
