@@ -19,7 +19,7 @@ use crate::context::archive::TarContext;
 use crate::digest::Frame;
 use crate::plan::git::{FetchBy, GitReference, GitTimes, Submodules, is_full_commit};
 use crate::sandbox::Cancel;
-use crate::store::{RecordKind, StepRecord, Store, StoreError};
+use crate::store::{FetchedRecord, RecordKind, Store, StoreError};
 use crate::tree::{Time, View};
 
 /// What fetching may use.
@@ -160,8 +160,13 @@ fn keep_key(reference: &GitReference, commit: &str) -> Kept {
 
 impl Kept {
     fn kept(&self, store: &Store) -> Option<PathBuf> {
-        let record: StepRecord = store.read_record(RecordKind::Step, &self.0).ok()??;
-        store.has_blob(&record.layer).then(|| store.blob_path(&record.layer))
+        let record: FetchedRecord = store.read_record(RecordKind::Fetched, &self.0).ok()??;
+        if !store.has_blob(&record.blob) {
+            return None;
+        }
+        // Written again, so that what is used is not what is collected first; if that fails, no harm is done.
+        drop(store.write_record(RecordKind::Fetched, &self.0, &record));
+        Some(store.blob_path(&record.blob))
     }
 }
 
@@ -198,10 +203,9 @@ fn fetch_blob(reference: &GitReference, store: &Store, access: &GitAccess<'_>) -
     };
     pack::pack(&root, committed, git_dirs, &mut writer)
         .map_err(|source| GitError::Io { remote: reference.shown(), source })?;
-    let (blob, _) = writer.commit(None)?;
-    let created = crate::image::time::rfc3339(committed, None);
-    let record = StepRecord { layer: blob, title: format!("git {reference}"), created };
-    store.write_record(RecordKind::Step, &key.0, &record)?;
+    let (blob, size) = writer.commit(None)?;
+    let record = FetchedRecord { blob, size, source: reference.to_string(), tag: None, modified: Some(committed) };
+    store.write_record(RecordKind::Fetched, &key.0, &record)?;
     Ok(store.blob_path(&blob))
 }
 

@@ -7,6 +7,7 @@ mod add;
 mod base;
 pub mod contexts;
 pub mod copy;
+mod download;
 mod error;
 pub mod git;
 pub mod ingest;
@@ -25,9 +26,9 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use add::http_authorization;
 pub use base::ResolvedBase;
 pub use contexts::{Context, Contexts};
+pub use download::http_authorization;
 pub use error::{ExecuteError, RunFailure};
 pub use ingest::BlobForm;
 pub use layers::Layers;

@@ -307,4 +307,99 @@ for_each_user! {
         rbuild.run(["build", "--build-context", &alone, &server.url("/plain.tar")]).failed(1).says("is no archive");
         rbuild.run(["build", &server.url("/none")]).failed(1).says("404");
     }
+
+    fn add_of_a_url_takes_name_time_and_mode_and_unpacks_only_when_told(rbuild) {
+        let tar = tar_of("inside", "packed");
+        let headers = vec![("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT".to_owned())];
+        let pages = [
+            ("/dir/file.txt", Page { headers: headers.clone(), body: b"text".to_vec(), ..Page::default() }),
+            ("/x.tar", Page { body: tar.clone(), ..Page::default() }),
+            ("/", Page { body: b"root".to_vec(), ..Page::default() }),
+        ];
+        let server = WebServer::start(&pages, None);
+        let (file, archive) = (server.url("/dir/file.txt?q=1"), server.url("/x.tar"));
+        let text = "sha256:982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1";
+        let dockerfile = format!(
+            "FROM scratch\nADD {file} /as/\nADD {file} /named\nADD --chmod=0644 --chown=3:4 {file} /flags\n\
+             ADD --checksum={text} {file} /checked\nADD {archive} /whole\nADD --unpack=true {archive} /unpacked/\n\
+             ADD --unpack=false {archive} /kept/\nADD {} /unnamed/\n",
+            server.url("/")
+        );
+        let image = image(&rbuild, "urls", &dockerfile, &[]);
+        let files = image.files();
+        let file = &files["/as/file.txt"];
+        assert_eq!((file.mode, file.uid, file.gid, file.modified), (0o600, 0, 0, 784_111_777));
+        assert_eq!(image.content("/named"), "text");
+        let file = &files["/flags"];
+        assert_eq!((file.mode, file.uid, file.gid), (0o644, 3, 4));
+        assert_eq!(image.content("/checked"), "text");
+        assert_eq!(files["/whole"].kind, Kind::File(tar.clone()));
+        assert_eq!(files["/whole"].modified, 0, "without Last-Modified the time is 1970");
+        assert_eq!(image.content("/unpacked/inside"), "packed");
+        assert!(!files.contains_key("/unpacked/x.tar"), "an unpacked archive was copied too");
+        assert_eq!(files["/kept/x.tar"].kind, Kind::File(tar));
+        assert_eq!(image.content("/unnamed/__unnamed__"), "root");
+    }
+
+    fn a_url_is_asked_again_with_its_tag_and_not_at_all_where_its_digest_is_given(rbuild) {
+        let tagged = Page { headers: vec![("ETag", "\"one\"".to_owned())], body: b"text".to_vec(), ..Page::default() };
+        let server = WebServer::start(&[("/tagged", tagged)], None);
+        let url = server.url("/tagged");
+        let context = rbuild.context("tags").file("Dockerfile", format!("FROM scratch\nADD {url} /\n"));
+        rbuild.build(&context, &[]).succeeded();
+        rbuild.build(&context, &[]).succeeded().all_cached();
+        let text = "sha256:982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1";
+        let checked = rbuild.context("checked").file("Dockerfile", format!("FROM scratch\nADD --checksum={text} {url} /c\n"));
+        let before = server.requests().len();
+        rbuild.build(&checked, &[]).succeeded();
+        assert_eq!(server.requests().len(), before, "what was here was asked for");
+    }
+
+    fn redirects_are_followed_but_secrets_stay_with_their_host(rbuild) {
+        let redirect = |to: String| Page { status: 302, headers: vec![("Location", to)], ..Page::default() };
+        let page = Page { body: b"there".to_vec(), ..Page::default() };
+        let other = WebServer::start(&[("/file", page.clone())], None);
+        let pages = [
+            ("/away", redirect(other.url("/file"))),
+            ("/near", redirect("/file".to_owned())),
+            ("/loop", redirect("/loop".to_owned())),
+            ("/ftp", redirect("ftp://127.0.0.1/file".to_owned())),
+            ("/file", page),
+        ];
+        let server = WebServer::start(&pages, Some("Bearer s3cr3t"));
+        let keys = rbuild.context("keys").file("token", "s3cr3t\n");
+        let secret = |host: &str| format!("id=HTTP_AUTH_TOKEN_{host},src={}", keys.directory.join("token").display());
+        let dockerfile = format!("FROM scratch\nADD {} /a\nADD {} /n\n", server.url("/away"), server.url("/near"));
+        let image = image(&rbuild, "redirects", &dockerfile, &["--secret", &secret(&server.host())]);
+        assert_eq!(image.content("/a") + &image.content("/n"), "therethere");
+        assert_eq!(other.requests(), ["GET /file -"], "the secret of one host went to another");
+        for (path, words) in [("/loop", "redirects"), ("/ftp", "redirect"), ("/none", "404"), ("/file", "401")] {
+            let name = path.trim_start_matches('/');
+            let context =
+                rbuild.context(name).file("Dockerfile", format!("FROM scratch\n\nADD {} /\n", server.url(path)));
+            let given = secret(if path == "/file" { "other" } else { "" }).replace("_,", &format!("_{},", server.host()));
+            let run = rbuild.build(&context, &["--no-cache", "--secret", &given]).failed(1);
+            run.says(words).does_not_say("s3cr3t");
+        }
+    }
+
+    fn a_download_with_another_digest_is_refused(rbuild) {
+        let server = WebServer::start(&[("/f", Page { body: b"text".to_vec(), ..Page::default() })], None);
+        let wrong = format!("sha256:{}", "0".repeat(64));
+        let dockerfile = format!("FROM scratch\n\nADD --checksum={wrong} {} /\n", server.url("/f"));
+        let context = rbuild.context("wrong").file("Dockerfile", dockerfile);
+        rbuild.build(&context, &[]).failed(1).says("Dockerfile:3").says("digest mismatch").says(&wrong);
+    }
+}
+
+fn tar_of(path: &str, content: &str) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    builder.append_data(&mut header, path, content.as_bytes()).expect("write an archive");
+    builder.into_inner().expect("finish an archive")
 }

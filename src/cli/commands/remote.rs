@@ -12,7 +12,7 @@ use crate::context::archive::TarContext;
 use crate::executor::git::{GitAccess, fetch_tree};
 use crate::executor::{Context, SecretSource, http_authorization};
 use crate::plan::GitReference;
-use crate::registry::without_credentials;
+use crate::registry::{DownloadRequest, Downloaded, without_credentials};
 use crate::store::Store;
 
 /// Whether `.git` is part of a context where the address itself does not say it.
@@ -67,7 +67,12 @@ impl Remote<'_> {
         let authorization =
             http_authorization(address, &secrets).map_err(|error| Failure::new(FailureKind::Other, error))?;
         let client = client(&self.request.registries);
-        Ok(client.download(address, authorization.as_deref()).map_err(|error| failed(&error))?.body)
+        let asked = DownloadRequest { address, authorization: authorization.as_deref(), known: None };
+        match client.download(&asked).map_err(|error| failed(&error))? {
+            Downloaded::New(download) => Ok(download.body),
+            // Nothing was said to be here, so a server that says this says nothing.
+            Downloaded::Unchanged => Ok(Box::new(std::io::empty())),
+        }
     }
 
     /// A context by name, which has to be an archive.
