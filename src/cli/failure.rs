@@ -5,9 +5,12 @@
 
 use std::error::Error;
 use std::io::{ErrorKind, Write};
+use std::sync::Arc;
 
 use super::UsageError;
 use crate::diagnostic::Color;
+use crate::registry::RegistryError;
+use crate::sandbox::SandboxError;
 
 /// What kind of failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +63,10 @@ impl Failure {
                 failure.causes.push(text);
             }
             failure.hints.extend(error.downcast_ref().and_then(system_hint).map(str::to_owned));
+            failure.hints.extend(error.downcast_ref().and_then(registry_hint));
+            // A sandbox that could not start is shared by the steps that wanted it.
+            let shared = error.downcast_ref::<Arc<SandboxError>>().map(Arc::as_ref);
+            failure.hints.extend(error.downcast_ref().or(shared).and_then(sandbox_hint));
             next = error.source();
         }
         failure
@@ -132,6 +139,36 @@ fn system_hint(error: &std::io::Error) -> Option<&'static str> {
         ErrorKind::ReadOnlyFilesystem => Some("--root DIR or RBUILD_ROOT puts the store elsewhere"),
         _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
             Some("`ulimit -n` is too low: raise it, or run fewer steps at once with --jobs")
+        }
+        _ => None,
+    }
+}
+
+/// What to do when a registry says no.
+fn registry_hint(error: &RegistryError) -> Option<String> {
+    match error {
+        RegistryError::Unauthorized { registry, credentials: None, .. } => Some(format!(
+            "no credentials for {registry} were found; `docker login {registry}` or `podman login {registry}` stores them, and \
+             DOCKER_AUTH_CONFIG can hold them"
+        )),
+        RegistryError::Unauthorized { registry, credentials: Some(found), .. } => {
+            Some(format!("{registry} does not accept the credentials from {found}"))
+        }
+        RegistryError::Tls { host, .. } => {
+            Some(format!("--ca-cert FILE names a certificate to trust, --insecure-registry {host} speaks plain HTTP"))
+        }
+        _ => None,
+    }
+}
+
+/// What to change where a command cannot be run.
+fn sandbox_hint(error: &SandboxError) -> Option<String> {
+    match error {
+        SandboxError::NoUserNamespace { remedy, .. } | SandboxError::NoIdRange { remedy, .. } => Some(format!(
+            "{remedy}\n`rbuild doctor` says what this place allows; Dockerfiles without RUN build all the same"
+        )),
+        SandboxError::BaseOwner { .. } => {
+            Some("the ids that rbuild may use have changed; give another store with --root".to_owned())
         }
         _ => None,
     }

@@ -5,6 +5,8 @@
 //! environment
 //! any more, and every value that is bad by itself has been refused.
 
+// Its doc comments are the text of `--help`, in which brackets mean what is optional and not links.
+#[allow(rustdoc::broken_intra_doc_links, reason = "brackets in help texts are no links")]
 pub mod args;
 mod commands;
 pub mod environment;

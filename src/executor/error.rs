@@ -62,8 +62,8 @@ pub enum ExecuteError {
         span: Span,
     },
     /// RUN is not possible here.
-    #[error("cannot run commands here: {0}")]
-    NoSandbox(Arc<SandboxError>),
+    #[error("cannot run commands here")]
+    NoSandbox(#[source] Arc<SandboxError>),
     /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use super::ExecuteError;
 use super::ingest::{BlobForm, Ingest, Ingested, compression_name};
@@ -20,6 +20,7 @@ use crate::layer::index::Index;
 use crate::layer::view::MergedView;
 use crate::progress::Task;
 use crate::registry::Client;
+use crate::snapshot::Mapping;
 use crate::store::{BlobRecord, LayerRecord, RecordKind, RemoteBlob, Store};
 use crate::tree::{Node, View};
 
@@ -32,6 +33,13 @@ pub struct Wanted {
     pub tree: bool,
 }
 
+impl Wanted {
+    /// The same, with some blob at least.
+    pub fn with_blob(self) -> Wanted {
+        Wanted { blob: self.blob.or(Some(KEPT)), ..self }
+    }
+}
+
 /// How a layer is kept when no output wants a blob and no RUN a tree: fast to write, small enough.
 const KEPT: BlobForm = BlobForm { compression: Compression::Zstd, level: Some(1) };
 
@@ -42,6 +50,7 @@ pub struct Layers<'a> {
     pub(super) namespace: &'a Namespace,
     indexes: Mutex<BTreeMap<Digest, Arc<Index>>>,
     making: Mutex<BTreeMap<(Digest, Form), Making>>,
+    swept: Once,
 }
 
 /// Opens a layer's tar anew each time it is called.
@@ -62,7 +71,18 @@ type Result<T> = std::result::Result<T, ExecuteError>;
 impl<'a> Layers<'a> {
     /// Layers of a store; missing blobs come from the registry, trees are made in the namespace.
     pub fn new(store: &'a Store, registry: &'a Client, namespace: &'a Namespace) -> Layers<'a> {
-        Layers { store, registry, namespace, indexes: Mutex::default(), making: Mutex::default() }
+        Layers { store, registry, namespace, indexes: Mutex::default(), making: Mutex::default(), swept: Once::new() }
+    }
+
+    /// The id mapping of trees. Who asks first has removed what dead processes left of theirs.
+    pub(super) fn mapping(&self) -> Result<&Mapping> {
+        let mapping = self.namespace.mapping()?;
+        self.swept.call_once(|| {
+            // Garbage that stays is tried again next time; it is no reason not to build.
+            let abandoned = self.store.abandoned_drafts(&mapping.name).unwrap_or_default();
+            drop(self.namespace.remove(&abandoned));
+        });
+        Ok(mapping)
     }
 
     /// What is known of a layer.
@@ -126,7 +146,7 @@ impl<'a> Layers<'a> {
 
     /// The directory that overlay uses for a layer, on the layers below it (lowest first).
     pub fn tree(&self, layer: &Digest, below: &[Digest], task: &Task) -> Result<PathBuf> {
-        let mapping = self.namespace.mapping()?;
+        let mapping = self.mapping()?;
         self.once(layer, Form::Tree, || {
             if let Some(path) = self.store.tree(&mapping.name, layer) {
                 return Ok(path);
@@ -156,7 +176,7 @@ impl<'a> Layers<'a> {
     /// Directories that a layer has no entry for take their metadata from below, or an overlay would show them as 0755,
     /// root's: `/tmp` would lose its sticky bit. Such a tree belongs to these layers below, and has a name of its own.
     fn tree_with_implied(&self, layer: &Digest, implied: &[ImpliedDirectory], task: &Task) -> Result<PathBuf> {
-        let mapping = self.namespace.mapping()?;
+        let mapping = self.mapping()?;
         let text = serde_json::to_string(implied).map_err(ExecuteError::internal)?;
         let name = Frame::new("rbuild.implied.1").digest("layer", layer).text("implied", &text).finish();
         if let Some(path) = self.store.tree(&mapping.name, &name) {
@@ -327,7 +347,7 @@ impl<'a> Layers<'a> {
 
     /// The tar of what a RUN wrote.
     fn pack(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<Box<dyn Read + Send>> {
-        let mapping = self.namespace.mapping()?;
+        let mapping = self.mapping()?;
         let Some(upper) = self.store.tree(&mapping.name, layer) else {
             return Err(ExecuteError::layer(layer, io::ErrorKind::NotFound.into()));
         };
@@ -342,13 +362,14 @@ impl<'a> Layers<'a> {
     /// Writes a layer: `write` streams its tar. Its name is its diffID.
     pub fn create(&self, wanted: Wanted, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
         let nothing = Digest::of(b"");
-        let blob = wanted.blob.or((!wanted.tree).then_some(KEPT));
         if !wanted.tree {
+            let blob = wanted.with_blob().blob;
             let ingested = self.ingest(&nothing, blob, None, write)?;
             let layer = ingested.diff_id;
             self.keep(&layer, ingested, blob)?;
             return Ok(layer);
         }
+        let blob = wanted.blob;
         let (ingested, tree) = self.unpack(&nothing, blob, &[], write)?;
         let layer = ingested.diff_id;
         self.keep(&layer, ingested, blob)?;
@@ -383,7 +404,7 @@ impl<'a> Layers<'a> {
         implied: &[ImpliedDirectory],
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(Ingested, UnpackedTree)> {
-        let mapping = self.namespace.mapping()?;
+        let mapping = self.mapping()?;
         let draft = self.store.tree_draft(&mapping.name, mapping.owner)?;
         let path = draft.path().to_owned();
         let directory = open_directory(&path).map_err(|error| ExecuteError::layer(layer, error))?;
@@ -422,6 +443,16 @@ impl<'a> Layers<'a> {
     }
 }
 
+impl Drop for Layers<'_> {
+    /// Removes what steps that failed left half made; nobody makes anything any more.
+    fn drop(&mut self) {
+        let Some(mapping) = self.namespace.mapping_if_started() else { return };
+        // The next rbuild removes what stays.
+        let drafts = self.store.own_drafts(&mapping.name).unwrap_or_default();
+        drop(self.namespace.remove(&drafts));
+    }
+}
+
 /// What the record calls a blob that came from a registry.
 const PULLED: &str = "pulled:";
 
@@ -432,7 +463,7 @@ struct UnpackedTree {
 
 impl UnpackedTree {
     fn seal(self, layers: &Layers<'_>, layer: &Digest) -> Result<PathBuf> {
-        let mapping = layers.namespace.mapping()?;
+        let mapping = layers.mapping()?;
         let sealed = layers.store.seal_tree(&mapping.name, layer, &self.path)?;
         if self.path.exists() {
             // Somebody else's equal tree was there first.

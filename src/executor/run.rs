@@ -1,6 +1,6 @@
 //! RUN: a command in the sandbox, on the trees of what came before; what it writes is the layer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use crate::plan::{Mount, MountKind, MountSource, Network, ResolvedMount, RunOp, 
 use crate::progress::Stream;
 use crate::sandbox;
 use crate::snapshot::{Draft, StackView};
-use crate::store::Lock;
+use crate::store::{LayerRecord, Lock, RecordKind};
 use crate::tree::View;
 
 /// Mounts of one command, with what has to be held while it runs.
@@ -23,7 +23,7 @@ use crate::tree::View;
 struct Mounted {
     mounts: Vec<sandbox::Mount>,
     env: Vec<(String, String)>,
-    _locks: Vec<Lock>,
+    locks: Vec<Lock>,
 }
 
 impl Work<'_> {
@@ -68,9 +68,9 @@ impl Work<'_> {
         let services = self.services;
         let parent = self.parent()?;
         let sandbox = services.layers.namespace.sandbox()?;
-        let mapping = services.layers.namespace.mapping()?;
+        let mapping = services.layers.mapping()?;
         let lowers = services.layers.trees(&parent.layers, self.task)?;
-        let draft = Draft::new(services.layers.store, mapping, &lowers)?;
+        let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;
         let mut mounted = self.mounts(op)?;
         let mut env = op.env.clone();
@@ -84,8 +84,8 @@ impl Work<'_> {
         }
         let spec = sandbox::RunSpec {
             lowers,
-            upper: draft.upper(),
-            work: draft.work(),
+            upper: draft.upper().to_owned(),
+            work: draft.work().to_owned(),
             args: op.args.clone(),
             env,
             cwd: op.cwd.clone(),
@@ -117,7 +117,7 @@ impl Work<'_> {
             Ok(exit) => self.judge(op, exit).and_then(|()| self.keep_written(&draft, key)),
             Err(error) => Err(error.into()),
         };
-        let removed = services.layers.namespace.remove(&[draft.folder().to_owned()]);
+        let removed = services.layers.namespace.remove(&[draft.upper().to_owned(), draft.work().to_owned()]);
         let layer = result?;
         removed?;
         Ok(Made::New(layer))
@@ -147,24 +147,26 @@ impl Work<'_> {
     }
 
     /// The layer of a RUN is named by its key: its diffID is known only once it is packed.
+    ///
+    /// A layer of that name may be there: its step was forgotten, or may not be used (`--no-cache`), or its tree belongs to
+    /// another id mapping. What this command wrote is another layer, so it gets a name that nobody had.
     fn keep_written(&self, draft: &Draft, key: &Digest) -> Result<Digest, ExecuteError> {
-        let layers = self.services.layers;
-        let mapping = layers.namespace.mapping()?;
-        let layer = Frame::new("rbuild.written.1").digest("key", key).finish();
-        if let Some(stale) = layers.store.tree(&mapping.name, &layer) {
-            // A build without the cache makes a layer anew whose old tree may be in use: it keeps its name, we take another.
-            let fresh =
-                Frame::new("rbuild.written.1").digest("key", key).text("at", &stale_name(&stale, draft)).finish();
-            return self.seal(draft, &fresh);
+        let store = self.services.layers.store;
+        let mut name = Frame::new("rbuild.written.1");
+        let layer = name.digest("key", key).finish();
+        let known: Option<LayerRecord> = store.read_record(RecordKind::Layer, &layer)?;
+        if known.is_none() && store.tree(&self.services.layers.mapping()?.name, &layer).is_none() {
+            return self.seal(draft, &layer);
         }
-        self.seal(draft, &layer)
+        // Drafts are named by their session, and no two sessions have the same name.
+        self.seal(draft, &name.text("at", &draft.upper().to_string_lossy()).finish())
     }
 
     fn seal(&self, draft: &Draft, layer: &Digest) -> Result<Digest, ExecuteError> {
         let layers = self.services.layers;
         let below = self.parent()?.layers.clone();
         layers.store.update_layer(layer, |record| record.below = below)?;
-        draft.seal(layers.store, layers.namespace.mapping()?, layer)?;
+        draft.seal(layers.store, layers.mapping()?, layer)?;
         Ok(*layer)
     }
 
@@ -179,7 +181,7 @@ impl Work<'_> {
     }
 
     fn mounts(&self, op: &RunOp) -> Result<Mounted, ExecuteError> {
-        let mut mounted = Mounted::default();
+        let mut mounted = Mounted { locks: self.lock_caches(op)?, ..Mounted::default() };
         if let Some(script) = &op.heredoc_file {
             let kind = file(script.content.clone().into_bytes(), 0o755, 0, 0);
             mounted.mounts.push(sandbox::Mount { target: script.path(), kind });
@@ -229,9 +231,21 @@ impl Work<'_> {
         self.services.layers.trees(&[layer], self.task)
     }
 
-    /// A cache mount's directory: named by id, owner, mode and what it starts from, as in BuildKit.
-    fn cache(&self, resolved: &ResolvedMount, mounted: &mut Mounted) -> Result<(), ExecuteError> {
-        let Mount { id, mode, uid, gid, sharing, read_only, source, .. } = &resolved.mount;
+    /// Waits for the locked caches of a command, each once and all commands in the same order: two commands that take the
+    /// same two in their own orders would wait for each other for ever.
+    fn lock_caches(&self, op: &RunOp) -> Result<Vec<Lock>, ExecuteError> {
+        let locked = op
+            .mounts
+            .iter()
+            .filter(|resolved| resolved.mount.kind == MountKind::Cache && resolved.mount.sharing == Sharing::Locked);
+        let names: Result<BTreeSet<Digest>, ExecuteError> =
+            locked.map(|resolved| Ok(self.cache_name(resolved)?.finish())).collect();
+        names?.iter().map(|name| Ok(self.services.layers.store.lock("cache", name)?)).collect()
+    }
+
+    /// A cache mount is named by id, owner, mode and what it starts from, as in BuildKit.
+    fn cache_name(&self, resolved: &ResolvedMount) -> Result<Frame, ExecuteError> {
+        let Mount { id, mode, uid, gid, source, .. } = &resolved.mount;
         let content = self.mount_content(resolved)?;
         let mut frame = Frame::new("rbuild.cache-mount.1");
         frame.text("id", id.as_deref().unwrap_or_default()).optional("source", source.as_deref());
@@ -239,26 +253,27 @@ impl Work<'_> {
             frame.optional(name, value.map(|value| value.to_string()).as_deref());
         }
         frame.optional("content", content.map(|content| content.to_string()).as_deref());
+        Ok(frame)
+    }
+
+    fn cache(&self, resolved: &ResolvedMount, mounted: &mut Mounted) -> Result<(), ExecuteError> {
+        let mut frame = self.cache_name(resolved)?;
         let store = self.services.layers.store;
-        let name = match sharing {
-            Sharing::Shared => frame.finish(),
-            Sharing::Locked => {
-                let name = frame.finish();
-                mounted._locks.push(store.lock("cache", &name)?);
-                name
-            }
+        let name = match resolved.mount.sharing {
+            Sharing::Shared | Sharing::Locked => frame.finish(),
             // The first directory that nobody uses now.
             Sharing::Private => loop {
                 let name = frame.finish();
                 if let Some(lock) = store.try_lock("cache", &name)? {
-                    mounted._locks.push(lock);
+                    mounted.locks.push(lock);
                     break name;
                 }
                 frame.text("another", "");
             },
         };
         let dir = self.cache_directory(&name, resolved)?;
-        let access = if *read_only == Some(true) { sandbox::Access::ReadOnly } else { sandbox::Access::ReadWrite };
+        let is_read_only = resolved.mount.read_only == Some(true);
+        let access = if is_read_only { sandbox::Access::ReadOnly } else { sandbox::Access::ReadWrite };
         let kind = sandbox::MountKind::Cache { dir, access };
         mounted.mounts.push(sandbox::Mount { target: target(&resolved.mount), kind });
         Ok(())
@@ -266,7 +281,7 @@ impl Work<'_> {
 
     fn cache_directory(&self, name: &Digest, resolved: &ResolvedMount) -> Result<PathBuf, ExecuteError> {
         let layers = self.services.layers;
-        let mapping = layers.namespace.mapping()?;
+        let mapping = layers.mapping()?;
         let directory = layers.store.cache_folder(&mapping.name, mapping.owner, name)?;
         if directory.is_dir() {
             return Ok(directory);
@@ -279,7 +294,7 @@ impl Work<'_> {
             MountSource::Empty => Vec::new(),
             _ => self.mount_trees(resolved)?,
         };
-        let draft = layers.store.tree_draft(&mapping.name, mapping.owner)?;
+        let draft = layers.store.cache_draft(&mapping.name, mapping.owner)?;
         let Mount { mode, uid, gid, source, .. } = &resolved.mount;
         let seed = super::workers::Seed {
             source: crate::tree::clean(source.as_deref().unwrap_or_default().as_bytes()),
@@ -350,11 +365,6 @@ fn target(mount: &Mount) -> String {
 
 fn file(content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> sandbox::MountKind {
     sandbox::MountKind::File { content: sandbox::Secret(content), mode, uid, gid }
-}
-
-/// A name that no earlier layer of the same key has.
-fn stale_name(stale: &std::path::Path, draft: &Draft) -> String {
-    format!("{} {}", stale.display(), draft.folder().display())
 }
 
 /// `/etc/hosts` as BuildKit writes it, with `--add-host` after the usual lines.

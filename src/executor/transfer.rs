@@ -215,7 +215,11 @@ impl Work<'_> {
             }
             Origin::Stage(layers, view) => {
                 let mut tar = self.emit(recipe, layers, view)?;
-                self.services.layers.create(self.wanted(), |out| io::copy(&mut tar, out).map(drop))?
+                let is_inline = |entry: &RecipeEntry| matches!(entry.content, Content::Inline(_));
+                // Here-documents come first, not at their places: no tree can be packed into the same tar again.
+                let is_sorted = !recipe.entries.iter().any(is_inline);
+                let wanted = if is_sorted { self.wanted() } else { self.wanted().with_blob() };
+                self.services.layers.create(wanted, |out| io::copy(&mut tar, out).map(drop))?
             }
         };
         self.check_unchanged(recipe, &layer)?;

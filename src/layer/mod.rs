@@ -6,7 +6,7 @@
 //!
 //! It must not know where layers are stored, which step made them, or what a registry is.
 //!
-//! In reading order: [`write`] and [`read`] are the tar dialect; [`index`] is a layer's table of contents and [`view`] many
+//! In reading order: [`mod@write`] and [`read`] are the tar dialect; [`index`] is a layer's table of contents and [`view`] many
 //! of them as one tree; [`pack`] and [`unpack`] go between tar and directories; [`emit`] copies files between layers;
 //! [`compress`] and [`decompress`] are what surrounds the tar.
 

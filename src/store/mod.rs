@@ -7,6 +7,8 @@
 //! ROOT/index/HEX          what is in a layer, without content
 //! ROOT/trees/NAMES/HEX    a layer as a directory, for overlay; NAMES tells whose ids own it
 //! ROOT/trees/NAMES/caches cache mounts
+//! ROOT/trees/NAMES/SESSION.NUMBER.draft
+//!                         a tree that is being made; removed in the namespace when its session is gone
 //! ROOT/steps/HEX          results of steps by cache key
 //! ROOT/slots/HEX          the last step at a place in a Dockerfile: what a miss is explained with
 //! ROOT/refs/…             names of images
@@ -29,6 +31,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use blobs::BlobWriter;
 pub use gc::{Collected, Usage};
@@ -286,13 +289,15 @@ fn check_version(root: &Path) -> Result<()> {
 
 fn new_session(root: &Path) -> Result<(PathBuf, Lock)> {
     let folder = root.join("tmp");
+    // Process ids come again, in a container soon; what a dead process left must never pass for ours.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     for attempt in 0u32.. {
-        let path = folder.join(format!("{}-{attempt}", std::process::id()));
+        let path = folder.join(format!("{}-{now:x}-{attempt}", std::process::id()));
         let lock_path = path.with_extension("lock");
         let Some(lock) = Lock::try_exclusive(&lock_path)? else { continue };
         match fs::DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => return Ok((path, lock)),
-            // A dead process of the same number left it and it could not be swept.
+            // A dead process of the same number and time left it and it could not be swept.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(StoreError::io("create directory", &path, error)),
         }

@@ -28,7 +28,7 @@ impl Store {
     /// root) when we are root and may do so.
     pub fn tree_folder(&self, mapping: &str, owner: (u32, u32)) -> Result<PathBuf> {
         let folder = self.root.join("trees").join(mapping);
-        for path in [folder.clone(), folder.join("tmp"), folder.join("caches")] {
+        for path in [folder.clone(), folder.join("caches")] {
             if !path.is_dir() {
                 fs::create_dir_all(&path).map_err(|error| StoreError::io("create directory", &path, error))?;
                 give_away(&path, owner)?;
@@ -48,18 +48,37 @@ impl Store {
         path.is_dir().then_some(path)
     }
 
-    /// A new directory for a tree (or an overlay's upper and work directories) of this mapping.
+    /// A new directory for a tree, or an overlay's upper or work directory, of this mapping.
+    ///
+    /// It lies beside the trees, not in a folder of its own: a rename to another parent needs the right to write to the
+    /// directory itself, which the caller has not when root of the image is owned by another id or is read-only.
     pub fn tree_draft(&self, mapping: &str, owner: (u32, u32)) -> Result<TreeDraft> {
-        let folder = self.tree_folder(mapping, owner)?;
-        let session = self.session.file_name().and_then(|name| name.to_str()).unwrap_or("session");
+        self.draft_in(&self.tree_folder(mapping, owner)?, owner)
+    }
+
+    /// A new directory for a cache mount.
+    pub fn cache_draft(&self, mapping: &str, owner: (u32, u32)) -> Result<TreeDraft> {
+        self.draft_in(&self.tree_folder(mapping, owner)?.join("caches"), owner)
+    }
+
+    /// A name for a draft that somebody else makes.
+    pub fn draft_name(&self, mapping: &str, owner: (u32, u32)) -> Result<PathBuf> {
+        Ok(self.name_in(&self.tree_folder(mapping, owner)?))
+    }
+
+    fn name_in(&self, folder: &Path) -> PathBuf {
         let number = self.counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let path = folder.join("tmp").join(format!("{session}.{number}"));
+        folder.join(format!("{}.{number}{DRAFT}", self.session_name()))
+    }
+
+    fn draft_in(&self, folder: &Path, owner: (u32, u32)) -> Result<TreeDraft> {
+        let path = self.name_in(folder);
         fs::create_dir(&path).map_err(|error| StoreError::io("create directory", &path, error))?;
         give_away(&path, owner)?;
         Ok(TreeDraft { path })
     }
 
-    /// Makes a directory within a draft the tree of a layer. Somebody else's equal tree wins.
+    /// Makes a draft the tree of a layer. Somebody else's equal tree wins.
     ///
     /// Returns the tree's place.
     pub fn seal_tree(&self, mapping: &str, layer: &Digest, path: &Path) -> Result<PathBuf> {
@@ -73,23 +92,41 @@ impl Store {
 
     /// Drafts of processes that are gone, for the executor to remove: their files may belong to other ids.
     pub fn abandoned_drafts(&self, mapping: &str) -> Result<Vec<PathBuf>> {
-        let folder = self.root.join("trees").join(mapping).join("tmp");
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(StoreError::io("list", &folder, error)),
-        };
-        let mut abandoned = Vec::new();
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Some((session, _)) = name.to_str().and_then(|name| name.rsplit_once('.')) else { continue };
-            if !self.root.join("tmp").join(session).exists() {
-                abandoned.push(entry.path());
+        self.drafts(mapping, |session| !self.root.join("tmp").join(session).exists())
+    }
+
+    /// Drafts that this process has made and neither sealed nor removed.
+    pub fn own_drafts(&self, mapping: &str) -> Result<Vec<PathBuf>> {
+        self.drafts(mapping, |session| session == self.session_name())
+    }
+
+    fn drafts(&self, mapping: &str, is_meant: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+        let folder = self.root.join("trees").join(mapping);
+        let mut drafts = Vec::new();
+        for folder in [folder.join("caches"), folder] {
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(StoreError::io("list", &folder, error)),
+            };
+            for entry in entries.flatten() {
+                let name = entry.file_name();
+                let draft = name.to_str().and_then(|name| name.strip_suffix(DRAFT));
+                if draft.and_then(|draft| draft.rsplit_once('.')).is_some_and(|(session, _)| is_meant(session)) {
+                    drafts.push(entry.path());
+                }
             }
         }
-        Ok(abandoned)
+        Ok(drafts)
+    }
+
+    fn session_name(&self) -> &str {
+        self.session.file_name().and_then(|name| name.to_str()).expect("sessions are named with digits")
     }
 }
+
+/// How the names of drafts end: those of trees and cache mounts are digests.
+const DRAFT: &str = ".draft";
 
 /// Makes the namespace's root the owner of a directory; only the host's root can, and only it has to: for others the
 /// namespace's root is they themselves.

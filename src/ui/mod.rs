@@ -1,7 +1,7 @@
 //! Draws what `progress` reports: on a terminal, as plain lines, as JSON, or not at all.
 //!
 //! Contract: everything goes to standard error; one thread draws, so nobody who works waits for a terminal. Only the
-//! output of commands is held back when the reader is slower than the command (see [`inbox`]), as in a pipe. What cannot be
+//! output of commands is held back when the reader is slower than the command (see `inbox`), as in a pipe. What cannot be
 //! written (a closed pipe) is dropped: a build does not fail because nobody looks. It knows nothing of builds.
 
 mod inbox;

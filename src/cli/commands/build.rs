@@ -24,6 +24,11 @@ use crate::ui::Ui;
 
 /// Builds, and prints the image's id where `--quiet` asks for it.
 pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Failure> {
+    if let [first, _, ..] = request.platforms.as_slice() {
+        // One of them would be built and the others forgotten, which nobody would notice before production.
+        let message = "several platforms in one build are not supported by this version";
+        return Err(Failure::new(FailureKind::Usage, message).hint(format!("build them one by one: --platform {first}")));
+    }
     let store = open_store(&request.store_root)?;
     let color = color(environment);
     let inputs = Inputs::load(request, environment, &store)?;
