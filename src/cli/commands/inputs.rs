@@ -18,7 +18,6 @@ use crate::executor::{Context, Contexts};
 use crate::layer::decompress::decompress;
 use crate::registry::without_credentials;
 use crate::store::Store;
-use crate::tree;
 
 /// The Dockerfile and the contexts.
 pub(super) struct Inputs {
@@ -197,11 +196,8 @@ fn dockerfile_in(context: &Context, request: &Request) -> Result<Option<Vec<u8>>
         DockerfileSource::Default => vec![b"Dockerfile".to_vec(), b"dockerfile".to_vec()],
     };
     for name in names {
-        let found = tree::resolve(context.view(), &tree::clean(&name), tree::Last::Follow);
-        let Ok(tree::Resolved { path, node: Some(_) }) = found else { continue };
-        let mut bytes = Vec::new();
-        let read = context.view().open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
-        read.map_err(|error| failed(&error))?;
+        let found = context.read(&name).map_err(|error| failed(&error))?;
+        let Some(bytes) = found else { continue };
         return Ok(Some(bytes));
     }
     Ok(None)
