@@ -7,7 +7,9 @@ mod add;
 mod base;
 pub mod contexts;
 pub mod copy;
+mod download;
 mod error;
+pub mod git;
 pub mod ingest;
 pub mod layers;
 pub mod namespace;
@@ -26,6 +28,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use base::ResolvedBase;
 pub use contexts::{Context, Contexts};
+pub use download::http_authorization;
 pub use error::{ExecuteError, RunFailure};
 pub use ingest::BlobForm;
 pub use layers::{Layers, Reuse};

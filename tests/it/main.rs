@@ -16,6 +16,7 @@ mod container;
 mod corpus;
 mod image;
 mod registry_server;
+mod web_server;
 
 mod build;
 mod concurrent;
@@ -27,3 +28,4 @@ mod mounts;
 mod offline;
 mod outputs;
 mod registry;
+mod remote;

@@ -33,7 +33,7 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     }
     let store = open_store(&request.store_root)?;
     let color = color(environment);
-    let inputs = Inputs::load(request, &store)?;
+    let inputs = Inputs::load(request, environment, &store)?;
     let cancel = Cancel::new();
     let ui = Ui::start(request.progress, &environment.ui());
     super::super::signals::stop_on_signal(&cancel, store.session());
