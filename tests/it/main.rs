@@ -18,6 +18,7 @@ mod image;
 mod registry_server;
 
 mod build;
+mod changing;
 mod concurrent;
 mod errors;
 mod interrupt;
