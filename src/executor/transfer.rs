@@ -346,9 +346,19 @@ impl Work<'_> {
     }
 
     /// A layer that holds a path of a context where it is in the context: what a bind mount shows.
-    pub(super) fn context_layer(&self, context: &Context, path: &str) -> Result<Digest, ExecuteError> {
+    ///
+    /// `expected` is the content that entered the command's key.
+    pub(super) fn context_layer(
+        &self,
+        context: &Context,
+        path: &str,
+        expected: Option<&Digest>,
+    ) -> Result<Digest, ExecuteError> {
         let recipe = self.context_recipe(context, path)?;
         let content = recipe.content_key().map_err(|error| self.copy_error(error))?;
+        if expected.is_some_and(|expected| *expected != content) {
+            return Err(self.changed(path.as_bytes()));
+        }
         let key = Frame::new("rbuild.bind.1").digest("content", &content).finish();
         let _lock = self.services.layers.store.lock("step", &key)?;
         if let Some(record) = self.find(&key)? {
