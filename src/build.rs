@@ -8,7 +8,7 @@ mod stored;
 
 use std::collections::BTreeMap;
 
-pub use crate::executor::BlobForm;
+pub use crate::executor::{BlobForm, Reuse};
 pub use bases::Pull;
 pub use outputs::{Output, OutputKind};
 pub use stored::{pull_image, push_stored};

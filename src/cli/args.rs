@@ -65,7 +65,6 @@ Examples:
   rbuild -o type=oci,dest=app.tar .                 write an OCI archive
   rbuild -o type=docker,dest=- -t app . | docker load
   rbuild -o out .                                   write the result's files into the directory out
-  rbuild --platform linux/amd64,linux/arm64 -t registry.example/me/app --push .
   rbuild --secret id=npm,src=$HOME/.npmrc --ssh default .
   rbuild - < Dockerfile                             build without a context
 

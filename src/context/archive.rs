@@ -116,6 +116,13 @@ impl TarContext {
         Ok(context)
     }
 
+    /// Gives every entry the same time.
+    pub fn set_times(&mut self, time: Time) {
+        for held in self.entries.values_mut() {
+            held.node.mtime = time;
+        }
+    }
+
     fn add<R: Read>(&mut self, entry: &mut Entry<R>, path: &[u8], temporary: &Path, links: &mut u64) -> io::Result<()> {
         let entry_type = entry.header().entry_type();
         if entry_type == EntryType::XGlobalHeader {

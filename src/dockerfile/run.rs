@@ -62,7 +62,6 @@ fn mount_flag(value: FlagValue<'_, '_>, statement: &Statement<'_>) -> Result<Mou
         Diagnostic::error(value.flag_span(), message)
     })?;
     let fields: Vec<_> = fields.into_iter().map(|field| split_field(field, value)).collect();
-    check_from(&fields)?;
     let variable = |word: &Word| word.value.contains(['$', '\'', '"', statement.escape]);
     if !fields.iter().any(|(_, value)| value.as_ref().is_some_and(variable)) {
         check_constant(&fields, value)?;
@@ -85,19 +84,6 @@ fn split_field(field: csv::Field, flag: FlagValue<'_, '_>) -> (Word, Option<Word
             (key, Some(Spanned::new(value.to_owned(), flag.span_of(equals + 1, field.range.end))))
         }
     }
-}
-
-/// Refuses a variable in `from`, which has to be known before any stage runs.
-fn check_from(fields: &[(Word, Option<Word>)]) -> Result<(), Diagnostic> {
-    for (key, value) in fields {
-        let Some(value) = value.as_ref().filter(|_| key.value.eq_ignore_ascii_case("from")) else { continue };
-        // A dollar sign that ends the value is no variable.
-        if value.value.find('$').is_some_and(|at| at + 1 < value.value.len()) {
-            let message = "'from' doesn't support variable expansion, define alias stage instead";
-            return Err(Diagnostic::error(value.span, message));
-        }
-    }
-    Ok(())
 }
 
 fn check_constant(fields: &[(Word, Option<Word>)], flag: FlagValue<'_, '_>) -> Result<(), Diagnostic> {

@@ -3,39 +3,36 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
 
 use super::ExecuteError;
 use super::copy::{Content, CopyError, CopySource, Recipe, RecipeEntry, named_files, plan_directory, rebase};
+use super::download::FetchedFile;
+use super::git::{GitAccess, GitError, fetch_tree};
 use super::step::{Made, Work};
 use super::transfer::{Copying, Origin, existing_parents, write_entries};
+use crate::context::archive::TarContext;
 use crate::digest::{Digest, VerifyReader};
 use crate::layer::decompress::decompress;
 use crate::layer::read::{TarReader, is_tar};
 use crate::layer::view::MergedView;
 use crate::layer::write::TarWriter;
-use crate::plan::{CopyInstruction, CopyOp, Source};
+use crate::plan::{CopyInstruction, CopyOp, GitReference, Source};
 use crate::tree::{self, Kind, Last, Node, Time, View};
 
 /// A remote source that is here now.
-pub(super) struct Fetched {
-    name: String,
-    path: PathBuf,
-    size: u64,
-    digest: Digest,
-    mtime: Time,
+pub(super) enum Fetched {
+    /// A file.
+    File(FetchedFile),
+    /// The files of a repository.
+    Tree(TarContext),
 }
 
 impl Fetched {
     /// The source that it is of a copy. Downloads are private (0600) unless `--chmod` says otherwise, as in BuildKit.
     pub(super) fn source(&self) -> CopySource<'_> {
-        CopySource::Remote {
-            name: self.name.clone(),
-            file: &self.path,
-            size: self.size,
-            digest: self.digest,
-            mode: 0o600,
-            mtime: self.mtime,
+        match self {
+            Fetched::File(file) => file.source(),
+            Fetched::Tree(tree) => CopySource::View { view: tree, pattern: "/".to_owned() },
         }
     }
 }
@@ -47,19 +44,24 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    fn is_of(&self, entry: &RecipeEntry) -> bool {
+    fn is_of(&self, entry: &RecipeEntry, sources: &[CopySource<'_>]) -> bool {
         match &entry.content {
-            Content::View { source, path } => self.source == *source && self.path == *path,
+            // The path of what was fetched is no path in a tree, so the source alone tells.
+            Content::View { source, path } => {
+                let is_remote = matches!(sources[*source], CopySource::Remote { .. });
+                self.source == *source && (is_remote || self.path == *path)
+            }
             Content::None | Content::Inline(_) | Content::HardLink(_) => false,
         }
     }
 
     /// The digest that entered the key.
-    fn digest_in(&self, recipe: &Recipe) -> io::Result<Digest> {
-        let found = recipe.entries.iter().find(|entry| self.is_of(entry)).and_then(|entry| match &entry.node.kind {
-            Kind::File { digest, .. } => *digest,
-            _ => None,
-        });
+    fn digest_in(&self, recipe: &Recipe, sources: &[CopySource<'_>]) -> io::Result<Digest> {
+        let found =
+            recipe.entries.iter().find(|entry| self.is_of(entry, sources)).and_then(|entry| match &entry.node.kind {
+                Kind::File { digest, .. } => *digest,
+                _ => None,
+            });
         found.ok_or_else(|| io::Error::other("an archive is not among the files that are copied"))
     }
 }
@@ -70,7 +72,7 @@ impl Work<'_> {
         let mut fetched = Vec::new();
         for source in &op.sources {
             match source {
-                Source::Url(url) => fetched.push(self.fetch_url(url, op)?),
+                Source::Url(url) => fetched.push(Fetched::File(self.fetch_url(url, op)?)),
                 Source::Git(reference) => fetched.push(self.fetch_git(reference)?),
                 Source::Path(_) | Source::Inline { .. } => {}
             }
@@ -78,48 +80,23 @@ impl Work<'_> {
         Ok(fetched)
     }
 
-    fn fetch_url(&self, url: &str, op: &CopyOp) -> Result<Fetched, ExecuteError> {
-        let expected = op
-            .checksum
-            .as_deref()
-            .map(str::parse::<Digest>)
-            .transpose()
-            .map_err(|error| self.refuse(error.to_string()))?;
-        let store = self.services.layers.store;
-        let mut part = self.task.part(format!("downloading {}", crate::registry::without_credentials(url)), 0);
-        let download = self.services.layers.registry.download(url)?;
-        let mut writer = store.blob_writer()?;
-        let failed = |error: io::Error| {
-            self.refuse(format!("cannot download {}: {error}", crate::registry::without_credentials(url)))
+    /// ADD of a repository.
+    fn fetch_git(&self, reference: &GitReference) -> Result<Fetched, ExecuteError> {
+        let part = self.task.part(format!("fetching {}", reference.shown()), 0);
+        let options = self.services.options;
+        let access = GitAccess {
+            secrets: &options.secrets,
+            agents: &options.agents,
+            cancel: Some(self.services.cancel),
+            epoch: options.epoch,
         };
-        let mut reader = download.body;
-        let mut buffer = vec![0; 128 << 10];
-        loop {
-            let count = reader.read(&mut buffer).map_err(failed)?;
-            if count == 0 {
-                break;
-            }
-            writer.write_all(&buffer[..count]).map_err(failed)?;
-            part.advance(count as u64);
-        }
+        let tree = fetch_tree(reference, self.services.layers.store, &access).map_err(|error| match error {
+            GitError::Store(error) => ExecuteError::Store(error),
+            GitError::Cancelled => ExecuteError::Cancelled,
+            error => self.refuse(error.to_string()),
+        })?;
         part.finish();
-        let (digest, size) = match writer.commit(expected) {
-            Err(crate::store::StoreError::Digest { found, expected }) => {
-                return Err(self.refuse(format!("digest mismatch {found}: {expected}")));
-            }
-            committed => committed?,
-        };
-        let mtime = Time { seconds: download.last_modified.unwrap_or(0), nanoseconds: 0 };
-        Ok(Fetched { name: file_name(url), path: store.blob_path(&digest), size, digest, mtime })
-    }
-
-    /// ADD of a repository: git makes the archive, which is then unpacked like any other.
-    fn fetch_git(&self, reference: &str) -> Result<Fetched, ExecuteError> {
-        let message = format!(
-            "ADD of the git repository {} is not supported by this version; clone it beside the Dockerfile and COPY it",
-            crate::registry::without_credentials(reference)
-        );
-        Err(self.refuse(message))
+        Ok(Fetched::Tree(tree.context))
     }
 
     /// The sources that are archives to be unpacked: decided by content, never by name.
@@ -158,7 +135,7 @@ impl Work<'_> {
         let request = copying.request(owner, None, self.services.options.epoch);
         let below = view.as_ref().map(|view| view as &dyn View);
         let (directory, made) = plan_directory(&request, below).map_err(|error| self.copy_error(error))?;
-        let is_archive = |entry: &RecipeEntry| archives.iter().any(|archive| archive.is_of(entry));
+        let is_archive = |entry: &RecipeEntry| archives.iter().any(|archive| archive.is_of(entry, &request.sources));
         let mut entries: Vec<RecipeEntry> = recipe.entries.iter().filter(|entry| !is_archive(entry)).cloned().collect();
         for parent in made {
             if !entries.iter().any(|entry| entry.path == parent.path) {
@@ -176,7 +153,7 @@ impl Work<'_> {
                 let content = request.sources[archive.source].open(&archive.path)?;
                 let name = String::from_utf8_lossy(&archive.path).into_owned();
                 // The digest that made the key must be that of what is unpacked, or the cache would lie.
-                let mut content = VerifyReader::new(content, archive.digest_in(recipe)?, None);
+                let mut content = VerifyReader::new(content, archive.digest_in(recipe, &request.sources)?, None);
                 landing
                     .unpack(&mut content, &directory, &mut tar)
                     .map_err(|error| io::Error::new(error.kind(), format!("unpack {name}: {error}")))?;
@@ -199,16 +176,6 @@ fn view_error(path: &[u8], source: io::Error) -> CopyError {
 fn is_archive(content: impl Read + Send) -> bool {
     let mut block = [0; 512];
     decompress(content).and_then(|mut tar| tar.read_exact(&mut block)).is_ok() && is_tar(&block)
-}
-
-/// The name that a download has: the last component of the URL's path.
-fn file_name(url: &str) -> String {
-    let path = url.split(['?', '#']).next().unwrap_or(url);
-    let path = path.split_once("://").map_or(path, |(_, rest)| rest);
-    match path.split_once('/').map(|(_, path)| path.trim_end_matches('/')) {
-        Some(path) if !path.is_empty() => path.rsplit('/').next().unwrap_or(path).to_owned(),
-        _ => "__unnamed__".to_owned(),
-    }
 }
 
 /// Where the entries of archives land: links that the image or an earlier entry has are followed inside the image.
@@ -290,18 +257,6 @@ impl View for Landing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn downloads_are_named_by_the_path_of_their_url() {
-        for (url, name) in [
-            ("https://example.com/a/b.tar.gz?x=/y#z", "b.tar.gz"),
-            ("http://example.com/", "__unnamed__"),
-            ("http://example.com", "__unnamed__"),
-            ("https://example.com/dir/", "dir"),
-        ] {
-            assert_eq!(file_name(url), name, "{url}");
-        }
-    }
 
     #[test]
     fn only_tars_are_archives() {

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use crate::context::archive::TarContext;
 use crate::context::dir::DirContext;
 use crate::digest::Hasher;
-use crate::tree::{Kind, Node, View};
+use crate::tree::{self, Kind, Node, View};
 
 /// One context.
 pub enum Context {
@@ -58,6 +58,17 @@ impl Context {
             Context::Directory(directory) => directory.digests(files),
             Context::Archive(_) | Context::Empty => digest_all(self.view(), files),
         }
+    }
+
+    /// The content of a file, links being followed inside the context; none where there is no such file.
+    pub fn read(&self, path: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let found = tree::resolve(self.view(), &tree::clean(path), tree::Last::Follow)?;
+        if !found.node.is_some_and(|node| matches!(node.kind, Kind::File { .. })) {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        self.view().open(&found.path)?.read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
     }
 
     /// Whether ignore rules exclude a path.

@@ -41,7 +41,8 @@ pub struct CopyRequest<'a> {
     pub exclude: Vec<String>,
     /// `--parents`.
     pub parents: bool,
-    /// `--link`.
+    /// `--link`: the copy is made without looking at the destination. BuildKit ignores it beside `--chmod`
+    /// (`convert_copy.go`: `cfg.link && cfg.chmod == ""`); here it is kept, as its reference says.
     pub link: bool,
     /// Where the sources are the build context: whether its ignore rules exclude a path.
     pub ignored: Option<Ignored<'a>>,
@@ -146,12 +147,6 @@ pub enum CopyError {
 }
 
 impl CopyRequest<'_> {
-    /// Whether the copy is made without looking at the destination. BuildKit ignores `--link` beside `--chmod`
-    /// (`convert_copy.go`: `cfg.link && cfg.chmod == ""`), and existing images depend on what that gives.
-    pub fn is_linked(&self) -> bool {
-        self.link && self.chmod.is_none()
-    }
-
     /// The destination from the image's root, cleaned, and whether it was written as a directory.
     fn target(&self) -> Target {
         let text = self.destination.as_str();

@@ -40,6 +40,15 @@ impl Wanted {
     }
 }
 
+/// What becomes of a blob that came from a registry in another compression than an output asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// It is used as it came: base layers keep their digests.
+    AsPulled,
+    /// It is compressed anew (`force-compression=true`).
+    Recompressed,
+}
+
 /// How a layer is kept when no output wants a blob and no RUN a tree: fast to write, small enough.
 const KEPT: BlobForm = BlobForm { compression: Compression::Zstd, level: Some(1) };
 
@@ -211,14 +220,15 @@ impl<'a> Layers<'a> {
         Ok(trees)
     }
 
-    /// A compressed layer for an output. A blob that came from a registry is used as it came, whatever its compression.
-    pub fn blob(&self, layer: &Digest, form: BlobForm, task: &Task) -> Result<BlobRecord> {
+    /// A compressed layer for an output.
+    pub fn blob(&self, layer: &Digest, form: BlobForm, reuse: Reuse, task: &Task) -> Result<BlobRecord> {
         self.once(layer, Form::Blob, || {
             let record = self.record(layer)?;
-            if let Some(blob) = self.stored(&record, &form.name()).or_else(|| self.pulled(&record)) {
+            let pulled = || if reuse == Reuse::AsPulled { self.pulled(&record) } else { None };
+            if let Some(blob) = self.stored(&record, &form.name()).or_else(pulled) {
                 return Ok(blob);
             }
-            if record.blobs.is_empty() && !record.remotes.is_empty() {
+            if reuse == Reuse::AsPulled && record.blobs.is_empty() && !record.remotes.is_empty() {
                 return self.pull(layer, &record, task);
             }
             let mut tar = self.open_tar(layer, task)?;
@@ -316,7 +326,7 @@ impl<'a> Layers<'a> {
         let here = |record: &LayerRecord| record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
         let blob = match here(&self.record(layer)?) {
             Some(blob) => blob,
-            None => self.blob(layer, KEPT, task)?,
+            None => self.blob(layer, KEPT, Reuse::AsPulled, task)?,
         };
         let path = self.store.blob_path(&blob.digest);
         Ok(Arc::new(move || decompress(io::BufReader::with_capacity(256 << 10, File::open(&path)?))))

@@ -176,7 +176,7 @@ impl Work<'_> {
         } else {
             MissReason::Disabled
         };
-        self.task.note(reason.to_string());
+        self.task.note(format!("cache miss: {reason}"));
         let (record, outcome) = match make()? {
             Made::New(layer) => {
                 let created = super::timestamp(self.services.options);

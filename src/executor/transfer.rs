@@ -167,8 +167,10 @@ impl Work<'_> {
         let request = copying.request(owner, Some(ignored), self.services.options.epoch);
         let view = view.as_ref().map(|view| view as &dyn View);
         let mut recipe = plan_copy(&request, view).map_err(|error| self.copy_error(error))?;
-        for path in recipe.take_digests(by_source).map_err(|path| self.changed(&path))? {
-            if copying.origin.view().node(&path).map_err(|error| self.read_error(error))?.is_none() {
+        for (source, path) in recipe.take_digests(by_source).map_err(|path| self.changed(&path))? {
+            // What was fetched is ours and does not change.
+            let CopySource::View { view, .. } = &request.sources[source] else { continue };
+            if view.node(&path).map_err(|error| self.read_error(error))?.is_none() {
                 return Err(self.changed(&path));
             }
         }

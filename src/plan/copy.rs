@@ -3,9 +3,9 @@
 use super::planner::Reported;
 use super::stage::Walk;
 use super::stages::{Origin, Reader};
-use super::{CopyFrom, CopyInstruction, CopyOp, Link, Op, Parents, Source, StepId};
+use super::{CopyFrom, CopyInstruction, CopyOp, GitReference, Link, Op, Parents, Source, StepId};
 use super::{history, path, title};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Span};
 use crate::digest::Digest;
 use crate::dockerfile::ast::{Heredoc, Instruction, Transfer, TransferSource, Word};
 
@@ -21,8 +21,9 @@ impl Walk<'_, '_> {
         let chown = self.expand_optional(transfer.chown.as_ref());
         let chmod = self.chmod(transfer.chmod.as_ref());
         let destination = self.expand(&transfer.destination)?;
-        let (from, sources, chown, chmod) = (from?, sources?, chown?, chmod?);
-        let checksum = self.checksum(transfer.checksum.as_ref(), &sources)?;
+        let (from, mut sources, chown, chmod) = (from?, sources?, chown?, chmod?);
+        let checksum = self.checksum(transfer.checksum.as_ref(), &mut sources)?;
+        self.keep_git_dir(transfer.keep_git_dir, instruction.span, &mut sources)?;
         let text = title::instruction(instruction, &self.state.environment, &[]);
         let op = CopyOp {
             instruction: which,
@@ -81,15 +82,17 @@ impl Walk<'_, '_> {
 
     fn source(&mut self, word: &Word, which: CopyInstruction, from: Option<&Word>) -> Result<Source, Reported> {
         let text = self.expand(word)?;
-        let is_git = is_git(&text);
-        let is_url = !is_git && (text.starts_with("http://") || text.starts_with("https://"));
-        match (which, is_git, is_url) {
-            (CopyInstruction::Add, true, _) => Ok(Source::Git(text)),
-            (CopyInstruction::Add, _, true) => Ok(Source::Url(text)),
-            (CopyInstruction::Copy, true, _) if from.is_none() => {
+        let git = GitReference::parse(&text);
+        let is_url = git.is_none() && (text.starts_with("http://") || text.starts_with("https://"));
+        match (which, git, is_url) {
+            (CopyInstruction::Add, Some(git), _) => {
+                git.map(Source::Git).map_err(|error| self.error(word.span, error.to_string()))
+            }
+            (CopyInstruction::Add, None, true) => Ok(Source::Url(text)),
+            (CopyInstruction::Copy, Some(_), _) if from.is_none() => {
                 Err(self.remote(word, "source can't be a git ref for COPY"))
             }
-            (CopyInstruction::Copy, _, true) if from.is_none() => {
+            (CopyInstruction::Copy, None, true) if from.is_none() => {
                 Err(self.remote(word, "source can't be a URL for COPY"))
             }
             _ => Ok(Source::Path(text)),
@@ -122,7 +125,7 @@ impl Walk<'_, '_> {
         Ok(Some(mode))
     }
 
-    fn checksum(&mut self, word: Option<&Word>, sources: &[Source]) -> Result<Option<String>, Reported> {
+    fn checksum(&mut self, word: Option<&Word>, sources: &mut [Source]) -> Result<Option<String>, Reported> {
         let Some(word) = word else { return Ok(None) };
         let checksum = self.expand(word)?;
         if checksum.is_empty() {
@@ -139,16 +142,32 @@ impl Walk<'_, '_> {
                 }
                 Ok(Some(checksum))
             }
-            [Source::Git(_)] => Ok(Some(checksum)),
+            [Source::Git(reference)] => {
+                let set = reference.set_commit(&checksum);
+                set.map_err(|error| self.error(word.span, error.to_string()))?;
+                Ok(Some(checksum))
+            }
             [_] => Err(self.error(word.span, "checksum requires HTTP(S) or Git sources")),
             _ => Err(self.error(word.span, "checksum can't be specified for multiple sources")),
         }
+    }
+
+    /// `--keep-git-dir` goes to the repositories; for other sources it means nothing, as in BuildKit.
+    fn keep_git_dir(&mut self, keep: Option<bool>, span: Span, sources: &mut [Source]) -> Result<(), Reported> {
+        let Some(keep) = keep else { return Ok(()) };
+        for source in sources {
+            if let Source::Git(reference) = source {
+                reference.set_keep_git_dir(keep).map_err(|error| self.error(span, error.to_string()))?;
+            }
+        }
+        Ok(())
     }
 }
 
 fn history_text(op: &CopyOp, destination: &str) -> String {
     let source = |source: &Source| match source {
-        Source::Path(text) | Source::Url(text) | Source::Git(text) => text.clone(),
+        Source::Path(text) | Source::Url(text) => text.clone(),
+        Source::Git(reference) => reference.to_string(),
         Source::Inline { name, .. } => format!("<<{name}"),
     };
     history::copy(&history::CopyText {
@@ -159,25 +178,6 @@ fn history_text(op: &CopyOp, destination: &str) -> String {
         sources: op.sources.iter().map(source).collect(),
         destination,
     })
-}
-
-/// Whether a source is a git reference: `git://` or `ssh://`, `http(s)://….git`, or `user@host:path`.
-///
-/// `github.com/…` without a scheme is a path here, as in BuildKit; only a build context may be written so.
-fn is_git(text: &str) -> bool {
-    let is_word = |text: &str, more: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
-    };
-    if let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| is_word(scheme, "")) {
-        let path = rest.split(['#', '?']).next().unwrap_or_default();
-        return match scheme.to_ascii_lowercase().as_str() {
-            "git" | "ssh" => true,
-            "http" | "https" => path.contains('/') && path.ends_with(".git"),
-            _ => false,
-        };
-    }
-    let Some((user, rest)) = text.split_once('@') else { return false };
-    rest.split_once(':').is_some_and(|(host, _)| is_word(user, "-_") && is_word(host, ".-"))
 }
 
 fn is_octal_mode(mode: &str) -> bool {
@@ -198,33 +198,6 @@ fn is_symbolic_mode(mode: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn git_references_are_told_from_paths_and_urls() {
-        for text in [
-            "https://github.com/a/b.git",
-            "https://github.com/a/b.git#v1:sub",
-            "http://host/b.git?ref=x",
-            "git://host/b",
-            "ssh://git@host/b",
-            "git@github.com:a/b",
-            "user_1@host:b.git#x",
-        ] {
-            assert!(is_git(text), "{text}");
-        }
-        for text in [
-            "https://host/b.tar.gz",
-            "https://x.git",
-            "github.com/a/b.git",
-            "a/b.git",
-            "./git@host:x",
-            "a@b",
-            "ftp://h/b.git",
-            "x@a/b:c",
-        ] {
-            assert!(!is_git(text), "{text}");
-        }
-    }
 
     #[test]
     fn modes_are_octal_or_symbolic() {

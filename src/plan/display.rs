@@ -163,7 +163,7 @@ impl Display for Source {
         match self {
             Source::Path(path) => write!(f, "path {path:?}"),
             Source::Url(url) => write!(f, "url {url:?}"),
-            Source::Git(reference) => write!(f, "git {reference:?}"),
+            Source::Git(reference) => write!(f, "git {:?}", reference.to_string()),
             Source::Inline { name, content } => write!(f, "inline {name} {content:?}"),
         }
     }

@@ -22,6 +22,7 @@ mod copy;
 mod display;
 pub mod expand;
 mod expose;
+pub mod git;
 mod graph;
 mod history;
 pub mod needs;
@@ -36,6 +37,7 @@ mod stages;
 mod tests;
 mod title;
 
+pub use git::GitReference;
 pub use options::{BaseKey, BaseSource, NamedContext, Options, Scope};
 
 /// What has to be done, and what comes out.
@@ -290,8 +292,8 @@ pub enum Source {
     Path(String),
     /// An `http(s)` URL.
     Url(String),
-    /// A git reference with its `#ref:subdir` or query.
-    Git(String),
+    /// A git repository, with what `--checksum` and `--keep-git-dir` say.
+    Git(GitReference),
     /// A here-document, variables expanded.
     Inline {
         /// The delimiter, which is the file's name.

@@ -144,7 +144,11 @@ impl Walk<'_, '_> {
         if !matches!(mount.kind, MountKind::Bind | MountKind::Cache) {
             return Ok(MountSource::Empty);
         }
-        let Some(name) = mount.from.as_deref() else {
+        let Some(name) = mount.from.as_deref().filter(|name| !name.is_empty()) else {
+            // Where a variable turns out to be empty, the context is not what was meant.
+            if let Some(word) = from.filter(|word| word.value.contains('$') && self.state.is_known) {
+                return Err(self.error(word.span, format!("the source of from={} should not be blank", word.value)));
+            }
             return Ok(if mount.kind == MountKind::Cache { MountSource::Empty } else { MountSource::Context });
         };
         let span = self.place(from.map_or(flag, |word| word.span));

@@ -1,6 +1,7 @@
 //! What people are shown while a step runs: `[builder 2/5] RUN make`.
 
 use super::args::Environment;
+use super::git::without_passwords;
 use crate::dockerfile::ast::{Heredoc, Instruction};
 
 /// Puts the number in front: the position is as wide as the total, the name is left out where it is empty.
@@ -19,6 +20,7 @@ pub(super) fn instruction(instruction: &Instruction, environment: &Environment, 
         true => Some("****"),
         false => environment.value(name),
     });
+    let filled = if filled.contains("://") { without_passwords(&filled) } else { filled };
     match filled.split_once(' ') {
         Some((name, rest)) => format!("{} {rest}", name.to_uppercase()),
         None => filled.to_uppercase(),

@@ -9,36 +9,64 @@ use super::error::RegistryError;
 use super::http::Request;
 use super::url::Url;
 
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub struct DownloadRequest<'a> {
+    /// An `http` or `https` address.
+    pub address: &'a str,
+    /// The value of `Authorization`, for this server alone: a redirect to another does not carry it there.
+    pub authorization: Option<&'a str>,
+    /// The tag of the content that is here already.
+    pub known: Option<&'a str>,
+}
+
 /// What an address gave.
+pub enum Downloaded {
+    /// Content.
+    New(Download),
+    /// What is here is what it has.
+    Unchanged,
+}
+
+/// Content.
 pub struct Download {
     /// The body.
     pub body: Box<dyn Read + Send>,
+    /// What the server calls it (ETag).
+    pub tag: Option<String>,
     /// Last-Modified in seconds since 1970, where the server said it.
     pub last_modified: Option<i64>,
 }
 
 impl Client {
-    /// Asks an `http` or `https` address. Redirects are followed, but never to another scheme than these two, and no
-    /// registry's credentials are sent.
-    pub fn download(&self, address: &str) -> Result<Download, RegistryError> {
-        let shown = without_credentials(address);
-        let url = Url::parse(address).ok_or_else(|| RegistryError::Protocol {
+    /// Asks an address. Redirects are followed, but never to another scheme than `http` and `https`, and no registry's
+    /// credentials are sent.
+    pub fn download(&self, asked: &DownloadRequest<'_>) -> Result<Downloaded, RegistryError> {
+        let shown = without_credentials(asked.address);
+        let url = Url::parse(asked.address).ok_or_else(|| RegistryError::Protocol {
             status: 0,
             method: "GET".to_owned(),
             url: shown.clone(),
             message: "it is no address that can be downloaded; credentials belong into secrets, not into the URL"
                 .to_owned(),
         })?;
-        let request = Request::new(Method::GET, url.clone());
-        let mut answer =
-            self.shared.transport.retrying(&request, || self.shared.transport.follow(&request, &url, None))?;
-        if answer.status != 200 {
-            let status = answer.status;
-            let message = answer.message();
-            return Err(RegistryError::Protocol { status, method: "GET".to_owned(), url: shown, message });
+        let mut request = Request::new(Method::GET, url.clone());
+        if let Some(tag) = asked.known {
+            request = request.header("if-none-match", tag);
+        }
+        let transport = &self.shared.transport;
+        let mut answer = transport.retrying(&request, || transport.follow(&request, &url, asked.authorization))?;
+        match answer.status {
+            200 => {}
+            304 if asked.known.is_some() => return Ok(Downloaded::Unchanged),
+            status => {
+                let message = answer.message();
+                return Err(RegistryError::Protocol { status, method: "GET".to_owned(), url: shown, message });
+            }
         }
         let last_modified = answer.header("last-modified").and_then(parse_http_date);
-        Ok(Download { body: Box::new(answer.body.into_reader()), last_modified })
+        let tag = answer.header("etag").map(str::to_owned);
+        Ok(Downloaded::New(Download { body: Box::new(answer.body.into_reader()), tag, last_modified }))
     }
 }
 

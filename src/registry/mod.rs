@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 pub use blob::BlobReader;
-pub use download::{Download, without_credentials};
+pub use download::{Download, DownloadRequest, Downloaded, without_credentials};
 pub use error::RegistryError;
 pub use pull::Resolved;
 pub use retry::RetryPolicy;

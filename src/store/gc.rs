@@ -46,7 +46,7 @@ impl Store {
         Usage {
             blobs: size("blobs"),
             trees: size("trees"),
-            records: ["layers", "index", "steps", "slots", "refs", "stat"].into_iter().map(size).sum(),
+            records: ["layers", "index", "steps", "slots", "fetched", "refs", "stat"].into_iter().map(size).sum(),
         }
     }
 
@@ -111,7 +111,7 @@ impl<'a> Collection<'a> {
 
     fn remove_old_steps(&mut self, unused_for: Duration) -> Result<()> {
         let now = SystemTime::now();
-        for folder in ["steps", "slots"] {
+        for folder in ["steps", "slots", "fetched"] {
             for name in self.names(folder)? {
                 let path = self.root.join(folder).join(name.hex());
                 let used = fs::metadata(&path).and_then(|metadata| metadata.modified());
@@ -130,6 +130,10 @@ impl<'a> Collection<'a> {
         for name in self.names("steps")? {
             let step: Option<super::StepRecord> = read(&self.root.join("steps").join(name.hex()))?;
             layers.extend(step.map(|step| step.layer));
+        }
+        for name in self.names("fetched")? {
+            let fetched: Option<super::FetchedRecord> = read(&self.root.join("fetched").join(name.hex()))?;
+            blobs.extend(fetched.map(|fetched| fetched.blob));
         }
         let folder = self.root.join("refs");
         for entry in fs::read_dir(&folder).map_err(|error| StoreError::io("list", &folder, error))?.flatten() {

@@ -37,7 +37,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use blobs::BlobWriter;
 pub use gc::{Collected, Usage};
 pub use lock::Lock;
-pub use records::{BlobRecord, ImageRecord, LayerRecord, RecordKind, RemoteBlob, SlotRecord, StepRecord, Tagged};
+pub use records::{
+    BlobRecord, FetchedRecord, ImageRecord, LayerRecord, RecordKind, RemoteBlob, SlotRecord, StepRecord, Tagged,
+};
 pub use trees::{TreeDraft, TreeName};
 
 /// The format that this rbuild reads and writes.
@@ -138,7 +140,7 @@ pub struct Store {
 }
 
 const FOLDERS: &[&str] =
-    &["blobs/sha256", "layers", "index", "trees", "steps", "slots", "refs", "stat", "locks", "tmp"];
+    &["blobs/sha256", "layers", "index", "trees", "steps", "slots", "fetched", "refs", "stat", "locks", "tmp"];
 
 impl Store {
     /// Opens the store in a directory, making it where it is not there, and sweeps what dead processes left.

@@ -20,6 +20,8 @@ pub enum RecordKind {
     Step,
     /// The last step at a place in a Dockerfile.
     Slot,
+    /// What was fetched from an address.
+    Fetched,
 }
 
 impl RecordKind {
@@ -28,6 +30,7 @@ impl RecordKind {
             RecordKind::Layer => "layers",
             RecordKind::Step => "steps",
             RecordKind::Slot => "slots",
+            RecordKind::Fetched => "fetched",
         }
     }
 }
@@ -86,6 +89,21 @@ pub struct StepRecord {
     pub title: String,
     /// RFC 3339.
     pub created: String,
+}
+
+/// What was fetched from an address, a file or the files of a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchedRecord {
+    /// The blob that holds it.
+    pub blob: Digest,
+    /// The blob's size in bytes.
+    pub size: u64,
+    /// The address as people may see it.
+    pub source: String,
+    /// What the server calls this content (ETag).
+    pub tag: Option<String>,
+    /// When it was changed last, in seconds since 1970, where the server says so.
+    pub modified: Option<i64>,
 }
 
 /// What a step looked like when a place in a Dockerfile was built last.

@@ -16,6 +16,7 @@ mod container;
 mod corpus;
 mod image;
 mod registry_server;
+mod web_server;
 
 mod build;
 mod changing;
@@ -28,3 +29,4 @@ mod mounts;
 mod offline;
 mod outputs;
 mod registry;
+mod remote;

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::inputs::Inputs;
 use super::{client, failed, open_store, print};
-use crate::build::{Build, BuildError, Built, Output, OutputKind, Pull, build, check};
+use crate::build::{Build, BuildError, Built, Output, OutputKind, Pull, Reuse, build, check};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::{
     self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
-    NamedContext, NetworkMode, OutputRequest, PullPolicy, Request,
+    NamedContext, NetworkMode, OutputRequest, PullPolicy, Recompress, Request,
 };
 use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::executor::{Allow, BlobForm, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource};
@@ -24,9 +24,16 @@ use crate::ui::Ui;
 
 /// Builds, and prints the image's id where `--quiet` asks for it.
 pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Failure> {
+    if let [first, _, ..] = request.platforms.as_slice() {
+        // One of them would be built and the others forgotten, which nobody would notice before production.
+        let message = "several platforms in one build are not supported by this version";
+        return Err(
+            Failure::new(FailureKind::Usage, message).hint(format!("build them one by one: --platform {first}"))
+        );
+    }
     let store = open_store(&request.store_root)?;
     let color = color(environment);
-    let inputs = Inputs::load(request, &store)?;
+    let inputs = Inputs::load(request, environment, &store)?;
     let cancel = Cancel::new();
     let ui = Ui::start(request.progress, &environment.ui());
     super::super::signals::stop_on_signal(&cancel, store.session());
@@ -225,6 +232,10 @@ fn output(request: &OutputRequest) -> Option<Output> {
         kind,
         format: if wants_docker { Format::Docker } else { Format::Oci },
         blob: BlobForm { compression, level: request.compression.level },
+        reuse: match request.compression.recompress {
+            Recompress::Keep => Reuse::AsPulled,
+            Recompress::Always => Reuse::Recompressed,
+        },
         names: request.names.clone(),
     })
 }

@@ -5,6 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::failed;
+use super::remote::{GitDir, Remote};
+use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::{ContextSource, DockerfileSource, NamedContext, Request};
 use crate::context::archive::TarContext;
@@ -14,6 +16,7 @@ use crate::diagnostic::Source;
 use crate::digest::Frame;
 use crate::executor::{Context, Contexts};
 use crate::layer::decompress::decompress;
+use crate::registry::without_credentials;
 use crate::store::Store;
 
 /// The Dockerfile and the contexts.
@@ -28,36 +31,51 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// Reads the Dockerfile and opens the contexts.
-    pub(super) fn load(request: &Request, store: &Store) -> Result<Inputs, Failure> {
-        let (main, archive_dockerfile) = Inputs::context(request, store)?;
+    pub(super) fn load(request: &Request, environment: &Environment, store: &Store) -> Result<Inputs, Failure> {
+        let remote = Remote { request, environment, store };
+        let (main, archive_dockerfile) = Inputs::context(request, &remote)?;
         let source = Inputs::dockerfile(request, archive_dockerfile)?;
         let mut named = BTreeMap::new();
         for (name, context) in &request.build_contexts {
-            if let NamedContext::Directory(path) = context {
-                named.insert(name.clone(), directory(path, locate_in(path), store)?);
-            }
+            let context = match context {
+                NamedContext::Directory(path) => directory(path, locate_in(path), store)?,
+                NamedContext::Git(address) => Context::Archive(remote.git(address, GitDir::Drop)?),
+                NamedContext::Http(address) => remote.archive(address)?,
+                NamedContext::Image(_) | NamedContext::OciLayout { .. } => continue,
+            };
+            named.insert(name.clone(), context);
         }
         let place = match &request.context {
             ContextSource::Directory(path) => path.display().to_string(),
             ContextSource::Stdin => "-".to_owned(),
-            ContextSource::Git(url) | ContextSource::Http(url) => url.clone(),
+            ContextSource::Git(address) | ContextSource::Http(address) => without_credentials(address),
         };
         let scope = format!("{place}\n{}\n{}", source.name, request.target.as_deref().unwrap_or_default());
         Ok(Inputs { source, contexts: Contexts { main, named }, scope })
     }
 
-    /// The main context; and the Dockerfile, where standard input was one or held one.
-    fn context(request: &Request, store: &Store) -> Result<(Context, Option<Vec<u8>>), Failure> {
+    /// The main context; and the Dockerfile, where what was sent was one or held one.
+    fn context(request: &Request, remote: &Remote<'_>) -> Result<(Context, Option<Vec<u8>>), Failure> {
         match &request.context {
             ContextSource::Directory(path) => {
                 let dockerfile = dockerfile_path(request, path);
                 let ignore =
                     dockerfile.as_deref().map_or_else(|| locate_in(path), |dockerfile| locate(dockerfile, path));
-                Ok((directory(path, ignore, store)?, None))
+                Ok((directory(path, ignore, remote.store)?, None))
             }
-            ContextSource::Stdin => from_stdin(request, store),
-            ContextSource::Git(url) => Err(unsupported("a git repository", url)),
-            ContextSource::Http(url) => Err(unsupported("a URL", url)),
+            ContextSource::Stdin => sent(std::io::stdin(), "standard input", request, remote.store),
+            ContextSource::Git(address) => {
+                let keep = request.build_arguments.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+                let keep =
+                    keep.is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "True" | "TRUE"));
+                let tree = remote.git(address, if keep { GitDir::Keep } else { GitDir::Drop })?;
+                let context = Context::Archive(tree);
+                let dockerfile = dockerfile_in(&context, request)?;
+                Ok((context, dockerfile))
+            }
+            ContextSource::Http(address) => {
+                sent(remote.download(address)?, &without_credentials(address), request, remote.store)
+            }
         }
     }
 
@@ -71,28 +89,34 @@ impl Inputs {
             std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| failed(&error))?;
             return Ok(Source::new("-", text(bytes)));
         }
-        let ContextSource::Directory(context) = &request.context else {
-            return Err(Failure::new(FailureKind::Other, "there is no Dockerfile in the context on standard input"));
+        let path = match (&request.context, &request.dockerfile) {
+            (ContextSource::Directory(context), _) => {
+                dockerfile_path(request, context).ok_or_else(|| no_dockerfile(&context.display().to_string()))?
+            }
+            // A path that is whole is of this machine, wherever the context is.
+            (_, DockerfileSource::Path(path)) if path.is_absolute() => path.clone(),
+            (ContextSource::Stdin, _) => return Err(no_dockerfile("the context on standard input")),
+            (ContextSource::Git(address) | ContextSource::Http(address), _) => {
+                return Err(no_dockerfile(&without_credentials(address)));
+            }
         };
-        let path = dockerfile_path(request, context).ok_or_else(|| no_dockerfile(context))?;
         let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 Failure::new(FailureKind::Other, format!("there is no Dockerfile at {}", path.display()))
             }
             _ => Failure::new(FailureKind::Other, format!("read {}: {error}", path.display())),
         })?;
+        let context = match &request.context {
+            ContextSource::Directory(context) => context.as_path(),
+            ContextSource::Stdin | ContextSource::Git(_) | ContextSource::Http(_) => Path::new(""),
+        };
         let name = path.strip_prefix(context).unwrap_or(&path).display().to_string();
         Ok(Source::new(name, text(bytes)))
     }
 }
 
-fn unsupported(what: &str, url: &str) -> Failure {
-    Failure::new(FailureKind::Other, format!("{what} as build context is not supported by this version: {url}"))
-        .hint("fetch it first and give the directory, or pipe a tar of it: `… | rbuild build -`")
-}
-
-fn no_dockerfile(context: &Path) -> Failure {
-    Failure::new(FailureKind::Other, format!("there is no Dockerfile in {}", context.display()))
+fn no_dockerfile(context: &str) -> Failure {
+    Failure::new(FailureKind::Other, format!("there is no Dockerfile in {context}"))
         .hint("name one with --file, or give another directory as the context")
 }
 
@@ -127,45 +151,59 @@ fn directory(path: &Path, ignore: Option<PathBuf>, store: &Store) -> Result<Cont
     Ok(Context::Directory(Box::new(context)))
 }
 
-/// Standard input is a tar, compressed or not, or a Dockerfile alone.
-fn from_stdin(request: &Request, store: &Store) -> Result<(Context, Option<Vec<u8>>), Failure> {
-    let mut bytes = Vec::new();
-    let mut input = std::io::stdin();
+/// What is sent is a tar, compressed or not, or a Dockerfile alone.
+fn sent(
+    mut input: impl Read + Send,
+    from: &str,
+    request: &Request,
+    store: &Store,
+) -> Result<(Context, Option<Vec<u8>>), Failure> {
+    let read_failed =
+        |error: std::io::Error| Failure::new(FailureKind::Other, format!("read the context from {from}: {error}"));
     let mut head = vec![0; 1024];
-    let count = read_up_to(&mut input, &mut head).map_err(|error| failed(&error))?;
+    let count = read_up_to(&mut input, &mut head).map_err(read_failed)?;
     head.truncate(count);
-    let is_tar = {
-        let mut block = [0; 512];
-        let plain = decompress(head.as_slice()).and_then(|mut reader| reader.read_exact(&mut block));
-        plain.is_ok() && crate::layer::read::is_tar(&block) || crate::layer::decompress::detect(&head).is_some()
-    };
-    if !is_tar {
-        bytes.extend_from_slice(&head);
-        input.read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-        return Ok((Context::Empty, Some(bytes)));
+    if !is_archive(&head) {
+        input.read_to_end(&mut head).map_err(read_failed)?;
+        return Ok((Context::Empty, Some(head)));
     }
-    let tar = decompress(head.as_slice().chain(input)).map_err(|error| failed(&error))?;
-    let context = TarContext::read(tar, store.session())
-        .map_err(|error| Failure::new(FailureKind::Other, format!("read the context on standard input: {error}")))?;
-    let context = Context::Archive(context);
-    let names = match &request.dockerfile {
-        DockerfileSource::Path(path) => {
-            vec![path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()]
-        }
-        _ => vec!["Dockerfile".to_owned(), "dockerfile".to_owned()],
-    };
-    let mut found = false;
-    for name in names {
-        if let Ok(mut file) = context.view().open(name.as_bytes()) {
-            file.read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-            found = true;
-            break;
-        }
-    }
-    Ok((context, found.then_some(bytes)))
+    let context = unpack(head.as_slice().chain(input), from, store)?;
+    let dockerfile = dockerfile_in(&context, request)?;
+    Ok((context, dockerfile))
 }
 
-fn read_up_to(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+/// Whether the first bytes are of a tar, compressed or not.
+pub(super) fn is_archive(head: &[u8]) -> bool {
+    let mut block = [0; 512];
+    let plain = decompress(head).and_then(|mut reader| reader.read_exact(&mut block));
+    plain.is_ok() && crate::layer::read::is_tar(&block) || crate::layer::decompress::detect(head).is_some()
+}
+
+/// The context that a tar is.
+pub(super) fn unpack(tar: impl Read + Send, from: &str, store: &Store) -> Result<Context, Failure> {
+    let failed =
+        |error: std::io::Error| Failure::new(FailureKind::Other, format!("read the context from {from}: {error}"));
+    let tar = decompress(tar).map_err(failed)?;
+    TarContext::read(tar, store.session()).map(Context::Archive).map_err(failed)
+}
+
+/// The Dockerfile in a context that is no directory of this machine.
+fn dockerfile_in(context: &Context, request: &Request) -> Result<Option<Vec<u8>>, Failure> {
+    let names = match &request.dockerfile {
+        DockerfileSource::Stdin => return Ok(None),
+        DockerfileSource::Path(path) if path.is_absolute() => return Ok(None),
+        DockerfileSource::Path(path) => vec![path.as_os_str().as_encoded_bytes().to_vec()],
+        DockerfileSource::Default => vec![b"Dockerfile".to_vec(), b"dockerfile".to_vec()],
+    };
+    for name in names {
+        let found = context.read(&name).map_err(|error| failed(&error))?;
+        let Some(bytes) = found else { continue };
+        return Ok(Some(bytes));
+    }
+    Ok(None)
+}
+
+pub(super) fn read_up_to(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut count = 0;
     while count < buffer.len() {
         match input.read(&mut buffer[count..])? {

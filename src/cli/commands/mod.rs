@@ -7,6 +7,7 @@ mod image;
 mod inputs;
 mod list;
 mod prune;
+mod remote;
 mod transfer;
 
 use std::io::Write;

@@ -57,7 +57,7 @@ impl View for Overlay<'_> {
 
 impl<'a> Placing<'a> {
     pub(super) fn new(request: &'a CopyRequest<'a>, destination: Option<&'a dyn View>) -> Placing<'a> {
-        let below = destination.filter(|_| !request.is_linked());
+        let below = destination.filter(|_| !request.link);
         Placing {
             request,
             target: request.target(),
@@ -286,7 +286,10 @@ impl<'a> Placing<'a> {
             }
             None => {}
         }
-        let mode = self.request.chmod.as_ref().and_then(super::Chmod::implicit_directory).unwrap_or(0o755);
+        // A linked layer lies over directories that it does not look at: with the mode of the files that are copied,
+        // `COPY --link --chmod=0600 key /etc/app/` would close /etc.
+        let chmod = self.request.chmod.as_ref().filter(|_| !self.request.link);
+        let mode = chmod.and_then(super::Chmod::implicit_directory).unwrap_or(0o755);
         let (uid, gid) = self.request.owner.unwrap_or((0, 0));
         let mut missing = found.path.as_slice();
         while !missing.is_empty() && self.existing(missing)?.is_none() {

@@ -86,12 +86,12 @@ impl Recipe {
     /// Takes over the digests of an earlier look at the same sources: the one that made the key. Nothing is read again, so
     /// what is written under the key can be nothing else than what the key was made of.
     ///
-    /// Returns the files that the earlier look saw and this one does not write: they are gone, or something else is copied
+    /// Returns the files (source and path) that the earlier look saw and this one does not write: they are gone, or something else is copied
     /// over them.
     ///
     /// # Errors
     /// A file (by its path in its source) or link that the earlier look saw otherwise, or not at all.
-    pub fn take_digests(&mut self, earlier: &Recipe) -> Result<Vec<Vec<u8>>, Vec<u8>> {
+    pub fn take_digests(&mut self, earlier: &Recipe) -> Result<Vec<(usize, Vec<u8>)>, Vec<u8>> {
         let links = earlier.links();
         if let Some(link) = self.links().into_iter().find(|link| links.binary_search(link).is_err()) {
             return Err(link.to_vec());
@@ -111,7 +111,7 @@ impl Recipe {
                 _ => return Err(changed()),
             }
         }
-        Ok(known.into_keys().map(|(_, path)| path.to_vec()).collect())
+        Ok(known.into_keys().map(|(source, path)| (source, path.to_vec())).collect())
     }
 
     /// The targets of all symbolic links, sorted.
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(same.take_digests(&first), Ok(Vec::new()));
         assert_eq!(same.entries[0], first.entries[1]);
         let mut fewer = recipe(&[file("a", 1, None)]);
-        assert_eq!(fewer.take_digests(&first), Ok(vec![b"b".to_vec()]));
+        assert_eq!(fewer.take_digests(&first), Ok(vec![(0, b"b".to_vec())]));
         let mut mode = file("a", 1, None);
         mode.node.mode = 0o755;
         let differing = [(file("c", 1, None), "c"), (file("a", 2, None), "a"), (mode, "a"), (link("y"), "y")];
