@@ -7,10 +7,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
 
-use super::ExecuteError;
 use super::ingest::{BlobForm, Ingest, Ingested, compression_name};
 use super::namespace::Namespace;
 use super::workers::ImpliedDirectory;
+use super::{ExecuteError, abreast};
 use crate::digest::{Digest, Frame};
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::Compression;
@@ -215,14 +215,7 @@ impl<'a> Layers<'a> {
 
     /// Trees of layers given lowest first; the result is highest first, as overlay takes them.
     pub fn trees(&self, layers: &[Digest], task: &Task) -> Result<Vec<PathBuf>> {
-        let mut trees = std::thread::scope(|scope| {
-            let make = |number: usize| scope.spawn(move || self.tree(&layers[number], &layers[..number], task));
-            let threads: Vec<_> = (0..layers.len()).map(make).collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<PathBuf>>| {
-                thread.join().unwrap_or_else(|_| Err(ExecuteError::panicked("unpack")))
-            };
-            threads.into_iter().map(join).collect::<Result<Vec<_>>>()
-        })?;
+        let mut trees = abreast(layers, |number, layer| self.tree(layer, &layers[..number], task))?;
         trees.reverse();
         Ok(trees)
     }
