@@ -19,6 +19,7 @@ mod registry_server;
 mod web_server;
 
 mod build;
+mod checks;
 mod concurrent;
 mod errors;
 mod interrupt;
