@@ -11,7 +11,7 @@ mod stored;
 use std::collections::BTreeMap;
 
 pub use crate::dockerfile::lint::Rule;
-pub use crate::executor::BlobForm;
+pub use crate::executor::{BlobForm, Reuse};
 pub use bases::Pull;
 pub use checks::{Checked, check};
 pub use outline::{Outline, Target, Wanted, outline, targets};

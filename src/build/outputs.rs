@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::assemble::Assembled;
 use super::{Build, BuildError, Built};
 use crate::digest::Digest;
-use crate::executor::{BlobForm, ExecuteError, Layers};
+use crate::executor::{BlobForm, ExecuteError, Layers, Reuse};
 use crate::export::{
     ExportImage, ExportLayer, FilesTarget, LayerFiles, LayoutForm, LayoutTarget, Open, push, write_files, write_layout,
 };
@@ -26,6 +26,8 @@ pub struct Output {
     pub format: Format,
     /// How new layers are compressed.
     pub blob: BlobForm,
+    /// Whether layers of the base keep their compression.
+    pub reuse: Reuse,
     /// Names of the image in this output.
     pub names: Vec<Reference>,
 }
@@ -134,12 +136,13 @@ impl Exporter<'_> {
         let record = self.layers.record(layer)?;
         // A base layer that nothing looked into stays in its registry: a push mounts it, or passes it through.
         if output.kind == OutputKind::Registry
+            && output.reuse == Reuse::AsPulled
             && record.blobs.is_empty()
             && let Some(passed) = self.pass_through(&record)?
         {
             return Ok(passed);
         }
-        let blob = self.layers.blob(layer, output.blob, task)?;
+        let blob = self.layers.blob(layer, output.blob, output.reuse, task)?;
         let record = self.layers.record(layer)?;
         let path = self.layers.store.blob_path(&blob.digest);
         let open: Open = Arc::new(move || Ok(Box::new(std::fs::File::open(&path)?) as Box<dyn Read + Send>));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::assemble::Assembled;
 use super::bases::record_pulled;
 use super::outputs::{Exporter, Output, OutputKind, observed};
-use super::{BlobForm, BuildError};
+use super::{BlobForm, BuildError, Reuse};
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers};
 use crate::image::config::ImageConfig;
@@ -28,7 +28,13 @@ pub fn push_stored(
     let bytes = layers.store.read_blob(&image.config)?.ok_or_else(missing)?;
     let config = ImageConfig::parse(&bytes).map_err(|error| ExecuteError::Internal(error.to_string()))?;
     let assembled = Assembled { config, layers: image.layers.clone() };
-    let output = Output { kind: OutputKind::Registry, format: Format::Oci, blob, names: vec![name.clone()] };
+    let output = Output {
+        kind: OutputKind::Registry,
+        format: Format::Oci,
+        blob,
+        reuse: Reuse::AsPulled,
+        names: vec![name.clone()],
+    };
     let task = progress.task(format!("pushing {}", name.familiar()));
     let exporter = Exporter { layers, annotations: &BTreeMap::new() };
     let manifest = observed(&task, || exporter.make(&output, &assembled, &task))?;

@@ -21,7 +21,7 @@ use crate::layer::view::MergedView;
 use crate::progress::Task;
 use crate::registry::Client;
 use crate::snapshot::Mapping;
-use crate::store::{BlobRecord, LayerRecord, RecordKind, RemoteBlob, Store};
+use crate::store::{BlobRecord, LayerRecord, RecordKind, RemoteBlob, Store, TreeName};
 use crate::tree::{Node, View};
 
 /// What a layer is made into while it is written.
@@ -38,6 +38,15 @@ impl Wanted {
     pub fn with_blob(self) -> Wanted {
         Wanted { blob: self.blob.or(Some(KEPT)), ..self }
     }
+}
+
+/// What becomes of a blob that came from a registry in another compression than an output asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// It is used as it came: base layers keep their digests.
+    AsPulled,
+    /// It is compressed anew (`force-compression=true`).
+    Recompressed,
 }
 
 /// How a layer is kept when no output wants a blob and no RUN a tree: fast to write, small enough.
@@ -100,7 +109,7 @@ impl<'a> Layers<'a> {
     /// Asked before it is known whether a namespace will be needed at all, so every mapping's folder is looked at.
     fn tree_in_any_mapping(&self, layer: &Digest) -> bool {
         if let Some(mapping) = self.namespace.mapping_if_started() {
-            return self.store.tree(&mapping.name, layer).is_some();
+            return self.store.tree(&mapping.name, &TreeName::of(layer)).is_some();
         }
         let Ok(mappings) = std::fs::read_dir(self.store.root().join("trees")) else { return false };
         mappings.flatten().any(|mapping| mapping.path().join(layer.hex()).is_dir())
@@ -148,28 +157,29 @@ impl<'a> Layers<'a> {
     pub fn tree(&self, layer: &Digest, below: &[Digest], task: &Task) -> Result<PathBuf> {
         let mapping = self.mapping()?;
         self.once(layer, Form::Tree, || {
-            if let Some(path) = self.store.tree(&mapping.name, layer) {
+            if let Some(path) = self.store.tree(&mapping.name, &TreeName::of(layer)) {
                 return Ok(path);
             }
             let _lock = self.store.lock("tree", layer)?;
-            if let Some(path) = self.store.tree(&mapping.name, layer) {
+            if let Some(path) = self.store.tree(&mapping.name, &TreeName::of(layer)) {
                 return Ok(path);
             }
             // Where the index is known, what the layer implies is known before it is unpacked.
-            let known = self.read_index(layer);
-            let implied = known.map(|index| self.implied(&index, below, task)).transpose()?.unwrap_or_default();
-            if !implied.is_empty() {
+            if let Some(index) = self.read_index(layer)
+                && let Some(implied) = self.implied(&index, below, task)?
+            {
                 return self.tree_with_implied(layer, &implied, task);
             }
             let mut tar = self.open_tar(layer, task)?;
             let (ingested, tree) = self.unpack(layer, None, &[], |out| io::copy(&mut tar, out).map(drop))?;
             let index = self.keep(layer, ingested, None)?;
-            let implied = self.implied(&index, below, task)?;
-            if implied.is_empty() {
-                return tree.seal(self, layer);
+            match self.implied(&index, below, task)? {
+                None => tree.seal(self, &TreeName::of(layer)),
+                Some(implied) => {
+                    self.namespace.remove(&[tree.path])?;
+                    self.tree_with_implied(layer, &implied, task)
+                }
             }
-            self.namespace.remove(&[tree.path])?;
-            self.tree_with_implied(layer, &implied, task)
         })
     }
 
@@ -178,7 +188,7 @@ impl<'a> Layers<'a> {
     fn tree_with_implied(&self, layer: &Digest, implied: &[ImpliedDirectory], task: &Task) -> Result<PathBuf> {
         let mapping = self.mapping()?;
         let text = serde_json::to_string(implied).map_err(ExecuteError::internal)?;
-        let name = Frame::new("rbuild.implied.1").digest("layer", layer).text("implied", &text).finish();
+        let name = TreeName::variant(layer, &Frame::new("rbuild.implied.1").text("implied", &text).finish());
         if let Some(path) = self.store.tree(&mapping.name, &name) {
             return Ok(path);
         }
@@ -187,10 +197,12 @@ impl<'a> Layers<'a> {
         tree.seal(self, &name)
     }
 
-    fn implied(&self, index: &Index, below: &[Digest], task: &Task) -> Result<Vec<ImpliedDirectory>> {
-        let paths: Vec<&[u8]> = index.implied_directories().filter(|path| !path.is_empty()).collect();
-        if paths.is_empty() || below.is_empty() {
-            return Ok(Vec::new());
+    /// What the directories that a layer implies are below it; `None` for a layer that implies none, whose tree is the same
+    /// on everything.
+    fn implied(&self, index: &Index, below: &[Digest], task: &Task) -> Result<Option<Vec<ImpliedDirectory>>> {
+        let paths = implied_directories(index);
+        if paths.is_empty() {
+            return Ok(None);
         }
         let view = self.view(below, task)?;
         let mut implied = Vec::new();
@@ -198,7 +210,7 @@ impl<'a> Layers<'a> {
             let node = view.node(path).map_err(ExecuteError::internal)?;
             implied.extend(node.filter(Node::is_directory).map(|node| ImpliedDirectory::new(path, &node)));
         }
-        Ok(implied)
+        Ok(Some(implied))
     }
 
     /// Trees of layers given lowest first; the result is highest first, as overlay takes them.
@@ -215,14 +227,15 @@ impl<'a> Layers<'a> {
         Ok(trees)
     }
 
-    /// A compressed layer for an output. A blob that came from a registry is used as it came, whatever its compression.
-    pub fn blob(&self, layer: &Digest, form: BlobForm, task: &Task) -> Result<BlobRecord> {
+    /// A compressed layer for an output.
+    pub fn blob(&self, layer: &Digest, form: BlobForm, reuse: Reuse, task: &Task) -> Result<BlobRecord> {
         self.once(layer, Form::Blob, || {
             let record = self.record(layer)?;
-            if let Some(blob) = self.stored(&record, &form.name()).or_else(|| self.pulled(&record)) {
+            let pulled = || if reuse == Reuse::AsPulled { self.pulled(&record) } else { None };
+            if let Some(blob) = self.stored(&record, &form.name()).or_else(pulled) {
                 return Ok(blob);
             }
-            if record.blobs.is_empty() && !record.remotes.is_empty() {
+            if reuse == Reuse::AsPulled && record.blobs.is_empty() && !record.remotes.is_empty() {
                 return self.pull(layer, &record, task);
             }
             let mut tar = self.open_tar(layer, task)?;
@@ -320,7 +333,7 @@ impl<'a> Layers<'a> {
         let here = |record: &LayerRecord| record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
         let blob = match here(&self.record(layer)?) {
             Some(blob) => blob,
-            None => self.blob(layer, KEPT, task)?,
+            None => self.blob(layer, KEPT, Reuse::AsPulled, task)?,
         };
         let path = self.store.blob_path(&blob.digest);
         Ok(Arc::new(move || decompress(io::BufReader::with_capacity(256 << 10, File::open(&path)?))))
@@ -348,7 +361,7 @@ impl<'a> Layers<'a> {
     /// The tar of what a RUN wrote.
     fn pack(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<Box<dyn Read + Send>> {
         let mapping = self.mapping()?;
-        let Some(upper) = self.store.tree(&mapping.name, layer) else {
+        let Some(upper) = self.store.tree(&mapping.name, &TreeName::of(layer)) else {
             return Err(ExecuteError::layer(layer, io::ErrorKind::NotFound.into()));
         };
         let lowers = self.trees(&record.below, task)?;
@@ -372,8 +385,13 @@ impl<'a> Layers<'a> {
         let blob = wanted.blob;
         let (ingested, tree) = self.unpack(&nothing, blob, &[], write)?;
         let layer = ingested.diff_id;
-        self.keep(&layer, ingested, blob)?;
-        tree.seal(self, &layer)?;
+        let index = self.keep(&layer, ingested, blob)?;
+        if blob.is_some() && !implied_directories(&index).is_empty() {
+            // Its tree depends on what it is put on: it is made from the blob where it is needed.
+            self.namespace.remove(&[tree.path])?;
+            return Ok(layer);
+        }
+        tree.seal(self, &TreeName::of(&layer))?;
         Ok(layer)
     }
 
@@ -462,15 +480,20 @@ struct UnpackedTree {
 }
 
 impl UnpackedTree {
-    fn seal(self, layers: &Layers<'_>, layer: &Digest) -> Result<PathBuf> {
+    fn seal(self, layers: &Layers<'_>, name: &TreeName) -> Result<PathBuf> {
         let mapping = layers.mapping()?;
-        let sealed = layers.store.seal_tree(&mapping.name, layer, &self.path)?;
+        let sealed = layers.store.seal_tree(&mapping.name, name, &self.path)?;
         if self.path.exists() {
             // Somebody else's equal tree was there first.
             layers.namespace.remove(&[self.path])?;
         }
         Ok(sealed)
     }
+}
+
+/// Directories that a layer changes something in and has no entry for, but for the root.
+fn implied_directories(index: &Index) -> Vec<&[u8]> {
+    index.implied_directories().filter(|path| !path.is_empty()).collect()
 }
 
 /// Opens a directory to hand it to a worker.

@@ -31,7 +31,7 @@ pub use contexts::{Context, Contexts};
 pub use download::http_authorization;
 pub use error::{ExecuteError, RunFailure};
 pub use ingest::BlobForm;
-pub use layers::Layers;
+pub use layers::{Layers, Reuse};
 pub use namespace::Namespace;
 pub use workers::WORKERS;
 

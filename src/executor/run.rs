@@ -15,7 +15,7 @@ use crate::plan::{Mount, MountKind, MountSource, Network, ResolvedMount, RunOp, 
 use crate::progress::Stream;
 use crate::sandbox;
 use crate::snapshot::{Draft, StackView};
-use crate::store::{LayerRecord, Lock, RecordKind};
+use crate::store::{LayerRecord, Lock, RecordKind, TreeName};
 use crate::tree::View;
 
 /// Mounts of one command, with what has to be held while it runs.
@@ -155,7 +155,7 @@ impl Work<'_> {
         let mut name = Frame::new("rbuild.written.1");
         let layer = name.digest("key", key).finish();
         let known: Option<LayerRecord> = store.read_record(RecordKind::Layer, &layer)?;
-        if known.is_none() && store.tree(&self.services.layers.mapping()?.name, &layer).is_none() {
+        if known.is_none() && store.tree(&self.services.layers.mapping()?.name, &TreeName::of(&layer)).is_none() {
             return self.seal(draft, &layer);
         }
         // Drafts are named by their session, and no two sessions have the same name.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub use stack::StackView;
 
 use crate::digest::Digest;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, TreeName};
 
 /// The id mapping that trees are made under: its name in the store, and the host ids of its root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,6 @@ impl Draft {
 
     /// Makes what the step wrote the tree of a layer. The rest of the draft is left to be removed.
     pub fn seal(&self, store: &Store, mapping: &Mapping, layer: &Digest) -> Result<PathBuf, StoreError> {
-        store.seal_tree(&mapping.name, layer, &self.upper)
+        store.seal_tree(&mapping.name, &TreeName::of(layer), &self.upper)
     }
 }

@@ -17,7 +17,7 @@ pub struct Collected {
     pub entries: u64,
     /// Bytes of blobs and indexes that are gone (trees are not measured before they go).
     pub bytes: u64,
-    /// Trees whose records are gone; the caller removes them, for their files may belong to other ids.
+    /// Trees that nobody can find any more; the caller removes them, for their files may belong to other ids.
     pub trees: Vec<PathBuf>,
 }
 
@@ -84,19 +84,29 @@ impl<'a> Collection<'a> {
             }
             self.remove(&self.root.join("layers").join(name.hex()))?;
             self.remove(&self.root.join("index").join(name.hex()))?;
-            self.find_trees(&name);
         }
         for name in &layers {
             if let Some(record) = self.layer(name)? {
                 blobs.extend(record.blobs.values().map(|blob| blob.digest));
             }
         }
+        self.collected.trees = super::trees::take_out_of_use(self.root, |layer| layers.contains(layer))?;
         for name in self.names("blobs/sha256")? {
             if !blobs.contains(&name) {
                 self.remove(&self.root.join("blobs/sha256").join(name.hex()))?;
             }
         }
+        self.remove_locks();
         Ok(self.collected)
+    }
+
+    /// Nobody holds the lock of an entry now: whoever would uses the store. Files that stay only take room.
+    fn remove_locks(&self) {
+        for entry in fs::read_dir(self.root.join("locks")).into_iter().flatten().flatten() {
+            if entry.file_name() != "store" {
+                drop(fs::remove_file(entry.path()));
+            }
+        }
     }
 
     fn remove_old_steps(&mut self, unused_for: Duration) -> Result<()> {
@@ -148,16 +158,6 @@ impl<'a> Collection<'a> {
         read(&self.root.join("layers").join(name.hex()))
     }
 
-    fn find_trees(&mut self, layer: &Digest) {
-        let Ok(mappings) = fs::read_dir(self.root.join("trees")) else { return };
-        for mapping in mappings.flatten() {
-            let path = mapping.path().join(layer.hex());
-            if path.is_dir() {
-                self.collected.trees.push(path);
-            }
-        }
-    }
-
     fn names(&self, folder: &str) -> Result<Vec<Digest>> {
         let folder = self.root.join(folder);
         let entries = fs::read_dir(&folder).map_err(|error| StoreError::io("list", &folder, error))?;
@@ -178,5 +178,50 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("read", path, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{RecordKind, StepRecord, TreeName};
+
+    fn owner() -> (u32, u32) {
+        (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+    }
+
+    fn tree(store: &Store, name: &TreeName) -> PathBuf {
+        let draft = store.tree_draft("1-1", owner()).unwrap();
+        store.seal_tree("1-1", name, draft.path()).unwrap()
+    }
+
+    #[test]
+    fn trees_without_records_and_variants_of_unwanted_trees_are_found_and_cannot_be_used_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let [wanted, unwanted, unknown, variant] = [b"a", b"b", b"c", b"v"].map(|name| Digest::of(name));
+        let step = StepRecord { layer: wanted, title: String::new(), created: String::new() };
+        store.write_record(RecordKind::Step, &variant, &step).unwrap();
+        for layer in [&wanted, &unwanted] {
+            store.update_layer(layer, |record| record.size = 1).unwrap();
+        }
+        let kept = [TreeName::of(&wanted), TreeName::variant(&wanted, &variant)];
+        let gone = [TreeName::of(&unwanted), TreeName::variant(&unwanted, &variant), TreeName::of(&unknown)];
+        for name in kept.iter().chain(&gone) {
+            tree(&store, name);
+        }
+        let stub = store.root().join("trees/stubs").join(unknown.hex());
+        fs::create_dir_all(&stub).unwrap();
+        let draft = store.cache_draft("1-1", owner()).unwrap().path().to_owned();
+        drop(store.lock("step", &unknown).unwrap());
+        let (store, collected) = store.collect(Duration::from_secs(3600)).unwrap();
+        assert!(kept.iter().all(|name| store.tree("1-1", name).is_some()), "a tree that is needed was taken away");
+        assert!(gone.iter().all(|name| store.tree("1-1", name).is_none()), "a tree that goes can still be used");
+        assert!(stub.is_dir() && collected.trees.iter().all(|path| path.is_dir()));
+        assert_eq!(collected.trees.len(), 4);
+        assert!(collected.trees.contains(&draft));
+        // Whoever is killed before he removes them leaves what the next build finds.
+        assert_eq!(store.abandoned_drafts("1-1").unwrap().len(), 4);
+        assert!(!store.root().join("locks").join(format!("step-{}", unknown.hex())).exists());
     }
 }

@@ -6,6 +6,7 @@
 //! ROOT/layers/HEX         what is known of a layer: diffID, blobs, where it can be fetched
 //! ROOT/index/HEX          what is in a layer, without content
 //! ROOT/trees/NAMES/HEX    a layer as a directory, for overlay; NAMES tells whose ids own it
+//! ROOT/trees/NAMES/HEX-HEX the same, where it took something over from layers below it
 //! ROOT/trees/NAMES/caches cache mounts
 //! ROOT/trees/NAMES/SESSION.NUMBER.draft
 //!                         a tree that is being made; removed in the namespace when its session is gone
@@ -39,7 +40,7 @@ pub use lock::Lock;
 pub use records::{
     BlobRecord, FetchedRecord, ImageRecord, LayerRecord, RecordKind, RemoteBlob, SlotRecord, StepRecord, Tagged,
 };
-pub use trees::TreeDraft;
+pub use trees::{TreeDraft, TreeName};
 
 /// The format that this rbuild reads and writes.
 const VERSION: u32 = 1;

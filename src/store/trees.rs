@@ -23,6 +23,38 @@ impl TreeDraft {
     }
 }
 
+/// The name of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeName {
+    layer: Digest,
+    variant: Option<Digest>,
+}
+
+impl TreeName {
+    /// The tree of a layer that is the same whatever is below it.
+    pub fn of(layer: &Digest) -> TreeName {
+        TreeName { layer: *layer, variant: None }
+    }
+
+    /// A tree of a layer that took something over from what is below it, which the digest stands for.
+    pub fn variant(layer: &Digest, taken_over: &Digest) -> TreeName {
+        TreeName { layer: *layer, variant: Some(*taken_over) }
+    }
+
+    fn file_name(&self) -> String {
+        match &self.variant {
+            None => self.layer.hex(),
+            Some(variant) => format!("{}-{}", self.layer.hex(), variant.hex()),
+        }
+    }
+
+    /// The layer of a tree by the name of its directory.
+    fn layer_of(file_name: &str) -> Option<Digest> {
+        let layer = file_name.split_once('-').map_or(file_name, |(layer, _)| layer);
+        Digest::from_hex(layer).ok()
+    }
+}
+
 impl Store {
     /// The folder of all trees of an id mapping, made if missing and given to `owner` (the host ids of the mapping's
     /// root) when we are root and may do so.
@@ -42,9 +74,9 @@ impl Store {
         Ok(self.tree_folder(mapping, owner)?.join("caches").join(name.hex()))
     }
 
-    /// Where a layer's tree is, if it is there.
-    pub fn tree(&self, mapping: &str, layer: &Digest) -> Option<PathBuf> {
-        let path = self.root.join("trees").join(mapping).join(layer.hex());
+    /// Where a tree is, if it is there.
+    pub fn tree(&self, mapping: &str, name: &TreeName) -> Option<PathBuf> {
+        let path = self.root.join("trees").join(mapping).join(name.file_name());
         path.is_dir().then_some(path)
     }
 
@@ -78,11 +110,11 @@ impl Store {
         Ok(TreeDraft { path })
     }
 
-    /// Makes a draft the tree of a layer. Somebody else's equal tree wins.
+    /// Gives a draft a tree's name. Somebody else's equal tree wins.
     ///
     /// Returns the tree's place.
-    pub fn seal_tree(&self, mapping: &str, layer: &Digest, path: &Path) -> Result<PathBuf> {
-        let target = self.root.join("trees").join(mapping).join(layer.hex());
+    pub fn seal_tree(&self, mapping: &str, name: &TreeName, path: &Path) -> Result<PathBuf> {
+        let target = self.root.join("trees").join(mapping).join(name.file_name());
         match fs::rename(path, &target) {
             Ok(()) => Ok(target),
             Err(_) if target.is_dir() => Ok(target),
@@ -123,6 +155,33 @@ impl Store {
     fn session_name(&self) -> &str {
         self.session.file_name().and_then(|name| name.to_str()).expect("sessions are named with digits")
     }
+}
+
+/// Takes the trees of a store whose layers are not wanted out of use, and finds drafts: nobody uses the store now, so all
+/// are abandoned. What is returned is nobody's, and is found again as a draft if it is not removed now.
+pub(super) fn take_out_of_use(root: &Path, is_wanted: impl Fn(&Digest) -> bool) -> Result<Vec<PathBuf>> {
+    let mut removable = Vec::new();
+    let list = |folder: &Path| match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(StoreError::io("list", folder, error)),
+    };
+    // Beside the mappings there are the sandbox's stubs, which have no such folder.
+    for mapping in list(&root.join("trees"))?.into_iter().filter(|mapping| mapping.join("caches").is_dir()) {
+        for path in list(&mapping)?.into_iter().chain(list(&mapping.join("caches"))?) {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if name.ends_with(DRAFT) {
+                removable.push(path);
+            } else if path.parent() == Some(&mapping)
+                && TreeName::layer_of(name).is_some_and(|layer| !is_wanted(&layer))
+            {
+                let draft = mapping.join(format!("{name}.0{DRAFT}"));
+                fs::rename(&path, &draft).map_err(|error| StoreError::io("rename", &path, error))?;
+                removable.push(draft);
+            }
+        }
+    }
+    Ok(removable)
 }
 
 /// How the names of drafts end: those of trees and cache mounts are digests.

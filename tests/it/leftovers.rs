@@ -113,4 +113,17 @@ for_each_user! {
         assert_eq!(image.content("/added/z/file"), "1");
         assert_eq!(image.content("/copied/zzz"), "text\n");
     }
+
+    fn directories_that_a_layer_leaves_out_stay_as_they_are_below_it(rbuild) {
+        let rest = "FROM busybox\nRUN mkdir -p /tmp/sub; chmod 1777 /tmp; chmod 700 /tmp/sub\n\
+                    ADD --link short.tar /\nRUN stat -c '%n %a' /tmp /tmp/sub\n";
+        let context = match on_busybox(&rbuild, "implied", rest) {
+            Ok(context) => context.file("tmp/sub/file", "1"),
+            Err(reason) => skip!("{reason}"),
+        };
+        let mut tar = Command::new("tar");
+        tar.current_dir(&context.directory).args(["--create", "--file", "short.tar", "tmp/sub/file"]);
+        succeed(&mut tar);
+        rbuild.build(&context, &[]).succeeded().says(" /tmp 1777\n").says(" /tmp/sub 700\n");
+    }
 }

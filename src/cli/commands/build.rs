@@ -7,13 +7,13 @@ use super::inputs::Inputs;
 use super::report;
 use super::{client, failed, open_store, print};
 use crate::build::{
-    Build, BuildError, Built, Checked, Outline, Output, OutputKind, Pull, Target, build, check, outline, targets,
+    Build, BuildError, Built, Checked, Outline, Output, OutputKind, Pull, Reuse, Target, build, check, outline, targets,
 };
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::{
     self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
-    NamedContext, NetworkMode, OutputRequest, PullPolicy, ReportFormat, Request,
+    NamedContext, NetworkMode, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
 };
 use crate::diagnostic::{Color, Severity, Source};
 use crate::executor::{Allow, BlobForm, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource};
@@ -244,6 +244,10 @@ fn output(request: &OutputRequest) -> Option<Output> {
         kind,
         format: if wants_docker { Format::Docker } else { Format::Oci },
         blob: BlobForm { compression, level: request.compression.level },
+        reuse: match request.compression.recompress {
+            Recompress::Keep => Reuse::AsPulled,
+            Recompress::Always => Reuse::Recompressed,
+        },
         names: request.names.clone(),
     })
 }

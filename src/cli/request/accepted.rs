@@ -70,9 +70,12 @@ pub(super) fn notices(arguments: &BuildArguments) -> Result<Vec<String>, Invalid
     }
     let limits = limits(accepted);
     if !limits.is_empty() {
-        notices.push(format!("ignored: {}: RUN is limited by --ulimit alone", limits.join(", ")));
+        notices.push(format!("ignored: {}: RUN has no limits of its own", limits.join(", ")));
     }
-    // Other caches are understood but not read or written yet.
+    if !arguments.ulimits.is_empty() {
+        notices.push("--ulimit is ignored: RUN has the limits of rbuild itself".to_owned());
+    }
+    // Other caches are understood, so that a script keeps working, but neither read nor written.
     for (flag, texts) in [("--cache-from", &arguments.cache_from), ("--cache-to", &arguments.cache_to)] {
         if !texts.is_empty() {
             notices.push(format!("{flag} is ignored: only the cache in rbuild's own store is used"));
