@@ -2,14 +2,19 @@
 
 mod assemble;
 mod bases;
+mod checks;
 mod layout;
+mod outline;
 mod outputs;
 mod stored;
 
 use std::collections::BTreeMap;
 
+pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Reuse};
 pub use bases::Pull;
+pub use checks::{Checked, check};
+pub use outline::{Outline, Target, Wanted, outline, targets};
 pub use outputs::{Output, OutputKind};
 pub use stored::{pull_image, push_stored};
 
@@ -78,6 +83,15 @@ pub enum BuildError {
     /// The Dockerfile is wrong; at least one of the diagnostics is an error.
     #[error("the Dockerfile has errors")]
     Dockerfile(Vec<Diagnostic>),
+    /// The Dockerfile wants rules to be kept (`# check=error=true`) that are not.
+    #[error("lint violation found for rules: {}", rules.join(", "))]
+    Lint {
+        /// The rules.
+        rules: Vec<String>,
+    },
+    /// `BUILDKIT_DOCKERFILE_CHECK` cannot be read.
+    #[error("read BUILDKIT_DOCKERFILE_CHECK: {0}")]
+    CheckOptions(#[source] dockerfile::lint::CheckError),
     /// A base image cannot be had.
     #[error("resolve base image {name}")]
     Base {
@@ -106,10 +120,10 @@ pub enum BuildError {
 /// # Errors
 /// The first thing that went wrong; of a Dockerfile's mistakes all are told at once, before anything runs.
 pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
-    let dockerfile = build.load_dockerfile()?;
+    let (dockerfile, warnings) = build.load_dockerfile()?;
     let layers = Layers::new(build.store, build.registry, build.namespace);
     let bases = build.resolve_bases(&dockerfile, &layers)?;
-    let plan = build.plan(&dockerfile, &bases)?;
+    let plan = build.plan(&dockerfile, warnings, &bases)?;
     let mut options = build.execute.clone();
     if let Some(epoch) = plan.epoch {
         options.epoch = epoch;
@@ -131,36 +145,9 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     build.export(&image, &layers)
 }
 
-/// Says what there is to say about a Dockerfile and all its stages, without running anything.
-///
-/// # Errors
-/// The Dockerfile is wrong, or a base image's config cannot be had.
-pub fn check(build: &Build<'_>) -> Result<Vec<Diagnostic>, BuildError> {
-    let parsed = dockerfile::parse(build.source);
-    if parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-        return Err(BuildError::Dockerfile(parsed.diagnostics));
-    }
-    let layers = Layers::new(build.store, build.registry, build.namespace);
-    let bases = build.resolve_bases(&parsed.dockerfile, &layers)?;
-    let configs = bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-    let options = plan::Options { scope: plan::Scope::EveryStage, ..build.options.clone() };
-    let plan = plan::plan(&parsed.dockerfile, &options, &configs).map_err(BuildError::Dockerfile)?;
-    let mut warnings = parsed.diagnostics;
-    warnings.extend(plan.warnings);
-    warnings.sort_by_key(|warning| warning.span);
-    Ok(filtered(warnings, &parsed.dockerfile))
-}
-
-/// The warnings that `# check=skip=…` does not switch off.
-fn filtered(warnings: Vec<Diagnostic>, dockerfile: &Dockerfile) -> Vec<Diagnostic> {
-    // A directive that cannot be read is an error of its own, which the parser reports.
-    let given = dockerfile.directives.check.as_ref();
-    let options = given.and_then(|check| dockerfile::lint::CheckOptions::parse(&check.value).ok()).unwrap_or_default();
-    dockerfile::lint::filter(warnings, &options)
-}
-
 impl Build<'_> {
-    fn load_dockerfile(&self) -> Result<Dockerfile, BuildError> {
+    /// The Dockerfile, and what the parser warns of.
+    fn load_dockerfile(&self) -> Result<(Dockerfile, Vec<Diagnostic>), BuildError> {
         let task = self.progress.task(format!("[internal] load build definition from {}", self.source.name));
         task.start();
         let parsed = dockerfile::parse(self.source);
@@ -174,27 +161,25 @@ impl Build<'_> {
         if !errors.is_empty() {
             return Err(BuildError::Dockerfile(errors));
         }
-        self.warn(warnings, &parsed.dockerfile);
-        Ok(parsed.dockerfile)
+        Ok((parsed.dockerfile, warnings))
     }
 
-    fn plan(&self, dockerfile: &Dockerfile, bases: &BTreeMap<BaseKey, ResolvedBase>) -> Result<Plan, BuildError> {
+    fn plan(
+        &self,
+        dockerfile: &Dockerfile,
+        warnings: Vec<Diagnostic>,
+        bases: &BTreeMap<BaseKey, ResolvedBase>,
+    ) -> Result<Plan, BuildError> {
         let configs: BTreeMap<BaseKey, ImageConfig> =
             bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-        let mut plan = plan::plan(dockerfile, &self.options, &configs).map_err(BuildError::Dockerfile)?;
-        self.warn(std::mem::take(&mut plan.warnings), dockerfile);
+        let mut plan = match plan::plan(dockerfile, &self.options, &configs) {
+            Ok(plan) => plan,
+            Err(diagnostics) => {
+                self.warn_parsed(dockerfile, warnings);
+                return Err(BuildError::Dockerfile(diagnostics));
+            }
+        };
+        self.warn(dockerfile, warnings, &mut plan)?;
         Ok(plan)
-    }
-
-    /// Shows warnings, but for those that `# check=skip=…` switches off.
-    fn warn(&self, warnings: Vec<Diagnostic>, dockerfile: &Dockerfile) {
-        // A directive that cannot be read is an error of its own, which the parser reports.
-        let given = dockerfile.directives.check.as_ref();
-        let options =
-            given.and_then(|check| dockerfile::lint::CheckOptions::parse(&check.value).ok()).unwrap_or_default();
-        for warning in dockerfile::lint::filter(warnings, &options) {
-            let rendered = self.source.render(&warning, self.color);
-            self.progress.warning(warning, rendered);
-        }
     }
 }

@@ -71,6 +71,12 @@ impl Context {
         Ok(Some(bytes))
     }
 
+    /// Whether ignore rules exclude a path as an instruction writes it; never the context as a whole.
+    pub fn leaves_out(&self, path: &str) -> bool {
+        let path = tree::clean(path.as_bytes());
+        !path.is_empty() && self.is_ignored(&path)
+    }
+
     /// Whether ignore rules exclude a path.
     pub fn is_ignored(&self, path: &[u8]) -> bool {
         match self {

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::Options;
 use super::expand::{self, Variables};
+use super::{Argument, Options};
 use crate::diagnostic::{Diagnostic, Severity, Span, did_you_mean};
 use crate::dockerfile::ast::{Dockerfile, Instruction, Operation, Word};
 
@@ -250,6 +250,16 @@ fn declarations(instructions: &[Instruction]) -> impl Iterator<Item = &crate::do
         Operation::Arg(declarations) => declarations.as_slice(),
         _ => &[],
     })
+}
+
+/// The ARGs before the first FROM.
+pub(super) fn globals(dockerfile: &Dockerfile, build_args: &BuildArgs, globals: &Globals) -> Vec<Argument> {
+    let argument = |declaration: &crate::dockerfile::ast::ArgDeclaration| {
+        let name = declaration.name.value.clone();
+        let value = build_args.value(&name).or_else(|| globals.value(&name)).map(str::to_owned);
+        Argument { name, value, description: declaration.doc.clone(), span: declaration.name.span }
+    };
+    declarations(&dockerfile.global_args).map(argument).collect()
 }
 
 /// The automatic arguments; a build argument of the same name overrides each.

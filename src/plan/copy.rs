@@ -3,7 +3,7 @@
 use super::planner::Reported;
 use super::stage::Walk;
 use super::stages::{Origin, Reader};
-use super::{CopyFrom, CopyInstruction, CopyOp, GitReference, Link, Op, Parents, Source, StepId};
+use super::{ContextPath, CopyFrom, CopyInstruction, CopyOp, GitReference, Link, Op, Parents, Source, StepId};
 use super::{history, path, title};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::digest::Digest;
@@ -40,6 +40,7 @@ impl Walk<'_, '_> {
             keep_git_dir: transfer.keep_git_dir,
             unpack: transfer.unpack,
         };
+        self.note_context_paths(instruction, &op);
         let history = history_text(&op, &destination);
         let inputs: Vec<StepId> = match op.from {
             CopyFrom::Step(step) => vec![step],
@@ -48,6 +49,20 @@ impl Walk<'_, '_> {
         let step = self.push(Op::Copy(op), inputs, instruction.span, text);
         self.state.history.push(history::entry(history, Some(step)));
         Ok(())
+    }
+
+    fn note_context_paths(&mut self, instruction: &Instruction, op: &CopyOp) {
+        let is_skipped = instruction.skipped_rules.iter().any(|rule| rule == "all" || rule == "CopyIgnoredFile");
+        if op.from != CopyFrom::Context || is_skipped {
+            return;
+        }
+        let span = self.place(instruction.span);
+        for source in &op.sources {
+            if let Source::Path(path) = source {
+                let (instruction, path) = (op.instruction, path.clone());
+                self.planner.context_paths.push(ContextPath { instruction, path, span });
+            }
+        }
     }
 
     fn copy_from(&mut self, word: Option<&Word>) -> Result<CopyFrom, Reported> {

@@ -51,8 +51,36 @@ pub struct Plan {
     pub warnings: Vec<Diagnostic>,
     /// The file's stages, in order.
     pub stages: Vec<StageSummary>,
+    /// The ARGs that count for the stages that were planned, those before the first FROM first.
+    pub arguments: Vec<Argument>,
+    /// What COPY and ADD of the stages that were planned name in the build context.
+    pub context_paths: Vec<ContextPath>,
     /// Seconds since 1970 that `SOURCE_DATE_EPOCH` (option, build argument or global ARG) asks for.
     pub epoch: Option<i64>,
+}
+
+/// An ARG, as it came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Argument {
+    /// Its name.
+    pub name: String,
+    /// Its value, where it has one.
+    pub value: Option<String>,
+    /// What the comment above it says about it.
+    pub description: Option<String>,
+    /// Where its name is.
+    pub span: Span,
+}
+
+/// A path in the build context that an instruction reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextPath {
+    /// Which instruction.
+    pub instruction: CopyInstruction,
+    /// The path or pattern.
+    pub path: String,
+    /// The instruction's place.
+    pub span: Span,
 }
 
 /// The number of a step in its plan.

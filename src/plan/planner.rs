@@ -10,7 +10,7 @@ use super::args::{self, BuildArgs, Globals};
 use super::graph;
 use super::stage::{StageState, Walk};
 use super::stages::{Header, Origin, headers};
-use super::{BaseKey, Op, Options, Plan, Scope, StageResult, StageSummary, Step, StepId};
+use super::{Argument, BaseKey, ContextPath, Op, Options, Plan, Scope, StageResult, StageSummary, Step, StepId};
 use crate::diagnostic::{Diagnostic, Span, did_you_mean};
 use crate::dockerfile::ast::Dockerfile;
 use crate::image::config::{ImageConfig, RootFs};
@@ -58,6 +58,10 @@ pub(super) struct Planner<'a> {
     progress: Vec<Progress>,
     missing: Vec<(BaseKey, Span)>,
     pub(super) diagnostics: Vec<Diagnostic>,
+    /// ARGs of the stages that were planned.
+    pub(super) arguments: Vec<Argument>,
+    /// What was read from the build context.
+    pub(super) context_paths: Vec<ContextPath>,
     /// ARGs that triggers of base images declared.
     pub(super) fired_args: BTreeSet<String>,
 }
@@ -84,6 +88,8 @@ impl<'a> Planner<'a> {
             progress: dockerfile.stages.iter().map(|_| Progress::NotStarted).collect(),
             missing: Vec::new(),
             diagnostics,
+            arguments: Vec::new(),
+            context_paths: Vec::new(),
             fired_args: BTreeSet::new(),
         }
     }
@@ -94,6 +100,7 @@ impl<'a> Planner<'a> {
             self.diagnostics.push(error);
             None
         });
+        self.arguments = args::globals(self.dockerfile, &self.build_args, &self.globals);
         let target = self.target().ok();
         let state = target.map(|target| self.reachable(target));
         let summaries = self.summaries();
@@ -108,7 +115,15 @@ impl<'a> Planner<'a> {
         }
         let result = state.map(|state| self.result(&state));
         let plan = result.map(|result| {
-            graph::prune(Plan { steps: self.steps, result, warnings: Vec::new(), stages: summaries, epoch })
+            graph::prune(Plan {
+                steps: self.steps,
+                result,
+                warnings: Vec::new(),
+                stages: summaries,
+                arguments: self.arguments,
+                context_paths: self.context_paths,
+                epoch,
+            })
         });
         Outcome { plan, diagnostics: in_order(self.diagnostics), missing: self.missing }
     }

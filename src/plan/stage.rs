@@ -7,7 +7,7 @@ use super::args::{self, DEFAULT_PATH, DeclaredArg, Environment};
 use super::expand::{self, ExpandError, Expansion};
 use super::planner::{Planner, Reported};
 use super::stages::Origin;
-use super::{CopyFrom, CopyInstruction, CopyOp, HistoryEntry, Link, Op, Parents, Source, Step, StepId};
+use super::{Argument, CopyFrom, CopyInstruction, CopyOp, HistoryEntry, Link, Op, Parents, Source, Step, StepId};
 use super::{history, title};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::dockerfile::ast::{ArgDeclaration, Instruction, Operation, Stage, Word};
@@ -276,6 +276,9 @@ impl<'p, 'a> Walk<'p, 'a> {
                 Some(value) => format!("{name}={value}"),
                 None => name.clone(),
             });
+            let span = self.place(declaration.name.span);
+            let description = declaration.doc.clone();
+            self.planner.arguments.push(Argument { name: name.clone(), value: value.clone(), description, span });
             self.state.args.push(DeclaredArg { name, value });
         }
         self.commit(texts.join(" "));

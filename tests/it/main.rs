@@ -20,6 +20,7 @@ mod web_server;
 
 mod build;
 mod changing;
+mod checks;
 mod concurrent;
 mod errors;
 mod interrupt;

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::inputs::Inputs;
+use super::report;
 use super::{client, failed, open_store, print};
-use crate::build::{Build, BuildError, Built, Output, OutputKind, Pull, Reuse, build, check};
+use crate::build::{
+    Build, BuildError, Built, Checked, Outline, Output, OutputKind, Pull, Reuse, Target, build, check, outline, targets,
+};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::{
     self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
-    NamedContext, NetworkMode, OutputRequest, PullPolicy, Recompress, Request,
+    NamedContext, NetworkMode, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
 };
-use crate::diagnostic::{Color, Diagnostic, Severity, Source};
+use crate::diagnostic::{Color, Severity, Source};
 use crate::executor::{Allow, BlobForm, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource};
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
@@ -41,7 +44,12 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let result = result.map_err(|error| explain(*error, &inputs.source, &cancel, color));
     ui.finish();
     let done = result?;
-    let Done::Built(built) = done else { return super::check::report(request, &inputs.source, &done, color) };
+    let built = match done {
+        Done::Built(built) => built,
+        Done::Checked(checked, format) => return report::checked(&inputs.source, &checked, format),
+        Done::Outlined(outline, format) => return report::outline(&inputs.source, &outline, format),
+        Done::Listed(targets, format) => return report::targets(&inputs.source, &targets, format),
+    };
     write_results(request, &built)?;
     // Only the result goes to standard output: the image's id, unless an output is written there.
     if request.outputs.iter().any(|output| output.destination == Some(Destination::Stdout)) {
@@ -94,20 +102,24 @@ fn build_with(
         color,
     };
     let done = match request.action {
-        Action::Check(_) => check(&whole).map(Done::Checked),
-        Action::Build | Action::Outline(_) | Action::Targets(_) => {
-            build(&whole).map(|built| Done::Built(Box::new(built)))
-        }
+        Action::Build => build(&whole).map(|built| Done::Built(Box::new(built))),
+        Action::Check(format) => check(&whole).map(|checked| Done::Checked(checked, format)),
+        Action::Outline(format) => outline(&whole).map(|outline| Done::Outlined(outline, format)),
+        Action::Targets(format) => targets(&whole).map(|targets| Done::Listed(targets, format)),
     };
     done.map_err(|error| Box::new(BuildFailure::Build(error)))
 }
 
 /// What was done.
-pub(super) enum Done {
+enum Done {
     /// An image was built.
     Built(Box<Built>),
     /// The Dockerfile was checked: what there is to say about it.
-    Checked(Vec<Diagnostic>),
+    Checked(Checked, ReportFormat),
+    /// What the target takes.
+    Outlined(Outline, ReportFormat),
+    /// What can be built.
+    Listed(Vec<Target>, ReportFormat),
 }
 
 /// What stops a build before or while it runs.

@@ -1,13 +1,13 @@
 //! The commands: each carries one [`super::Command`] out.
 
 mod build;
-mod check;
 mod doctor;
 mod image;
 mod inputs;
 mod list;
 mod prune;
 mod remote;
+mod report;
 mod transfer;
 
 use std::io::Write;

@@ -1,0 +1,122 @@
+//! What there is to say about a Dockerfile: warnings of the parser, of the plan, and of what the context leaves out.
+
+use super::{Build, BuildError};
+use crate::diagnostic::{Diagnostic, Severity, Span};
+use crate::dockerfile;
+use crate::dockerfile::ast::Dockerfile;
+use crate::dockerfile::lint::{self, CheckOptions};
+use crate::executor::Layers;
+use crate::plan::{self, CopyInstruction, Plan};
+
+/// What checking found.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// The warnings, in the order of the file.
+    pub warnings: Vec<Diagnostic>,
+    /// Rules that the Dockerfile wants to be kept, and that are not.
+    pub violated: Vec<String>,
+}
+
+/// Says what there is to say about a Dockerfile and all its stages, without running anything.
+///
+/// # Errors
+/// The Dockerfile is wrong, or a base image's config cannot be had.
+pub fn check(build: &Build<'_>) -> Result<Checked, BuildError> {
+    let parsed = dockerfile::parse(build.source);
+    if parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        return Err(BuildError::Dockerfile(parsed.diagnostics));
+    }
+    let options = build.check_options(&parsed.dockerfile)?;
+    let layers = Layers::new(build.store, build.registry, build.namespace);
+    let bases = build.resolve_bases(&parsed.dockerfile, &layers)?;
+    let configs = bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
+    let every_stage = plan::Options { scope: plan::Scope::EveryStage, ..build.options.clone() };
+    let plan = plan::plan(&parsed.dockerfile, &every_stage, &configs).map_err(BuildError::Dockerfile)?;
+    let mut warnings = parsed.diagnostics;
+    warnings.extend(build.ignored_files(&plan));
+    warnings.extend(plan.warnings);
+    // Without a rule it is about the command line.
+    warnings.retain(|warning| warning.rule.is_some());
+    Ok(filtered(warnings, &options))
+}
+
+fn filtered(mut warnings: Vec<Diagnostic>, options: &CheckOptions) -> Checked {
+    warnings.sort_by_key(|warning| warning.span);
+    let warnings = lint::filter(warnings, options);
+    let mut violated: Vec<String> = Vec::new();
+    if options.error {
+        violated.extend(warnings.iter().filter_map(|warning| warning.rule).map(str::to_owned));
+        violated.sort();
+        violated.dedup();
+    }
+    Checked { warnings, violated }
+}
+
+impl Build<'_> {
+    /// `BUILDKIT_DOCKERFILE_CHECK` where it is given, else what the file says.
+    fn check_options(&self, dockerfile: &Dockerfile) -> Result<CheckOptions, BuildError> {
+        const NAME: &str = "BUILDKIT_DOCKERFILE_CHECK";
+        match self.options.build_args.get(NAME).filter(|text| !text.is_empty()) {
+            Some(text) => CheckOptions::parse(text).map_err(BuildError::CheckOptions),
+            // A directive that cannot be read is an error of its own, which the parser reports.
+            None => Ok(dockerfile
+                .directives
+                .check
+                .as_ref()
+                .and_then(|check| CheckOptions::parse(&check.value).ok())
+                .unwrap_or_default()),
+        }
+    }
+
+    /// Shows the warnings of a build, those of the parser about stages that the result does not need left out.
+    pub(super) fn warn(
+        &self,
+        dockerfile: &Dockerfile,
+        parsed: Vec<Diagnostic>,
+        plan: &mut Plan,
+    ) -> Result<(), BuildError> {
+        let options = self.check_options(dockerfile)?;
+        let mut warnings: Vec<Diagnostic> =
+            parsed.into_iter().filter(|warning| is_needed(warning.span, plan)).collect();
+        warnings.extend(self.ignored_files(plan));
+        warnings.append(&mut plan.warnings);
+        let checked = filtered(warnings, &options);
+        self.show(checked.warnings);
+        match checked.violated.is_empty() {
+            true => Ok(()),
+            false => Err(BuildError::Lint { rules: checked.violated }),
+        }
+    }
+
+    /// Shows what the parser said, where the plan failed.
+    pub(super) fn warn_parsed(&self, dockerfile: &Dockerfile, parsed: Vec<Diagnostic>) {
+        let options = self.check_options(dockerfile).unwrap_or_default();
+        self.show(lint::filter(parsed, &options));
+    }
+
+    fn show(&self, warnings: Vec<Diagnostic>) {
+        for warning in warnings {
+            let rendered = self.source.render(&warning, self.color);
+            self.progress.warning(warning, rendered);
+        }
+    }
+
+    /// COPY and ADD of what the ignore rules leave out.
+    fn ignored_files(&self, plan: &Plan) -> Vec<Diagnostic> {
+        let ignored = plan.context_paths.iter().filter(|read| self.contexts.main.leaves_out(&read.path));
+        let warning = |read: &plan::ContextPath| {
+            let keyword = match read.instruction {
+                CopyInstruction::Copy => "Copy",
+                CopyInstruction::Add => "Add",
+            };
+            lint::copy_ignored_file(read.span, keyword, &read.path)
+        };
+        ignored.map(warning).collect()
+    }
+}
+
+/// Whether a place is in no stage, or in one that the result needs.
+fn is_needed(place: Span, plan: &Plan) -> bool {
+    let stage = plan.stages.iter().rev().find(|stage| stage.span.start <= place.start);
+    stage.is_none_or(|stage| stage.step.is_some())
+}
