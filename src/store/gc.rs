@@ -9,6 +9,7 @@ use walkdir::WalkDir;
 
 use super::{LayerRecord, Lock, Result, Store, StoreError};
 use crate::digest::Digest;
+use crate::owners::table_path;
 
 /// What a collection removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -149,7 +150,10 @@ impl<'a> Collection<'a> {
         for mapping in mappings.flatten() {
             let path = mapping.path().join(layer.hex());
             if path.is_dir() {
-                self.collected.trees.push(path);
+                self.collected.trees.push(path.clone());
+            }
+            if table_path(&path).exists() {
+                self.collected.trees.push(table_path(&path));
             }
         }
     }

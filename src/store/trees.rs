@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Result, Store, StoreError};
 use crate::digest::Digest;
+use crate::owners::table_path;
 
 /// A directory in which a tree is being made.
 #[derive(Debug)]
@@ -59,11 +60,24 @@ impl Store {
         Ok(TreeDraft { path })
     }
 
-    /// Makes a directory within a draft the tree of a layer. Somebody else's equal tree wins.
+    /// Makes a directory within a draft the tree of a layer. Somebody else's equal tree wins. The table of owners beside
+    /// it, if there is one, goes with it, and first: a tree is never there without its table.
     ///
     /// Returns the tree's place.
     pub fn seal_tree(&self, mapping: &str, layer: &Digest, path: &Path) -> Result<PathBuf> {
         let target = self.root.join("trees").join(mapping).join(layer.hex());
+        let table = table_path(path);
+        // Two that make the same layer must not end with one's tree and the other's table.
+        let _lock = if table.exists() { Some(self.lock("seal", layer)?) } else { None };
+        if target.is_dir() {
+            return Ok(target);
+        }
+        match fs::rename(&table, table_path(&target)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("rename to", &table_path(&target), error));
+            }
+            _ => {}
+        }
         match fs::rename(path, &target) {
             Ok(()) => Ok(target),
             Err(_) if target.is_dir() => Ok(target),
@@ -82,7 +96,10 @@ impl Store {
         let mut abandoned = Vec::new();
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let Some((session, _)) = name.to_str().and_then(|name| name.rsplit_once('.')) else { continue };
+            let Some(name) = name.to_str() else { continue };
+            // The table of a draft that will be a tree itself is beside it.
+            let name = name.strip_suffix(".owners").unwrap_or(name);
+            let Some((session, _)) = name.rsplit_once('.') else { continue };
             if !self.root.join("tmp").join(session).exists() {
                 abandoned.push(entry.path());
             }
