@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::ExecuteError;
 use super::layers::WorkerReader;
-use crate::sandbox::{Options, Sandbox, SandboxError, WorkerHandle};
+use crate::sandbox::{Options, Ownership, Sandbox, SandboxError, WorkerHandle};
 use crate::snapshot::Mapping;
 
 /// A sandbox that is started on demand.
@@ -32,7 +32,7 @@ impl Namespace {
         let start = || {
             let sandbox = Sandbox::start(self.options.clone()).map_err(Arc::new)?;
             let owner = sandbox.owner();
-            let mapping = Mapping { name: format!("{}-{}", owner.0, owner.1), owner };
+            let mapping = Mapping { name: sandbox.mapping_name(), owner };
             Ok(Started { sandbox, mapping })
         };
         self.started.get_or_init(start).as_ref().map_err(|error| ExecuteError::NoSandbox(Arc::clone(error)))
@@ -41,6 +41,11 @@ impl Namespace {
     /// The sandbox.
     pub fn sandbox(&self) -> Result<&Sandbox, ExecuteError> {
         Ok(&self.started()?.sandbox)
+    }
+
+    /// What is done about the owners of files that are unpacked.
+    pub fn ownership(&self) -> Result<Ownership, ExecuteError> {
+        Ok(self.sandbox()?.ownership())
     }
 
     /// The id mapping of trees.

@@ -304,6 +304,7 @@ impl Work<'_> {
             mode: mode.unwrap_or(0o755),
             uid: uid.unwrap_or(0),
             gid: gid.unwrap_or(0),
+            records: layers.namespace.ownership()? == sandbox::Ownership::Recorded,
         };
         let failed = |error: std::io::Error| {
             self.refuse(format!("cannot prepare cache mount {}: {error}", target(&resolved.mount)))
