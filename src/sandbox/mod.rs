@@ -115,9 +115,10 @@ impl Sandbox {
     /// The name of this id mapping: trees that were made under one are of no use under another.
     pub fn mapping_name(&self) -> String {
         let (uid, gid) = self.owner;
-        match self.ownership {
-            Ownership::Kept => format!("{uid}-{gid}"),
-            Ownership::Recorded => format!("{uid}-{gid}-single"),
+        match (self.isolation, self.ownership) {
+            (Isolation::Full, Ownership::Kept) => format!("{uid}-{gid}"),
+            (Isolation::Full, Ownership::Recorded) => format!("{uid}-{gid}-single"),
+            (Isolation::None, _) => format!("{uid}-{gid}-plain"),
         }
     }
 

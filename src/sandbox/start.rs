@@ -61,8 +61,14 @@ pub(super) fn start(options: Options) -> Result<Sandbox, SandboxError> {
         Isolation::None => start(None)?,
         // By trying: that /etc/subuid names a range does not mean that newuidmap can give it (`no_new_privs`).
         Isolation::Full => match IdMap::of_caller().map_err(no_range).and_then(|map| start(Some(map))) {
-            // The range was the better choice, so its absence is what there is to say if both fail.
-            Err(error @ SandboxError::NoIdRange { .. }) => start(Some(IdMap::single())).map_err(|_| error)?,
+            Err(no_range @ SandboxError::NoIdRange { .. }) => {
+                start(Some(IdMap::single())).map_err(|error| match error {
+                    // Where no namespace is allowed, a range of ids would not help.
+                    SandboxError::NoUserNamespace { .. } => error,
+                    // The range was the better choice, so its absence is what there is to say.
+                    _ => no_range,
+                })?
+            }
             result => result?,
         },
     };
@@ -85,7 +91,9 @@ pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox,
         isolation: if map.is_some() { Isolation::Full } else { Isolation::None },
         ownership: match &map {
             Some(map) if super::userns::is_single(&map.uids) => Ownership::Recorded,
-            _ => Ownership::Kept,
+            // Without a namespace, too, only root can give files away.
+            None if !rustix::process::geteuid().is_root() => Ownership::Recorded,
+            Some(_) | None => Ownership::Kept,
         },
         keeper: Some(keeper),
     };
