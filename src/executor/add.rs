@@ -148,7 +148,7 @@ impl Work<'_> {
         let layer = self.services.layers.create(wanted, |out| {
             let mut tar = TarWriter::new(out);
             write_entries(&entries, &request.sources, &mut tar)?;
-            let mut landing = Landing::new(view.as_ref(), owner);
+            let mut landing = Landing::new(view.as_ref(), owner, &entries);
             for archive in archives {
                 let content = request.sources[archive.source].open(&archive.path)?;
                 let name = String::from_utf8_lossy(&archive.path).into_owned();
@@ -186,8 +186,11 @@ struct Landing<'a> {
 }
 
 impl<'a> Landing<'a> {
-    fn new(below: Option<&'a MergedView>, owner: Option<(u32, u32)>) -> Landing<'a> {
-        Landing { below, owner, made: HashMap::new() }
+    /// What is copied beside the archives is there before them: a link of an archive in a new directory would lead nowhere
+    /// else, and what comes after it would be written below the link itself.
+    fn new(below: Option<&'a MergedView>, owner: Option<(u32, u32)>, copied: &[RecipeEntry]) -> Landing<'a> {
+        let copied = copied.iter().filter(|entry| !matches!(entry.node.kind, Kind::File { .. }));
+        Landing { below, owner, made: copied.map(|entry| (entry.path.clone(), entry.node.clone())).collect() }
     }
 
     fn unpack<W: Write>(

@@ -13,6 +13,8 @@ use crate::dockerfile::ast::{Dockerfile, Instruction, Operation, Word};
 
 /// The search path of an image that sets none (BuildKit's `DefaultPathEnvUnix`).
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The variable that names the machine which commands see.
+pub(super) const HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 /// The variable that dates a build.
 pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// The prefix of the ids of cache mounts.

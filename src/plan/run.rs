@@ -50,7 +50,7 @@ impl Walk<'_, '_> {
             proxy_env: self.planner.build_args.proxies(environment),
             cwd: self.workdir_path().to_owned(),
             user: self.state.config.config.user.clone(),
-            hostname: self.planner.options.hostname.clone(),
+            hostname: self.hostname(),
             mounts,
             network: network?,
             security: security?,
@@ -59,6 +59,11 @@ impl Walk<'_, '_> {
         let step = self.push(Op::Run(op), inputs, instruction.span, text);
         self.state.history.push(history::entry(history, Some(step)));
         Ok(())
+    }
+
+    fn hostname(&self) -> String {
+        let given = self.planner.build_args.value(args::HOSTNAME).filter(|name| !name.is_empty());
+        given.unwrap_or(&self.planner.options.hostname).to_owned()
     }
 
     /// The arguments, by the three rules for here-documents (A2): a script, a command for the shell, or text that the
