@@ -3,8 +3,12 @@
 //! A context directory, the merged layers of an image and an unpacked archive are all a [`View`], so COPY, ADD, WORKDIR
 //! and user look-ups have one implementation each, and none of them needs a tree on disk. It does no I/O.
 
+mod path_map;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+
+pub use path_map::PathMap;
 
 use crate::digest::Digest;
 

@@ -31,8 +31,6 @@ pub struct DirContext {
     rules: IgnoreRules,
     /// Device and inode of files with several names, and their link group.
     links: Mutex<HashMap<(u64, u64), u64>>,
-    /// The state in which a walk saw a file, so that its digest needs no second look.
-    seen: Mutex<HashMap<Vec<u8>, Identity>>,
 }
 
 /// Says that a file is not what it was when it was opened.
@@ -50,12 +48,7 @@ impl DirContext {
     pub fn open(root: &Path, ignore: IgnoreRules, stat_cache: Option<&Path>) -> io::Result<DirContext> {
         let root = RootDir::open(root)
             .map_err(|error| io::Error::new(error.kind(), format!("open context {}: {error}", root.display())))?;
-        Ok(DirContext {
-            reader: Reader::new(root, StatCache::new(stat_cache)),
-            rules: ignore,
-            links: Mutex::default(),
-            seen: Mutex::default(),
-        })
+        Ok(DirContext { reader: Reader::new(root, StatCache::new(stat_cache)), rules: ignore, links: Mutex::default() })
     }
 
     /// Everything below a path that is not ignored, whole paths, sorted by bytes, no link followed.
@@ -80,21 +73,8 @@ impl DirContext {
         if let Kind::File { digest: Some(digest), .. } = node.kind {
             return Ok(digest);
         }
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied();
-        let (identity, plain) = match seen {
-            Some(identity) => (Some(identity), node.xattrs.is_empty()),
-            None => {
-                let found = self.reader.entry(path)?;
-                let plain = found.as_ref().is_some_and(|found| found.node.xattrs.is_empty());
-                (found.map(|found| found.identity), plain)
-            }
-        };
-        if let Some(known) = identity.and_then(|identity| self.reader.cache.find(&identity)) {
-            return Ok(known.digest);
-        }
-        let plain = identity.filter(|_| plain);
-        match self.read_digest(path, plain) {
-            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Changed>()) => self.read_digest(path, plain),
+        match self.read_digest(path) {
+            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Changed>()) => self.read_digest(path),
             result => result,
         }
     }
@@ -103,7 +83,7 @@ impl DirContext {
     ///
     /// # Errors
     /// As [`DirContext::digest`].
-    pub fn digests(&self, files: &mut [(Vec<u8>, Node)]) -> io::Result<()> {
+    pub fn digests(&self, files: &mut [(&[u8], &mut Node)]) -> io::Result<()> {
         files.par_iter_mut().with_max_len(16).try_for_each(|(path, node)| {
             if !matches!(node.kind, Kind::File { digest: None, .. }) {
                 return Ok(());
@@ -124,11 +104,14 @@ impl DirContext {
         self.reader.cache.save()
     }
 
-    /// Reads a file; `plain` is the state in which it was seen to have no extended attributes.
-    fn read_digest(&self, path: &[u8], plain: Option<Identity>) -> io::Result<Digest> {
+    /// Reads a file, unless it is known in the state in which it is opened.
+    fn read_digest(&self, path: &[u8]) -> io::Result<Digest> {
         let read_at = now();
         let mut content = self.content(path)?;
         let identity = content.opened;
+        if let Some(known) = self.reader.cache.find(&identity) {
+            return Ok(known.digest);
+        }
         let mut hasher = Hasher::new();
         let mut buffer = vec![0; usize::try_from(identity.size.clamp(1, BLOCK)).unwrap_or(1)];
         loop {
@@ -139,7 +122,8 @@ impl DirContext {
             hasher.update(&buffer[..length]);
         }
         let digest = hasher.finish();
-        self.reader.cache.record(identity, Known { digest, plain: plain == Some(identity) }, read_at);
+        let known = Known { digest, plain: self.reader.cache.is_plain(&identity) };
+        self.reader.cache.record(identity, known, read_at);
         Ok(digest)
     }
 
@@ -245,10 +229,6 @@ impl View for DirContext {
             _ => return Ok(Vec::new()),
         }
         let found = walk(&self.reader, &self.rules, path, enter)?;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = found.iter().filter(|entry| matches!(entry.node.kind, Kind::File { .. }));
-        seen.extend(files.map(|entry| (entry.path.clone(), entry.identity)));
-        drop(seen);
         Ok(found.into_iter().map(|mut entry| (std::mem::take(&mut entry.path), self.node_of(entry))).collect())
     }
 }
@@ -277,6 +257,11 @@ impl Content {
 impl Read for Content {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
+            return Ok(0);
+        }
+        // All of it was read, and `check` sees whether more has come: that saves a call for each small file.
+        if self.read == self.opened.size && self.read > 0 {
+            self.check()?;
             return Ok(0);
         }
         let length = self.file.read(buffer).map_err(|error| named(&error, "read", &self.path))?;

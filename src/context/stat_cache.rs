@@ -4,20 +4,22 @@
 //! file's times lie within two seconds of the reading: the "racy git" rule; a damaged cache file) counts as unknown.
 //! Losing the cache costs time and nothing else. It knows nothing of paths or contexts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io::{self, Write};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::Statx;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::tree::Time;
 
 /// What tells one state of one file from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
     pub(super) device: u64,
     pub(super) inode: u64,
@@ -66,21 +68,59 @@ pub(super) struct Known {
     pub(super) plain: bool,
 }
 
-type Entries = HashMap<(u64, u64), (Identity, Known)>;
-
 /// The cache and the file that it is kept in.
 #[derive(Debug)]
 pub(super) struct StatCache {
     file: Option<PathBuf>,
-    loaded: OnceLock<Entries>,
-    /// What this process used or added.
-    current: Mutex<Current>,
+    loaded: OnceLock<Loaded>,
+    /// What this process learnt.
+    added: Mutex<HashMap<(u64, u64), (Identity, Known)>>,
+    /// Hashes of the states in which this process saw files without extended attributes. A context has a hundred thousand
+    /// files and more, so the states themselves are not kept; that two of them share 64 bits is not to be expected.
+    plain: Mutex<HashSet<u64>>,
+    hashing: RandomState,
 }
 
+/// The file as it was written: the entries are found in its bytes, which costs nothing to build and a third of the
+/// memory of a map.
 #[derive(Debug, Default)]
-struct Current {
-    entries: Entries,
-    changed: bool,
+struct Loaded {
+    bytes: Vec<u8>,
+    /// A bit for each entry that was asked for.
+    used: Vec<AtomicU64>,
+}
+
+impl Loaded {
+    /// What [`StatCache::save`] wrote; `None` where a single bit is different.
+    fn decode(bytes: Vec<u8>) -> Option<Loaded> {
+        let (body, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
+        if Digest::of(body).as_bytes() != checksum {
+            return None;
+        }
+        let (entries, rest) = body.strip_prefix(MAGIC)?.as_chunks::<ENTRY>();
+        if !rest.is_empty() || !entries.is_sorted_by(|one, other| key_of(one) < key_of(other)) {
+            return None;
+        }
+        let used = (0..entries.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Some(Loaded { bytes, used })
+    }
+
+    fn entries(&self) -> &[[u8; ENTRY]] {
+        let end = self.bytes.len().saturating_sub(CHECKSUM);
+        self.bytes.get(MAGIC.len()..end).unwrap_or_default().as_chunks().0
+    }
+
+    fn find(&self, identity: &Identity) -> Option<Known> {
+        let entries = self.entries();
+        let at = entries.binary_search_by_key(&identity.key(), key_of).ok()?;
+        let (state, known) = entry_of(&entries[at]);
+        self.used[at / 64].fetch_or(1 << (at % 64), Ordering::Relaxed);
+        (state == *identity).then_some(known)
+    }
+
+    fn is_used(&self, at: usize) -> bool {
+        self.used[at / 64].load(Ordering::Relaxed) & (1 << (at % 64)) != 0
+    }
 }
 
 /// The time as the system clock has it.
@@ -93,24 +133,28 @@ impl StatCache {
     /// A cache kept in a file, read when it is first asked; without a file it lasts as long as the process.
     pub(super) fn new(file: Option<&Path>) -> StatCache {
         let file = file.map(Path::to_owned);
-        StatCache { file, loaded: OnceLock::new(), current: Mutex::default() }
+        let (added, plain) = (Mutex::default(), Mutex::default());
+        StatCache { file, loaded: OnceLock::new(), added, plain, hashing: RandomState::new() }
     }
 
     /// What is known of a file in exactly this state.
     pub(super) fn find(&self, identity: &Identity) -> Option<Known> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |(state, known): &(Identity, Known)| (state == identity).then_some(*known);
-        if let Some(known) = current.entries.get(&identity.key()).and_then(same) {
-            return Some(known);
-        }
-        let known = self.loaded().get(&identity.key()).and_then(same)?;
-        current.entries.insert(identity.key(), (*identity, known));
-        Some(known)
+        self.loaded().find(identity).or_else(|| {
+            let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+            added.get(&identity.key()).filter(|(state, _)| state == identity).map(|(_, known)| *known)
+        })
     }
 
-    /// Whether an earlier build saw a file in exactly this state to have no extended attributes.
+    /// Notes that a file in this state has no extended attributes.
+    pub(super) fn saw_plain(&self, identity: &Identity) {
+        let hash = self.hashing.hash_one(identity);
+        self.plain.lock().unwrap_or_else(PoisonError::into_inner).insert(hash);
+    }
+
+    /// Whether a file in exactly this state was seen to have no extended attributes.
     pub(super) fn is_plain(&self, identity: &Identity) -> bool {
-        self.loaded().get(&identity.key()).is_some_and(|(state, known)| state == identity && known.plain)
+        let hash = self.hashing.hash_one(identity);
+        self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(&hash)
     }
 
     /// Remembers a file; `read_at` is when the reading began.
@@ -118,48 +162,41 @@ impl StatCache {
         if identity.is_racy(read_at) {
             return;
         }
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.entries.insert(identity.key(), (identity, known));
-        current.changed = true;
+        self.added.lock().unwrap_or_else(PoisonError::into_inner).insert(identity.key(), (identity, known));
     }
 
     /// Writes the cache to its file, if there is something new.
     pub(super) fn save(&self) -> io::Result<()> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(file) = self.file.as_deref().filter(|_| current.changed) else { return Ok(()) };
+        let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = self.file.as_deref().filter(|_| !added.is_empty()) else { return Ok(()) };
+        let mut sorted: Vec<&(Identity, Known)> = added.values().collect();
+        sorted.sort_unstable_by_key(|(identity, _)| identity.key());
         let loaded = self.loaded();
-        let mut entries = current.entries.clone();
-        if entries.len() + loaded.len() <= MAX_ENTRIES {
-            for (key, entry) in loaded {
-                entries.entry(*key).or_insert(*entry);
-            }
-        }
-        replace(file, &encode(&entries))?;
-        current.changed = false;
-        Ok(())
+        let keep_unused = sorted.len() + loaded.entries().len() <= MAX_ENTRIES;
+        let kept = loaded.entries().iter().enumerate().filter(|(at, _)| keep_unused || loaded.is_used(*at));
+        replace(file, |out| write_merged(out, kept.map(|(_, entry)| entry), &sorted))
     }
 
-    fn loaded(&self) -> &Entries {
+    fn loaded(&self) -> &Loaded {
         self.loaded.get_or_init(|| {
             // A cache that cannot be read is as good as an empty one; it is written anew at the end of the build.
-            self.file
-                .as_deref()
-                .and_then(|file| fs::read(file).ok())
-                .and_then(|bytes| decode(&bytes))
-                .unwrap_or_default()
+            self.file.as_deref().and_then(|file| fs::read(file).ok()).and_then(Loaded::decode).unwrap_or_default()
         })
     }
 }
 
 /// Writes a file so that a reader sees the old or the new bytes, whole.
-fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(file: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     if let Some(directory) = file.parent() {
         fs::create_dir_all(directory)?;
     }
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(name);
-    let written = fs::File::create(&temporary).and_then(|mut out| out.write_all(bytes));
+    let written = fs::File::create(&temporary).map(BufWriter::new).and_then(|mut out| {
+        write(&mut out)?;
+        out.flush()
+    });
     let result = written.and_then(|()| fs::rename(&temporary, file));
     if result.is_err() {
         // The first error is the one to report; a left-over temporary file is garbage, not damage.
@@ -168,51 +205,75 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     result
 }
 
-/// Magic, entries sorted by key (so the same cache has the same bytes), sha256 of all before it.
-fn encode(entries: &Entries) -> Vec<u8> {
-    let mut sorted: Vec<&(Identity, Known)> = entries.values().collect();
-    sorted.sort_unstable_by_key(|(identity, _)| identity.key());
-    let mut bytes = Vec::with_capacity(MAGIC.len() + sorted.len() * ENTRY + CHECKSUM);
-    bytes.extend_from_slice(MAGIC);
-    for (identity, known) in sorted {
-        for number in [identity.device, identity.inode, identity.size] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        for time in [identity.mtime, identity.ctime] {
-            bytes.extend_from_slice(&time.seconds.to_le_bytes());
-            bytes.extend_from_slice(&time.nanoseconds.to_le_bytes());
-        }
-        bytes.extend_from_slice(known.digest.as_bytes());
-        bytes.push(u8::from(known.plain));
-    }
-    let checksum = Digest::of(&bytes);
-    bytes.extend_from_slice(checksum.as_bytes());
-    bytes
-}
-
-/// What [`encode`] wrote; `None` where a single bit is different.
-fn decode(bytes: &[u8]) -> Option<Entries> {
-    let (body, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
-    if Digest::of(body).as_bytes() != checksum {
-        return None;
-    }
-    let (entries, rest) = body.strip_prefix(MAGIC)?.as_chunks::<ENTRY>();
-    if !rest.is_empty() {
-        return None;
-    }
-    entries.iter().map(|entry| entry_of(entry).map(|(identity, known)| (identity.key(), (identity, known)))).collect()
-}
-
-fn entry_of(bytes: &[u8; ENTRY]) -> Option<(Identity, Known)> {
-    let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    let time = |at: usize| {
-        let seconds = i64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?);
-        Some(Time { seconds, nanoseconds: u32::from_le_bytes(bytes.get(at + 8..at + 12)?.try_into().ok()?) })
+/// Magic, entries sorted by key (so the same cache has the same bytes; of two with one key the new one), sha256 of all
+/// before it.
+fn write_merged<'a>(
+    out: &mut dyn Write,
+    old: impl Iterator<Item = &'a [u8; ENTRY]>,
+    new: &[&(Identity, Known)],
+) -> io::Result<()> {
+    let mut hasher = Hasher::new();
+    let mut put = |bytes: &[u8]| {
+        hasher.update(bytes);
+        out.write_all(bytes)
     };
-    let identity =
-        Identity { device: number(0)?, inode: number(8)?, size: number(16)?, mtime: time(24)?, ctime: time(36)? };
-    let digest = Digest::from_bytes(bytes.get(48..80)?.try_into().ok()?);
-    Some((identity, Known { digest, plain: bytes.get(80) == Some(&1) }))
+    put(MAGIC)?;
+    let mut new = new.iter().peekable();
+    for entry in old {
+        while let Some((identity, known)) = new.next_if(|(identity, _)| identity.key() < key_of(entry)) {
+            put(&encode(identity, known))?;
+        }
+        if new.peek().is_none_or(|(identity, _)| identity.key() != key_of(entry)) {
+            put(entry)?;
+        }
+    }
+    for (identity, known) in new {
+        put(&encode(identity, known))?;
+    }
+    out.write_all(hasher.finish().as_bytes())
+}
+
+fn encode(identity: &Identity, known: &Known) -> [u8; ENTRY] {
+    let mut entry = [0; ENTRY];
+    let (mtime, ctime) = (identity.mtime, identity.ctime);
+    let parts: [&[u8]; 9] = [
+        &identity.device.to_le_bytes(),
+        &identity.inode.to_le_bytes(),
+        &identity.size.to_le_bytes(),
+        &mtime.seconds.to_le_bytes(),
+        &mtime.nanoseconds.to_le_bytes(),
+        &ctime.seconds.to_le_bytes(),
+        &ctime.nanoseconds.to_le_bytes(),
+        known.digest.as_bytes(),
+        &[u8::from(known.plain)],
+    ];
+    let mut at = 0;
+    for part in parts {
+        entry[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    entry
+}
+
+/// The bytes at a place of an entry that is inside it.
+fn field<const N: usize>(entry: &[u8; ENTRY], at: usize) -> [u8; N] {
+    std::array::from_fn(|index| entry[at + index])
+}
+
+fn key_of(entry: &[u8; ENTRY]) -> (u64, u64) {
+    (u64::from_le_bytes(field(entry, 0)), u64::from_le_bytes(field(entry, 8)))
+}
+
+fn entry_of(entry: &[u8; ENTRY]) -> (Identity, Known) {
+    let time = |at: usize| Time {
+        seconds: i64::from_le_bytes(field(entry, at)),
+        nanoseconds: u32::from_le_bytes(field(entry, at + 8)),
+    };
+    let (device, inode) = key_of(entry);
+    let size = u64::from_le_bytes(field(entry, 16));
+    let identity = Identity { device, inode, size, mtime: time(24), ctime: time(36) };
+    let digest = Digest::from_bytes(field(entry, 48));
+    (identity, Known { digest, plain: entry[80] == 1 })
 }
 
 #[cfg(test)]
@@ -244,8 +305,24 @@ mod tests {
         let cache = StatCache::new(Some(&file));
         assert_eq!(cache.find(&identity(1, 10)), Some(known(b"one")), "what was known is kept");
         assert_eq!(cache.find(&identity(2, 10)), Some(known(b"two")));
+        cache.record(identity(1, 12), known(b"two"), now());
+        cache.save().unwrap();
+        let cache = StatCache::new(Some(&file));
+        assert_eq!(
+            cache.find(&identity(1, 12)),
+            Some(known(b"two")),
+            "a newer state of a file takes the old one's place"
+        );
+        assert_eq!(cache.find(&identity(1, 10)), None);
+        assert_eq!(cache.find(&identity(2, 10)), Some(known(b"two")));
+    }
+
+    #[test]
+    fn a_file_is_plain_only_in_the_state_in_which_it_was_seen() {
+        let cache = StatCache::new(None);
+        cache.saw_plain(&identity(1, 10));
         assert!(cache.is_plain(&identity(1, 10)));
-        assert!(!cache.is_plain(&identity(2, 10)) && !cache.is_plain(&identity(1, 11)), "what is not known is asked");
+        assert!(!cache.is_plain(&identity(2, 10)) && !cache.is_plain(&identity(1, 11)));
     }
 
     #[test]
@@ -272,8 +349,8 @@ mod tests {
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 1;
-            assert_eq!(decode(&bad).map(|entries| entries.len()), None, "bit flipped at {at}");
-            assert!(decode(&good[..at]).is_none(), "cut at {at}");
+            assert!(Loaded::decode(bad).is_none(), "bit flipped at {at}");
+            assert!(Loaded::decode(good[..at].to_vec()).is_none(), "cut at {at}");
         }
         fs::write(&file, b"junk").unwrap();
         let cache = StatCache::new(Some(&file));

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::ignore::{IgnoreRules, Scope};
 use super::stat_cache::{Identity, StatCache};
+use crate::digest::Digest;
 use crate::rootfs::RootDir;
 use crate::tree::{Kind, Node, base_name, join, parent};
 
@@ -103,13 +104,13 @@ impl Reader {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => return Ok(None),
             Err(error) => return Err(named(&error.into(), "stat", path)),
         };
-        let Some(kind) = kind(&directory, name, &stat).map_err(|error| named(&error, "read link", path))? else {
+        let Some(mut kind) = kind(&directory, name, &stat).map_err(|error| named(&error, "read link", path))? else {
             return Ok(None);
         };
         let identity = Identity::of(&stat);
-        let xattrs = match kind {
-            Kind::File { .. } if self.cache.is_plain(&identity) => Ok(BTreeMap::new()),
-            Kind::File { .. } | Kind::Directory => self.xattrs(&directory, name, &identity),
+        let xattrs = match &mut kind {
+            Kind::File { digest, .. } => self.file(&directory, name, &identity, digest),
+            Kind::Directory => self.xattrs(&directory, name, &identity),
             _ => Ok(BTreeMap::new()),
         };
         let linked = stat.stx_nlink > 1 && matches!(kind, Kind::File { .. });
@@ -123,6 +124,26 @@ impl Reader {
             link_group: 0,
         };
         Ok(Some(Found { path: path.to_vec(), node, identity, linked, excluded: false }))
+    }
+
+    /// The attributes of a regular file, and its digest where earlier builds saw it in this state.
+    fn file(
+        &self,
+        directory: impl AsFd,
+        name: &CStr,
+        identity: &Identity,
+        digest: &mut Option<Digest>,
+    ) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let known = self.cache.find(identity);
+        *digest = known.map(|known| known.digest);
+        if known.is_some_and(|known| known.plain) {
+            return Ok(BTreeMap::new());
+        }
+        let xattrs = self.xattrs(directory, name, identity)?;
+        if xattrs.is_empty() {
+            self.cache.saw_plain(identity);
+        }
+        Ok(xattrs)
     }
 
     /// `security.capability` and `user.*`: what a layer carries of a file's attributes.

@@ -211,7 +211,7 @@ impl<'a> Landing<'a> {
             if let Some((uid, gid)) = self.owner {
                 (node.uid, node.gid) = (uid, gid);
             }
-            for (parent, node) in existing_parents(std::slice::from_ref(&path), &*self)? {
+            for (parent, node) in existing_parents(std::iter::once(path.as_slice()), |_| false, &*self)? {
                 // An archive may leave directories out that the image has: the layer names them as they are.
                 if let Entry::Vacant(place) = self.made.entry(parent) {
                     tar.append(place.key(), &node, None, &mut io::empty())?;

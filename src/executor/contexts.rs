@@ -53,7 +53,7 @@ impl Context {
     }
 
     /// Fills in the digests of files.
-    pub fn digests(&self, files: &mut [(Vec<u8>, Node)]) -> io::Result<()> {
+    pub fn digests(&self, files: &mut [(&[u8], &mut Node)]) -> io::Result<()> {
         match self {
             Context::Directory(directory) => directory.digests(files),
             Context::Archive(_) | Context::Empty => digest_all(self.view(), files),
@@ -98,7 +98,7 @@ impl Contexts {
 }
 
 /// Reads files to fill in their digests.
-pub(super) fn digest_all(view: &dyn View, files: &mut [(Vec<u8>, Node)]) -> io::Result<()> {
+pub(super) fn digest_all(view: &dyn View, files: &mut [(&[u8], &mut Node)]) -> io::Result<()> {
     for (path, node) in files {
         if let Kind::File { digest: digest @ None, .. } = &mut node.kind {
             let mut hasher = Hasher::new();

@@ -450,9 +450,7 @@ impl<'a> Layers<'a> {
             let text = format!("its tar has digest {}, expected {expected}", ingested.diff_id);
             return Err(ExecuteError::layer(layer, io::Error::new(io::ErrorKind::InvalidData, text)));
         }
-        let mut bytes = Vec::new();
-        ingested.index.write_to(&mut bytes).map_err(|error| ExecuteError::layer(layer, error))?;
-        self.store.write_index(layer, &bytes)?;
+        self.store.write_index(layer, &ingested.index.to_bytes())?;
         self.store.update_layer(layer, |record| {
             record.diff_id = Some(ingested.diff_id);
             record.size = ingested.size;

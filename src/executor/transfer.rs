@@ -1,7 +1,7 @@
 //! COPY and ADD: what to copy is known by content before anything is written, and written in one pass.
 
-use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::{Cell, OnceCell};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use rayon::prelude::*;
@@ -38,7 +38,7 @@ impl Origin<'_> {
         }
     }
 
-    fn digests(&self, files: &mut [(Vec<u8>, Node)]) -> io::Result<()> {
+    fn digests(&self, files: &mut [(&[u8], &mut Node)]) -> io::Result<()> {
         match self {
             Origin::Context(context) => context.digests(files),
             // An index knows the digest of every file.
@@ -127,21 +127,34 @@ impl Work<'_> {
             Link::Follow => key.digest,
             Link::Independent => key::chain(&parent.key, &key.digest),
         };
-        let placed = OnceCell::new();
+        let (by_source, placed) = (Cell::new(Some(by_source)), OnceCell::new());
         let place = || -> Result<&Recipe, ExecuteError> {
             match placed.get() {
                 Some(recipe) => Ok(recipe),
                 None => {
-                    let recipe = self.place_recipe(&copying, &ignored, &by_source)?;
+                    // Its own failure is told first; see `failed`.
+                    let missing = || ExecuteError::internal("a copy was placed twice");
+                    let recipe = self.place_recipe(&copying, &ignored, by_source.take().ok_or_else(missing)?)?;
                     Ok(placed.get_or_init(|| recipe))
                 }
             }
         };
+        // Explaining a miss places the recipe first; what goes wrong there is the step's own failure.
+        let failed = Cell::new(None);
         let files = |before: &SlotRecord| {
             let old = self.services.layers.index(&before.layer?, self.task).ok()?;
-            Some(FileChanges::between(&listed_index(&old, op), &listed_recipe(place().ok()?, op)))
+            match place() {
+                Ok(recipe) => Some(FileChanges::between(&listed_index(&old, op), &listed_recipe(recipe, op))),
+                Err(error) => {
+                    failed.set(Some(error));
+                    None
+                }
+            }
         };
-        self.settle(&key, chain, files, || self.make_copy(&copying, place()?))
+        self.settle(&key, chain, files, || match failed.take() {
+            Some(error) => Err(error),
+            None => self.make_copy(&copying, place()?),
+        })
     }
 
     fn origin<'b>(&'b self, from: &CopyFrom) -> Result<Origin<'b>, ExecuteError> {
@@ -160,23 +173,30 @@ impl Work<'_> {
         &self,
         copying: &Copying<'_>,
         ignored: &dyn Fn(&[u8]) -> bool,
-        by_source: &Recipe,
+        by_source: Recipe,
     ) -> Result<Recipe, ExecuteError> {
         let view = self.destination(copying)?;
         let owner = self.owner(copying.op)?;
         let request = copying.request(owner, Some(ignored), self.services.options.epoch);
         let view = view.as_ref().map(|view| view as &dyn View);
-        let mut recipe = plan_copy(&request, view).map_err(|error| self.copy_error(error))?;
-        for (source, path) in recipe.take_digests(by_source).map_err(|path| self.changed(&path))? {
-            // What was fetched is ours and does not change.
-            let CopySource::View { view, .. } = &request.sources[source] else { continue };
-            if view.node(&path).map_err(|error| self.read_error(error))?.is_none() {
-                return Err(self.changed(&path));
+        let mut recipe = match by_source.onto(&request, view) {
+            Ok(recipe) => recipe,
+            Err(by_source) => {
+                let mut recipe = plan_copy(&request, view).map_err(|error| self.copy_error(error))?;
+                for (source, path) in recipe.take_digests(&by_source).map_err(|path| self.changed(&path))? {
+                    // What was fetched is ours and does not change.
+                    let CopySource::View { view, .. } = &request.sources[source] else { continue };
+                    if view.node(&path).map_err(|error| self.read_error(error))?.is_none() {
+                        return Err(self.changed(&path));
+                    }
+                }
+                recipe
             }
-        }
+        };
         if let Some(view) = view {
-            let paths: Vec<Vec<u8>> = recipe.entries.iter().map(|entry| entry.path.clone()).collect();
-            let parents = existing_parents(&paths, view).map_err(|error| self.read_error(error))?;
+            let listed = |path: &[u8]| recipe.entries.binary_search_by(|entry| entry.path.as_slice().cmp(path)).is_ok();
+            let paths = recipe.entries.iter().map(|entry| entry.path.as_slice());
+            let parents = existing_parents(paths, listed, view).map_err(|error| self.read_error(error))?;
             recipe.entries.extend(parents.into_iter().map(|(path, node)| RecipeEntry {
                 path,
                 node,
@@ -311,7 +331,7 @@ impl Work<'_> {
     ) -> Result<Box<dyn Read + Send>, ExecuteError> {
         let (inline, files): (Vec<RecipeEntry>, Vec<RecipeEntry>) =
             recipe.entries.iter().cloned().partition(|entry| matches!(entry.content, Content::Inline(_)));
-        let rest = self.emit(&Recipe { entries: files, warnings: Vec::new() }, layers, view)?;
+        let rest = self.emit(&Recipe { entries: files, ..Recipe::default() }, layers, view)?;
         let mut tar = TarWriter::new(Vec::new());
         let mut written = || -> io::Result<Vec<u8>> {
             for entry in &inline {
@@ -401,12 +421,20 @@ fn mirror<'a>(view: &'a dyn View, path: &str, ignored: Option<Ignored<'a>>) -> C
 /// The directories on the way to some paths that are there already, with the metadata that they have: a layer names
 /// the parents of what it changes, as a diff of the whole root file system would, so whoever unpacks it alone gets them
 /// right.
-pub(super) fn existing_parents(paths: &[Vec<u8>], view: &dyn View) -> io::Result<BTreeMap<Vec<u8>, Node>> {
-    let listed: BTreeSet<&[u8]> = paths.iter().map(Vec::as_slice).collect();
+pub(super) fn existing_parents<'a>(
+    paths: impl Iterator<Item = &'a [u8]>,
+    listed: impl Fn(&[u8]) -> bool,
+    view: &dyn View,
+) -> io::Result<BTreeMap<Vec<u8>, Node>> {
     let mut parents: BTreeMap<Vec<u8>, Node> = BTreeMap::new();
+    let mut last: &[u8] = b"";
     for path in paths {
         let mut parent = tree::parent(path);
-        while !parent.is_empty() && !listed.contains(parent) && !parents.contains_key(parent) {
+        // Most paths are in the directory of the one before.
+        if parent == std::mem::replace(&mut last, parent) {
+            continue;
+        }
+        while !parent.is_empty() && !listed(parent) && !parents.contains_key(parent) {
             if let Some(node) = view.node(parent)?.filter(Node::is_directory) {
                 parents.insert(parent.to_vec(), node);
             }
@@ -418,8 +446,9 @@ pub(super) fn existing_parents(paths: &[Vec<u8>], view: &dyn View) -> io::Result
 
 /// Files up to this size are read ahead, several at a time.
 const SMALL: u64 = 128 << 10;
-/// Entries that are looked at together.
+/// Entries that are looked at together, and their bytes: enough to keep all cores opening files.
 const AHEAD: usize = 256;
+const AHEAD_BYTES: u64 = 4 << 20;
 
 /// Writes a recipe as a tar. Small files are read in parallel: opening them is what takes the time.
 pub(super) fn write_recipe<W: Write>(entries: &[RecipeEntry], sources: &[CopySource<'_>], out: W) -> io::Result<W> {
@@ -434,7 +463,8 @@ pub(super) fn write_entries<W: Write>(
     sources: &[CopySource<'_>],
     tar: &mut TarWriter<W>,
 ) -> io::Result<()> {
-    for chunk in entries.chunks(AHEAD) {
+    let mut rest = entries;
+    while let Some(chunk) = split_ahead(&mut rest) {
         let small: Vec<Option<io::Result<Vec<u8>>>> =
             chunk.par_iter().with_max_len(16).map(|entry| read_small(entry, sources)).collect();
         for (entry, small) in chunk.iter().zip(small) {
@@ -458,6 +488,20 @@ pub(super) fn write_entries<W: Write>(
         }
     }
     Ok(())
+}
+
+/// Takes the entries off that are looked at together next; at least one.
+fn split_ahead<'a>(rest: &mut &'a [RecipeEntry]) -> Option<&'a [RecipeEntry]> {
+    let mut bytes = 0;
+    let fits = |entry: &&RecipeEntry| {
+        bytes += match entry.node.kind {
+            Kind::File { size, .. } if size <= SMALL => size,
+            _ => 0,
+        };
+        bytes <= AHEAD_BYTES
+    };
+    let count = rest.iter().take(AHEAD).take_while(fits).count();
+    rest.split_off(..count.max(1).min(rest.len())).filter(|chunk| !chunk.is_empty())
 }
 
 fn read_small(entry: &RecipeEntry, sources: &[CopySource<'_>]) -> Option<io::Result<Vec<u8>>> {

@@ -59,7 +59,10 @@ impl Work<'_> {
             path = tree::parent(path);
         }
         let made: Vec<Vec<u8>> = missing.keys().cloned().collect();
-        missing.extend(existing_parents(&made, view).map_err(failed)?);
+        missing.extend(
+            existing_parents(made.iter().map(Vec::as_slice), |path| made.iter().any(|made| made == path), view)
+                .map_err(failed)?,
+        );
         Ok(missing)
     }
 

@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use super::read::{Entry, Limits, Marker, TarReader};
 use super::{invalid, shown};
 use crate::digest::{Digest, Hasher};
-use crate::tree::{self, Kind, Node, Time};
+use crate::tree::{self, Kind, Node, PathMap, Time};
 
 pub use super::indexer::Indexer;
 
@@ -188,7 +188,7 @@ impl<R: Read> Read for Hashing<R> {
 /// The tree that the entries so far make.
 #[derive(Default)]
 struct Builder {
-    items: BTreeMap<Vec<u8>, Item>,
+    items: PathMap<Item>,
     kept: BTreeMap<Vec<u8>, Vec<u8>>,
     root_opaque: bool,
     groups: u64,
@@ -286,10 +286,7 @@ impl Builder {
         let Some(Item::Present(old)) = self.items.remove(path) else { return };
         self.last = None;
         if old.node.is_directory() {
-            let below = [path, b"/"].concat();
-            let under = self.items.range(below.clone()..).take_while(|(name, _)| name.starts_with(&below));
-            let names: Vec<Vec<u8>> = under.map(|(name, _)| name.clone()).collect();
-            for name in names {
+            for name in self.items.beginning_with(&[path, b"/"].concat()) {
                 self.forget(&name);
             }
         } else {
@@ -310,12 +307,12 @@ impl Builder {
             return;
         }
         let mut first: Option<Vec<u8>> = None;
-        for (name, item) in &mut self.items {
+        for (name, item) in self.items.iter_mut() {
             if let Item::Present(present) = item
                 && present.source.as_deref() == Some(path)
             {
                 present.source.clone_from(&first);
-                first.get_or_insert_with(|| name.clone());
+                first.get_or_insert_with(|| name.to_vec());
             }
         }
     }
@@ -376,7 +373,7 @@ impl Builder {
     }
 
     fn finish(self) -> Index {
-        let entries = self.items.into_iter().map(|(path, item)| IndexEntry { path, item }).collect();
+        let entries = self.items.into_sorted(|path, item| IndexEntry { path, item });
         Index { entries, kept: self.kept, root_opaque: self.root_opaque }
     }
 }

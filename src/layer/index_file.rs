@@ -4,7 +4,7 @@
 //! an error, never another index. The check is against damage, not against an attacker.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 
 use flate2::Crc;
 
@@ -34,12 +34,10 @@ const XATTRS: u8 = 16;
 const DIGEST: u8 = 32;
 
 impl Index {
-    /// Writes the index.
-    ///
-    /// # Errors
-    /// What writing reports.
-    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut body = Body(Vec::with_capacity(self.entries.len() * 96));
+    /// The index as bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut body = Body(Vec::with_capacity(HEADER + self.entries.len() * 72));
+        body.0.extend_from_slice(&[0; HEADER]);
         body.number(u64::from(self.root_opaque));
         body.number(self.kept.len() as u64);
         for (path, content) in &self.kept {
@@ -55,15 +53,17 @@ impl Index {
             body.item(&entry.item);
             last = &entry.path;
         }
-        let body = body.0;
-        out.write_all(MAGIC)?;
-        out.write_all(&VERSION.to_le_bytes())?;
-        out.write_all(&checksum(&body).to_le_bytes())?;
-        out.write_all(&(body.len() as u64).to_le_bytes())?;
-        out.write_all(&body)
+        let mut bytes = body.0;
+        // What precedes the body is known once the body is.
+        let (checksum, length) = (checksum(&bytes[HEADER..]), (bytes.len() - HEADER) as u64);
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+        bytes[16..HEADER].copy_from_slice(&length.to_le_bytes());
+        bytes
     }
 
-    /// Reads what [`Index::write_to`] wrote.
+    /// Reads what [`Index::to_bytes`] gave.
     ///
     /// # Errors
     /// `InvalidData` for anything else.
@@ -303,21 +303,15 @@ mod tests {
         Index { entries, kept: BTreeMap::from([(b"etc/passwd".to_vec(), b"root".to_vec())]), root_opaque: true }
     }
 
-    fn bytes_of(index: &Index) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        index.write_to(&mut bytes).unwrap();
-        bytes
-    }
-
     #[test]
     fn an_index_comes_back_as_it_was() {
-        assert_eq!(Index::read_from(&bytes_of(&sample())).unwrap(), sample());
-        assert_eq!(Index::read_from(&bytes_of(&Index::default())).unwrap(), Index::default());
+        assert_eq!(Index::read_from(&sample().to_bytes()).unwrap(), sample());
+        assert_eq!(Index::read_from(&Index::default().to_bytes()).unwrap(), Index::default());
     }
 
     #[test]
     fn every_damage_is_noticed() {
-        let bytes = bytes_of(&sample());
+        let bytes = sample().to_bytes();
         for at in 0..bytes.len() {
             assert!(Index::read_from(&bytes[..at]).is_err(), "cut at {at}");
             let mut flipped = bytes.clone();

@@ -1,6 +1,7 @@
 //! Puts found things at their destination, over what is there already.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::source::{Found, not_found};
 use super::{CopyError, CopyRequest, Target, shown};
 use crate::context::ignore::IgnoreRules;
 use crate::digest::Digest;
-use crate::tree::{Kind, Last, Node, Resolved, Time, View, base_name, join, parent, resolve};
+use crate::tree::{Kind, Last, Node, PathMap, Resolved, Time, View, base_name, join, parent, resolve};
 
 /// A copy that is being planned.
 pub(super) struct Placing<'a> {
@@ -19,20 +20,21 @@ pub(super) struct Placing<'a> {
     image: Overlay<'a>,
     /// Paths that a source of one file was put on by name, to tell when a second one replaces it.
     named: HashSet<Vec<u8>>,
+    /// Directories that no source has.
+    made: BTreeSet<Vec<u8>>,
     pub(super) warnings: Vec<String>,
 }
 
 /// The image as it will be: what is planned, over what is there.
 struct Overlay<'a> {
     below: Option<&'a dyn View>,
-    planned: BTreeMap<Vec<u8>, Planned>,
+    planned: PathMap<Planned>,
 }
 
+/// An entry of the recipe; until the end it keeps its link group, which is that of its source.
 struct Planned {
     node: Node,
     content: Content,
-    /// The source and its link group, where it is one of several names.
-    link: Option<(usize, u64)>,
 }
 
 impl View for Overlay<'_> {
@@ -61,8 +63,9 @@ impl<'a> Placing<'a> {
         Placing {
             request,
             target: request.target(),
-            image: Overlay { below, planned: BTreeMap::new() },
+            image: Overlay { below, planned: PathMap::default() },
             named: HashSet::new(),
+            made: BTreeSet::new(),
             warnings: Vec::new(),
         }
     }
@@ -78,7 +81,7 @@ impl<'a> Placing<'a> {
         let target = self.prepare()?;
         if !found.node.is_directory() {
             let content = Content::View { source, path: found.path.clone() };
-            return self.file(&target, &found.name, found.node.clone(), content, source);
+            return self.file(&target, &found.name, found.node.clone(), content);
         }
         match &target.node {
             None => self.make_directories(&target.path)?,
@@ -127,7 +130,7 @@ impl<'a> Placing<'a> {
             if node.is_directory() {
                 self.directory(place, node)?;
             } else {
-                self.leaf(place, node, Content::View { source, path }, source)?;
+                self.leaf(place, node, Content::View { source, path })?;
             }
         }
         match found.include.as_ref().and_then(|include| include.required.as_ref()) {
@@ -150,14 +153,14 @@ impl<'a> Placing<'a> {
         for end in ends {
             let Some(node) = directories.remove(&relative[..end]) else { continue };
             let place = join(target, &relative[..end]);
-            if self.image.planned.contains_key(&place) {
+            if self.image.planned.get(&place).is_some() {
                 continue;
             }
             match self.existing(&place)? {
                 None => self.directory(place, node)?,
                 // BuildKit changes the mode of such a directory, and nothing else (fsutil, `copyDirectoryOnly`).
                 Some(existing) if existing.is_directory() && existing.mode != node.mode => {
-                    self.insert(place, Node { mode: node.mode, ..existing }, Content::None, None);
+                    self.insert(place, Node { mode: node.mode, ..existing }, Content::None);
                 }
                 Some(existing) if existing.is_directory() => {}
                 Some(_) => return Err(CopyError::NotDirectory { path: shown(&place) }),
@@ -171,7 +174,7 @@ impl<'a> Placing<'a> {
         let size = content.len() as u64;
         let node = self.made_file(size, Some(Digest::of(content)), mode, self.request.mtime_now);
         let target = self.prepare()?;
-        self.file(&target, base_name(name.as_bytes()), node, Content::Inline(content.clone()), 0)
+        self.file(&target, base_name(name.as_bytes()), node, Content::Inline(content.clone()))
     }
 
     /// Writes a downloaded file.
@@ -186,7 +189,7 @@ impl<'a> Placing<'a> {
         let node = self.made_file(size, Some(digest), mode, mtime);
         let target = self.prepare()?;
         let content = Content::View { source, path: Vec::new() };
-        self.file(&target, base_name(name.as_bytes()), node, content, source)
+        self.file(&target, base_name(name.as_bytes()), node, content)
     }
 
     fn made_file(&self, size: u64, digest: Option<Digest>, mode: u32, mtime: Time) -> Node {
@@ -210,16 +213,9 @@ impl<'a> Placing<'a> {
     }
 
     /// One file: at the destination, or in it where that is a directory.
-    fn file(
-        &mut self,
-        target: &Resolved,
-        name: &[u8],
-        node: Node,
-        content: Content,
-        source: usize,
-    ) -> Result<(), CopyError> {
+    fn file(&mut self, target: &Resolved, name: &[u8], node: Node, content: Content) -> Result<(), CopyError> {
         if target.node.as_ref().is_some_and(Node::is_directory) {
-            return self.leaf(join(&target.path, name), node, content, source);
+            return self.leaf(join(&target.path, name), node, content);
         }
         if !self.named.insert(target.path.clone()) {
             let path = shown(&target.path);
@@ -230,14 +226,13 @@ impl<'a> Placing<'a> {
         }
         // A link to nothing may have led to where there is no directory yet.
         self.make_directories(parent(&target.path))?;
-        self.leaf(target.path.clone(), node, content, source)
+        self.leaf(target.path.clone(), node, content)
     }
 
-    fn leaf(&mut self, path: Vec<u8>, node: Node, content: Content, source: usize) -> Result<(), CopyError> {
+    fn leaf(&mut self, path: Vec<u8>, node: Node, content: Content) -> Result<(), CopyError> {
         if self.existing(&path)?.is_some_and(|existing| existing.is_directory()) {
             return Err(CopyError::IsDirectory { path: shown(&path) });
         }
-        let link = (node.link_group != 0).then_some((source, node.link_group));
         let (node, content) = match node.kind {
             Kind::File { .. } => (node, content),
             // A layer cannot hold a socket; Docker's client sends it as an empty file.
@@ -248,8 +243,7 @@ impl<'a> Placing<'a> {
             _ => (node, Content::None),
         };
         let node = self.finished(node);
-        let link = link.filter(|_| matches!(content, Content::View { .. }));
-        self.insert(path, node, content, link);
+        self.insert(path, node, content);
         Ok(())
     }
 
@@ -259,7 +253,7 @@ impl<'a> Placing<'a> {
             return Err(CopyError::NotDirectory { path: shown(&path) });
         }
         let node = self.finished(node);
-        self.insert(path, node, Content::None, None);
+        self.insert(path, node, Content::None);
         Ok(())
     }
 
@@ -272,7 +266,6 @@ impl<'a> Placing<'a> {
             let kind = if node.is_directory() { Executable::Directory } else { Executable::File };
             node.mode = chmod.apply(node.mode, kind);
         }
-        node.link_group = 0;
         node
     }
 
@@ -294,7 +287,8 @@ impl<'a> Placing<'a> {
         let mut missing = found.path.as_slice();
         while !missing.is_empty() && self.existing(missing)?.is_none() {
             let node = Node { mode, uid, gid, ..Node::directory(self.request.mtime_now) };
-            self.insert(missing.to_vec(), node, Content::None, None);
+            self.insert(missing.to_vec(), node, Content::None);
+            self.made.insert(missing.to_vec());
             missing = parent(missing);
         }
         Ok(())
@@ -309,22 +303,24 @@ impl<'a> Placing<'a> {
         self.image.node(path).map_err(|source| CopyError::View { path: shown(path), source })
     }
 
-    fn insert(&mut self, path: Vec<u8>, node: Node, content: Content, link: Option<(usize, u64)>) {
-        self.image.planned.insert(path, Planned { node, content, link });
+    fn insert(&mut self, path: Vec<u8>, node: Node, content: Content) {
+        self.made.remove(&path);
+        self.image.planned.insert(path, Planned { node, content });
     }
 
     /// The recipe: of the names of one file, the first has the content and the others are links to it.
     pub(super) fn finish(self) -> Recipe {
         let mut first: HashMap<(usize, u64), Vec<u8>> = HashMap::new();
-        let mut entries = Vec::with_capacity(self.image.planned.len());
-        for (path, planned) in self.image.planned {
-            let known = planned.link.and_then(|link| first.get(&link));
-            let content = known.map_or(planned.content, |target| Content::HardLink(target.clone()));
-            if let Some(link) = planned.link {
-                first.entry(link).or_insert_with(|| path.clone());
+        let entries = self.image.planned.into_sorted(|path, Planned { mut node, mut content }| {
+            let group = std::mem::take(&mut node.link_group);
+            if let (Content::View { source, .. }, true) = (&content, group != 0) {
+                match first.entry((*source, group)) {
+                    Entry::Occupied(target) => content = Content::HardLink(target.get().clone()),
+                    Entry::Vacant(place) => drop(place.insert(path.clone())),
+                }
             }
-            entries.push(RecipeEntry { path, node: planned.node, content });
-        }
-        Recipe { entries, warnings: self.warnings }
+            RecipeEntry { path, node, content }
+        });
+        Recipe { entries, made: self.made, warnings: self.warnings }
     }
 }

@@ -1,18 +1,20 @@
 //! What a copy comes to: a list of entries, and the key of their contents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use super::{CopyError, shown};
+use super::{CopyError, CopyRequest, shown};
 use crate::digest::{Digest, Frame};
-use crate::tree::{Kind, Node, clean, join};
+use crate::tree::{Kind, Last, Node, View, clean, join, resolve};
 
 /// What a copy writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recipe {
     /// The entries, sorted by path, so that parents come first.
     pub entries: Vec<RecipeEntry>,
+    /// Which of them are directories that were made on the way, rather than copied.
+    pub made: BTreeSet<Vec<u8>>,
     /// What is allowed but seldom meant.
     pub warnings: Vec<String>,
 }
@@ -46,14 +48,6 @@ pub enum Content {
     HardLink(Vec<u8>),
 }
 
-/// The files of one source that have no digest yet.
-#[derive(Default)]
-struct Wanted {
-    /// Their places among the entries.
-    places: Vec<usize>,
-    files: Vec<(Vec<u8>, Node)>,
-}
-
 impl Recipe {
     /// Has the digests of all files filled in that are not known yet. The function gets the number of a source and its
     /// files, all at once, so that it can read them in parallel.
@@ -62,32 +56,67 @@ impl Recipe {
     /// What the function reports.
     pub fn fill_digests(
         &mut self,
-        mut digests: impl FnMut(usize, &mut [(Vec<u8>, Node)]) -> io::Result<()>,
+        mut digests: impl FnMut(usize, &mut [(&[u8], &mut Node)]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut wanted: BTreeMap<usize, Wanted> = BTreeMap::new();
-        for (at, entry) in self.entries.iter().enumerate() {
-            if let (Content::View { source, path }, Kind::File { digest: None, .. }) =
-                (&entry.content, &entry.node.kind)
-            {
-                let wanted = wanted.entry(*source).or_default();
-                wanted.places.push(at);
-                wanted.files.push((path.clone(), entry.node.clone()));
+        let mut wanted: BTreeMap<usize, Vec<(&[u8], &mut Node)>> = BTreeMap::new();
+        for RecipeEntry { node, content, .. } in &mut self.entries {
+            if let (Content::View { source, path }, Kind::File { digest: None, .. }) = (content, &node.kind) {
+                wanted.entry(*source).or_default().push((path, node));
             }
         }
-        for (source, Wanted { places, mut files }) in wanted {
-            digests(source, &mut files)?;
-            for (at, (_, node)) in places.into_iter().zip(files) {
-                self.entries[at].node.kind = node.kind;
+        wanted.into_iter().try_for_each(|(source, mut files)| digests(source, &mut files))
+    }
+
+    /// Puts a copy that was planned without a destination onto one; gives it back where it has to be planned anew:
+    /// something that is there changes more than which directories have to be made, or is in the way.
+    ///
+    /// Planning costs a walk over the sources, and a context is walked for its key already.
+    pub fn onto(mut self, request: &CopyRequest, destination: Option<&dyn View>) -> Result<Recipe, Recipe> {
+        if let Some(below) = destination.filter(|_| !request.link) {
+            let Some(existing) = self.directories_that_exist(request, below) else { return Err(self) };
+            // Nothing is made where it exists.
+            self.entries.retain(|entry| existing.binary_search(&entry.path).is_err());
+        }
+        if let Some((uid, gid)) = request.owner {
+            for entry in &mut self.entries {
+                (entry.node.uid, entry.node.gid) = (uid, gid);
             }
         }
-        Ok(())
+        Ok(self)
+    }
+
+    /// The directories that would be made and exist, sorted; `None` where more than that is in the way.
+    fn directories_that_exist(&self, request: &CopyRequest, below: &dyn View) -> Option<Vec<Vec<u8>>> {
+        // Directories on the way to what is copied take their mode onto existing ones in these cases.
+        if request.parents || !request.exclude.is_empty() {
+            return None;
+        }
+        let target = request.target().path;
+        let found = resolve(below, &target, Last::Follow).ok().filter(|found| found.path == target)?;
+        // A file is put into a directory that is there.
+        let is_directory = found.node.as_ref().is_some_and(Node::is_directory);
+        if is_directory && self.entries.iter().any(|entry| entry.path == target && !entry.node.is_directory()) {
+            return None;
+        }
+        let mut existing = Vec::new();
+        for entry in &self.entries {
+            let Some(node) = below.node(&entry.path).ok()? else { continue };
+            if node.is_directory() != entry.node.is_directory() {
+                return None;
+            }
+            if node.is_directory() && self.made.contains(&entry.path) {
+                existing.push(entry.path.clone());
+            }
+        }
+        existing.sort_unstable();
+        Some(existing)
     }
 
     /// Takes over the digests of an earlier look at the same sources: the one that made the key. Nothing is read again, so
     /// what is written under the key can be nothing else than what the key was made of.
     ///
-    /// Returns the files (source and path) that the earlier look saw and this one does not write: they are gone, or something else is copied
-    /// over them.
+    /// Returns the files (source and path) that the earlier look saw and this one does not write: they are gone, or
+    /// something else is copied over them.
     ///
     /// # Errors
     /// A file (by its path in its source) or link that the earlier look saw otherwise, or not at all.
@@ -207,7 +236,7 @@ mod tests {
     }
 
     fn recipe(entries: &[RecipeEntry]) -> Recipe {
-        Recipe { entries: entries.to_vec(), warnings: Vec::new() }
+        Recipe { entries: entries.to_vec(), ..Recipe::default() }
     }
 
     #[test]

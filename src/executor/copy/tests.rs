@@ -158,7 +158,15 @@ impl Case {
             }
         }
         let image = self.image.as_ref().map(|image| image as &dyn View);
-        match plan_copy(&request, image) {
+        let owner = request.owner.take();
+        let by_source = plan_copy(&request, None);
+        request.owner = owner;
+        let placed = plan_copy(&request, image);
+        if let Some(moved) = by_source.ok().and_then(|recipe| recipe.onto(&request, image).ok()) {
+            let placed = placed.as_ref().unwrap_or_else(|error| panic!("{}: {error}", self.head));
+            assert_eq!((&moved.entries, &moved.warnings), (&placed.entries, &placed.warnings), "{}", self.head);
+        }
+        match placed {
             Ok(recipe) => {
                 assert_sound(&recipe, &self.head);
                 rendered(&recipe, &request)
@@ -296,7 +304,7 @@ fn key(lines: &[&str], destination: &str) -> Digest {
             assert_eq!(source, 0);
             for (path, node) in files {
                 let Kind::File { digest, .. } = &mut node.kind else { panic!("only files have digests") };
-                *digest = Some(Digest::of(tree.0[path].1.as_bytes()));
+                *digest = Some(Digest::of(tree.0[*path].1.as_bytes()));
             }
             Ok(())
         })

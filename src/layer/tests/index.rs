@@ -229,8 +229,7 @@ fn an_index_of_100_000_entries_loads_quickly() {
         IndexEntry { path, item: Item::Present(Present { node, opaque: false, implied: false, source: None }) }
     };
     let index = Index { entries: (0..100_000).map(entry).collect(), ..Index::default() };
-    let mut bytes = Vec::new();
-    index.write_to(&mut bytes).unwrap();
+    let bytes = index.to_bytes();
     let start = Instant::now();
     assert_eq!(Index::read_from(&bytes).unwrap().entries().len(), 100_000);
     let took = start.elapsed();

@@ -281,8 +281,7 @@ fn a_layer_of_a_mounted_overlay_gives_what_was_seen() {
 /// The index of the layer can be made and written, whatever is in it.
 fn index_agrees(tar: &[u8]) {
     let (index, ..) = index_tar(tar).unwrap();
-    let mut bytes = Vec::new();
-    index.write_to(&mut bytes).unwrap();
+    let bytes = index.to_bytes();
     assert_eq!(Index::read_from(&bytes).unwrap(), index);
 }
 
