@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rbuild::owners::{ATTRIBUTE, Inode, Owner, Table};
 use rbuild::sandbox::{
-    Cancel, Exit, Isolation, Mount, MountKind, Network, Options, RunSpec, Sandbox, SandboxError, Security, Status,
-    Stream, UserSpec, Worker,
+    Cancel, Exit, Isolation, Mount, MountKind, Network, Options, Ownership, RunSpec, Sandbox, SandboxError, Security,
+    Status, Stream, UserSpec, Worker,
 };
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,11 @@ impl World {
         };
         world.sandbox.worker("image", b"image", Vec::new()).unwrap().wait().unwrap();
         world
+    }
+
+    /// Whether owners are recorded: there is one id only.
+    pub fn records(&self) -> bool {
+        self.sandbox.ownership() == Ownership::Recorded
     }
 
     pub fn fresh(&self, name: &str) -> PathBuf {
@@ -215,22 +221,36 @@ fn lay((root, entries): &(PathBuf, Vec<Entry>)) -> Result<(), String> {
     lay_all().map_err(|error| error.to_string())
 }
 
+/// The owner of a file: on record, or the file system's.
+fn owner(path: &Path, table: &Table) -> std::io::Result<Owner> {
+    let mut value = [0; 32];
+    if let Ok(length) = rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value[..]) {
+        return Ok(Owner::parse(&value[..length]).expect("an owner is uid:gid"));
+    }
+    let (parent, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
+    let found = path.symlink_metadata()?;
+    let inode = Inode::of(fs::File::open(parent)?, std::os::unix::ffi::OsStrExt::as_bytes(name))?;
+    Ok(table.find(&inode).unwrap_or(Owner { uid: found.uid(), gid: found.gid() }))
+}
+
 fn list(root: &Path, fds: Vec<OwnedFd>) -> Result<(), String> {
-    fn visit(directory: &Path, root: &Path, text: &mut String) -> std::io::Result<()> {
+    fn visit(directory: &Path, root: &Path, table: &Table, text: &mut String) -> std::io::Result<()> {
         let mut entries = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let found = entry.metadata()?;
+            let Owner { uid, gid } = owner(&entry.path(), table)?;
             let name = entry.path().strip_prefix(root).unwrap_or(&entry.path()).display().to_string();
-            text.push_str(&format!("{name} {:o} {}:{} {}\n", found.mode(), found.uid(), found.gid(), found.size()));
+            text.push_str(&format!("{name} {:o} {uid}:{gid} {}\n", found.mode(), found.size()));
             if found.is_dir() {
-                visit(&entry.path(), root, text)?;
+                visit(&entry.path(), root, table, text)?;
             }
         }
         Ok(())
     }
     let mut text = String::new();
-    visit(root, root, &mut text).map_err(|error| error.to_string())?;
+    let table = Table::beside(root).map_err(|error| error.to_string())?;
+    visit(root, root, &table, &mut text).map_err(|error| error.to_string())?;
     write_to(fds, text.as_bytes())
 }
 

@@ -61,6 +61,8 @@ pub(in crate::sandbox) enum Call {
     Stat(Path, Form),
     Make(Path, Made),
     Execute(Path),
+    /// Gives what is there another name, or a second one.
+    Move(Path),
 }
 
 /// A call that is answered, and when.
@@ -97,6 +99,11 @@ const CALLS: &[(&str, Call)] = &[
     ("symlinkat", Call::Make(At(1, 2, Meant), Made::Link(0))),
     ("mknod", Call::Make(Named(0, Meant), Made::Node(1))),
     ("mknodat", Call::Make(At(0, 1, Meant), Made::Node(2))),
+    ("rename", Call::Move(Named(0, Meant))),
+    ("renameat", Call::Move(At(0, 1, Meant))),
+    ("renameat2", Call::Move(At(0, 1, Meant))),
+    ("link", Call::Move(Named(0, Meant))),
+    ("linkat", Call::Move(At(0, 1, Meant))),
     ("execve", Call::Execute(Named(0, Followed))),
     ("execveat", Call::Execute(At(0, 1, Flags(4)))),
     ("getuid", Call::Identity(Identity::RealUser)),

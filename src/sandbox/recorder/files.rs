@@ -218,6 +218,25 @@ impl Recorder {
         Ok(())
     }
 
+    /// Before the kernel moves a link: overlayfs's copy of it is made now, and recorded under its own number.
+    pub(super) fn move_away(&mut self, caller: &Caller, path: Path) -> Outcome {
+        if self.owners.is_empty() {
+            return Err(Otherwise::Kernel);
+        }
+        let name = caller.name(path).map_err(|_| Otherwise::Kernel)?;
+        let file = caller.open(&name).map_err(|_| Otherwise::Kernel)?;
+        let stat = rustix::fs::fstat(&file)?;
+        if !carries_attributes(&stat)
+            && let Some(owner) = self.owner_on_record(&file, &stat)
+        {
+            // Whatever is wrong with it is wrong with the move too, and the kernel says so.
+            let copied = rustix::fs::chownat(&file, "", Some(Uid::ROOT), Some(Gid::ROOT), AtFlags::EMPTY_PATH);
+            copied.map_err(|_| Otherwise::Kernel)?;
+            self.record(&file, &stat, owner)?;
+        }
+        Err(Otherwise::Kernel)
+    }
+
     pub(super) fn stat(&mut self, caller: &Caller, path: Path, form: Form) -> Outcome {
         if self.is_surely_unrecorded(caller, path)? {
             return Err(Otherwise::Kernel);

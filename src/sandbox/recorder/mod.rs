@@ -17,6 +17,7 @@
 //! * `set*id`, `get*id`, groups: by the rules of credentials(7), see [`credentials`];
 //! * calls that make files: left to the kernel for root, carried out here for everybody else, and in directories that
 //!   hand down a group, so that the new file is recorded before anybody sees it;
+//! * `rename` and `link` of what has its owner in the table: it is copied up first, as the copy is another inode;
 //! * `execve`, for programs with setuid or setgid; `chroot`, to know whose paths begin elsewhere.
 //!
 //! # What it does not do
@@ -308,6 +309,7 @@ impl Recorder {
             Call::Stat(path, form) => self.stat(caller, path, form),
             Call::Make(path, made) => self.make(caller, path, made),
             Call::Execute(path) => self.execute(caller, path),
+            Call::Move(path) => self.move_away(caller, path),
         }
     }
 
