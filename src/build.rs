@@ -136,6 +136,9 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     let layers = Layers::new(build.store, build.registry, build.namespace);
     let bases = build.resolve_bases(&dockerfile, &layers)?;
     let plan = build.plan(&dockerfile, warnings, &bases)?;
+    if !plan.steps.iter().any(|step| matches!(step.op, plan::Op::Run(_))) {
+        build.namespace.expect_no_commands();
+    }
     let mut options = build.execute.clone();
     if let Some(epoch) = plan.epoch {
         options.epoch = epoch;

@@ -73,6 +73,7 @@ pub mod executor;
 pub mod export;
 pub mod image;
 pub mod layer;
+pub mod owners;
 pub mod plan;
 pub mod progress;
 pub mod registry;

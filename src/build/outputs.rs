@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::assemble::Assembled;
 use super::{Build, BuildError, Built};
 use crate::digest::Digest;
-use crate::executor::{BlobForm, ExecuteError, Layers, Reuse};
+use crate::executor::{BlobForm, ExecuteError, Layers, Reuse, abreast};
 use crate::export::{
     ExportImage, ExportLayer, FilesTarget, LayerFiles, LayoutForm, LayoutTarget, Open, push, write_files, write_layout,
 };
@@ -123,12 +123,7 @@ impl Exporter<'_> {
     }
 
     fn image(&self, output: &Output, image: &Assembled, task: &Task) -> Result<ExportImage, BuildError> {
-        let exported = std::thread::scope(|scope| {
-            let export = |layer| scope.spawn(move || self.layer(output, layer, task));
-            let threads: Vec<_> = image.layers.iter().map(export).collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join().expect("exporting does not panic");
-            threads.into_iter().map(join).collect::<Result<Vec<ExportLayer>, BuildError>>()
-        })?;
+        let exported = abreast(&image.layers, |_, layer| self.layer(output, layer, task))?;
         Ok(ExportImage { config: image.config.clone(), layers: exported, annotations: self.annotations.clone() })
     }
 

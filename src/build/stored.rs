@@ -7,7 +7,7 @@ use super::bases::record_pulled;
 use super::outputs::{Exporter, Output, OutputKind, observed};
 use super::{BlobForm, BuildError, Reuse};
 use crate::digest::Digest;
-use crate::executor::{ExecuteError, Layers};
+use crate::executor::{ExecuteError, Layers, abreast};
 use crate::image::config::ImageConfig;
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::Format;
@@ -53,15 +53,7 @@ pub fn pull_image(
         let pulled = crate::registry::pull::resolve_platform(layers.registry, name, platform, Some(&task))?;
         let failed = |source| BuildError::Base { name: name.to_string(), source };
         record_pulled(layers.store, name, platform, &pulled).map_err(failed)?;
-        std::thread::scope(|scope| {
-            let fetch = |layer| {
-                let task = &task;
-                scope.spawn(move || layers.fetch_blob(layer, task))
-            };
-            let threads: Vec<_> = pulled.config.rootfs.diff_ids.iter().map(fetch).collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join().expect("pulling does not panic");
-            threads.into_iter().map(join).collect::<Result<Vec<_>, ExecuteError>>()
-        })?;
+        abreast(&pulled.config.rootfs.diff_ids, |_, layer| layers.fetch_blob(layer, &task))?;
         Ok(pulled.manifest_digest)
     })
 }

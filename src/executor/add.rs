@@ -11,6 +11,7 @@ use super::git::{GitAccess, GitError, fetch_tree};
 use super::step::{Made, Work};
 use super::transfer::{Copying, Origin, existing_parents, write_entries};
 use crate::context::archive::TarContext;
+use crate::digest::{Digest, VerifyReader};
 use crate::layer::decompress::decompress;
 use crate::layer::read::{TarReader, is_tar};
 use crate::layer::view::MergedView;
@@ -40,6 +41,29 @@ impl Fetched {
 pub(super) struct Archive {
     source: usize,
     path: Vec<u8>,
+}
+
+impl Archive {
+    fn is_of(&self, entry: &RecipeEntry, sources: &[CopySource<'_>]) -> bool {
+        match &entry.content {
+            // The path of what was fetched is no path in a tree, so the source alone tells.
+            Content::View { source, path } => {
+                let is_remote = matches!(sources[*source], CopySource::Remote { .. });
+                self.source == *source && (is_remote || self.path == *path)
+            }
+            Content::None | Content::Inline(_) | Content::HardLink(_) => false,
+        }
+    }
+
+    /// The digest that entered the key.
+    fn digest_in(&self, recipe: &Recipe, sources: &[CopySource<'_>]) -> io::Result<Digest> {
+        let found =
+            recipe.entries.iter().find(|entry| self.is_of(entry, sources)).and_then(|entry| match &entry.node.kind {
+                Kind::File { digest, .. } => *digest,
+                _ => None,
+            });
+        found.ok_or_else(|| io::Error::other("an archive is not among the files that are copied"))
+    }
 }
 
 impl Work<'_> {
@@ -111,14 +135,7 @@ impl Work<'_> {
         let request = copying.request(owner, None, self.services.options.epoch);
         let below = view.as_ref().map(|view| view as &dyn View);
         let (directory, made) = plan_directory(&request, below).map_err(|error| self.copy_error(error))?;
-        let is_archive = |entry: &RecipeEntry| match &entry.content {
-            // The path of what was fetched is no path in a tree, so the source alone tells.
-            Content::View { source, path } => archives.iter().any(|archive| {
-                let is_remote = matches!(request.sources[*source], CopySource::Remote { .. });
-                archive.source == *source && (is_remote || archive.path == *path)
-            }),
-            Content::None | Content::Inline(_) | Content::HardLink(_) => false,
-        };
+        let is_archive = |entry: &RecipeEntry| archives.iter().any(|archive| archive.is_of(entry, &request.sources));
         let mut entries: Vec<RecipeEntry> = recipe.entries.iter().filter(|entry| !is_archive(entry)).cloned().collect();
         for parent in made {
             if !entries.iter().any(|entry| entry.path == parent.path) {
@@ -135,9 +152,15 @@ impl Work<'_> {
             for archive in archives {
                 let content = request.sources[archive.source].open(&archive.path)?;
                 let name = String::from_utf8_lossy(&archive.path).into_owned();
+                // The digest that made the key must be that of what is unpacked, or the cache would lie.
+                let mut content = VerifyReader::new(content, archive.digest_in(recipe, &request.sources)?, None);
                 landing
-                    .unpack(content, &directory, &mut tar)
+                    .unpack(&mut content, &directory, &mut tar)
                     .map_err(|error| io::Error::new(error.kind(), format!("unpack {name}: {error}")))?;
+                io::copy(&mut content, &mut io::sink()).map_err(|error| {
+                    let advice = "it changed while it was copied; build again when nothing writes to the context";
+                    io::Error::new(error.kind(), format!("unpack {name}: {error}: {advice}"))
+                })?;
             }
             tar.finish().map(drop)
         })?;

@@ -127,9 +127,11 @@ impl Ingest {
         let indexed = join(self.indexer);
         let blob = self.compressor.map(join).transpose();
         let piped = self.pipe.map(join).transpose();
-        let (index, diff_id, size) = indexed?;
+        // Who hangs up (a full disk) ends the tar for the others: for the index, which expects more, that is an error too,
+        // but never the cause.
         let blob = blob?;
         piped?;
+        let (index, diff_id, size) = indexed?;
         sent?;
         Ok(Ingested { index, diff_id, size, blob })
     }
@@ -169,4 +171,27 @@ fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'stati
 
 fn join<T>(thread: JoinHandle<io::Result<T>>) -> io::Result<T> {
     thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that handled a layer panicked")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::write::TarWriter;
+    use crate::tree::{Kind, Node, Time};
+
+    #[test]
+    fn a_full_disk_is_not_reported_as_a_damaged_tar() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        // A device that is always full stands for the pipe's reader, which is told of in the same way as a blob.
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut ingest = Ingest::start(&store, None, Some(full.into())).unwrap();
+        let size = (CHUNK * QUEUE * 4) as u64;
+        let node = Node { kind: Kind::File { size, digest: None }, ..Node::directory(Time::default()) };
+        let mut tar = TarWriter::new(Vec::new());
+        tar.append(b"file", &node, None, &mut io::Read::take(io::repeat(1), size)).unwrap();
+        assert!(ingest.write_all(&tar.finish().unwrap()).is_err());
+        let error = ingest.finish().err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
+    }
 }

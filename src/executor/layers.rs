@@ -7,10 +7,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
 
-use super::ExecuteError;
 use super::ingest::{BlobForm, Ingest, Ingested, compression_name};
 use super::namespace::Namespace;
 use super::workers::ImpliedDirectory;
+use super::{ExecuteError, abreast};
 use crate::digest::{Digest, Frame};
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::Compression;
@@ -18,8 +18,10 @@ use crate::image::reference::Reference;
 use crate::layer::decompress::decompress;
 use crate::layer::index::Index;
 use crate::layer::view::MergedView;
+use crate::owners::{Table, table_path};
 use crate::progress::Task;
 use crate::registry::Client;
+use crate::sandbox::Ownership;
 use crate::snapshot::Mapping;
 use crate::store::{BlobRecord, LayerRecord, RecordKind, RemoteBlob, Store, TreeName};
 use crate::tree::{Node, View};
@@ -176,7 +178,7 @@ impl<'a> Layers<'a> {
             match self.implied(&index, below, task)? {
                 None => tree.seal(self, &TreeName::of(layer)),
                 Some(implied) => {
-                    self.namespace.remove(&[tree.path])?;
+                    self.namespace.remove(&[table_path(&tree.path), tree.path])?;
                     self.tree_with_implied(layer, &implied, task)
                 }
             }
@@ -215,14 +217,7 @@ impl<'a> Layers<'a> {
 
     /// Trees of layers given lowest first; the result is highest first, as overlay takes them.
     pub fn trees(&self, layers: &[Digest], task: &Task) -> Result<Vec<PathBuf>> {
-        let mut trees = std::thread::scope(|scope| {
-            let make = |number: usize| scope.spawn(move || self.tree(&layers[number], &layers[..number], task));
-            let threads: Vec<_> = (0..layers.len()).map(make).collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<PathBuf>>| {
-                thread.join().unwrap_or_else(|_| Err(ExecuteError::panicked("unpack")))
-            };
-            threads.into_iter().map(join).collect::<Result<Vec<_>>>()
-        })?;
+        let mut trees = abreast(layers, |number, layer| self.tree(layer, &layers[..number], task))?;
         trees.reverse();
         Ok(trees)
     }
@@ -366,10 +361,14 @@ impl<'a> Layers<'a> {
         };
         let lowers = self.trees(&record.below, task)?;
         let mut fds = Vec::new();
+        let mut owners = Table::default();
         for path in std::iter::once(&upper).chain(&lowers) {
             fds.push(open_directory(path).map_err(|error| ExecuteError::layer(layer, error))?);
+            owners.extend(Table::beside(path).map_err(|error| ExecuteError::layer(layer, error))?);
         }
-        self.namespace.reader(super::workers::PACK, b"", fds)
+        let mut table = Vec::new();
+        owners.write_to(&mut table).map_err(|error| ExecuteError::layer(layer, error))?;
+        self.namespace.reader(super::workers::PACK, &table, fds)
     }
 
     /// Writes a layer: `write` streams its tar. Its name is its diffID.
@@ -428,7 +427,12 @@ impl<'a> Layers<'a> {
         let directory = open_directory(&path).map_err(|error| ExecuteError::layer(layer, error))?;
         let (reader, writer) = io::pipe().map_err(|error| ExecuteError::layer(layer, error))?;
         let args = serde_json::to_vec(implied).map_err(ExecuteError::internal)?;
-        let worker = self.namespace.worker(super::workers::UNPACK, &args, vec![directory, reader.into()])?;
+        let mut fds = vec![directory, reader.into()];
+        if self.namespace.ownership()? == Ownership::Recorded {
+            let table = File::create(table_path(&path)).map_err(|error| ExecuteError::layer(layer, error))?;
+            fds.push(table.into());
+        }
+        let worker = self.namespace.worker(super::workers::UNPACK, &args, fds)?;
         let ingested = self.ingest(layer, blob, Some(writer.into()), write);
         let unpacked = worker.wait();
         match (ingested, unpacked) {
@@ -485,7 +489,7 @@ impl UnpackedTree {
         let sealed = layers.store.seal_tree(&mapping.name, name, &self.path)?;
         if self.path.exists() {
             // Somebody else's equal tree was there first.
-            layers.namespace.remove(&[self.path])?;
+            layers.namespace.remove(&[table_path(&self.path), self.path])?;
         }
         Ok(sealed)
     }

@@ -3,6 +3,7 @@
 //! One owner loop holds all state; steps run on threads of their own, get values and send their result back. What they
 //! tell people goes to `progress`, never through the loop, so a chatty RUN cannot delay anything.
 
+mod abreast;
 mod add;
 mod base;
 pub mod contexts;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use abreast::abreast;
 pub use base::ResolvedBase;
 pub use contexts::{Context, Contexts};
 pub use download::http_authorization;

@@ -4,16 +4,19 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::ExecuteError;
 use super::layers::WorkerReader;
-use crate::sandbox::{Options, Sandbox, SandboxError, WorkerHandle};
+use crate::sandbox::{Isolation, Options, Ownership, Sandbox, SandboxError, WorkerHandle};
 use crate::snapshot::Mapping;
 
 /// A sandbox that is started on demand.
 pub struct Namespace {
     options: Options,
+    /// Whether a command may come; without one, workers can do without namespaces where there are none.
+    commands: AtomicBool,
     started: OnceLock<Result<Started, Arc<SandboxError>>>,
 }
 
@@ -25,14 +28,30 @@ struct Started {
 impl Namespace {
     /// A sandbox with these options, not started.
     pub fn new(options: Options) -> Namespace {
-        Namespace { options, started: OnceLock::new() }
+        Namespace { options, commands: AtomicBool::new(true), started: OnceLock::new() }
+    }
+
+    /// No command will be run: a place that allows no user namespace is good enough.
+    pub fn expect_no_commands(&self) {
+        self.commands.store(false, Ordering::Relaxed);
+    }
+
+    fn start(&self) -> Result<Sandbox, SandboxError> {
+        match Sandbox::start(self.options.clone()) {
+            Err(SandboxError::NoUserNamespace { .. } | SandboxError::NoIdRange { .. })
+                if !self.commands.load(Ordering::Relaxed) =>
+            {
+                Sandbox::start(Options { isolation: Isolation::None, ..self.options.clone() })
+            }
+            result => result,
+        }
     }
 
     fn started(&self) -> Result<&Started, ExecuteError> {
         let start = || {
-            let sandbox = Sandbox::start(self.options.clone()).map_err(Arc::new)?;
+            let sandbox = self.start().map_err(Arc::new)?;
             let owner = sandbox.owner();
-            let mapping = Mapping { name: format!("{}-{}", owner.0, owner.1), owner };
+            let mapping = Mapping { name: sandbox.mapping_name(), owner };
             Ok(Started { sandbox, mapping })
         };
         self.started.get_or_init(start).as_ref().map_err(|error| ExecuteError::NoSandbox(Arc::clone(error)))
@@ -41,6 +60,11 @@ impl Namespace {
     /// The sandbox.
     pub fn sandbox(&self) -> Result<&Sandbox, ExecuteError> {
         Ok(&self.started()?.sandbox)
+    }
+
+    /// What is done about the owners of files that are unpacked.
+    pub fn ownership(&self) -> Result<Ownership, ExecuteError> {
+        Ok(self.sandbox()?.ownership())
     }
 
     /// The id mapping of trees.

@@ -31,7 +31,7 @@ impl Work<'_> {
         self.check_allowed(op)?;
         let contents = op.mounts.iter().map(|mount| self.mount_content(mount)).collect::<Result<Vec<_>, _>>()?;
         let key = key::run(op, &self.parent()?.key, &contents);
-        self.settle(&key, key.digest, |_| None, || self.run_command(op, &key.digest))
+        self.settle(&key, key.digest, |_| None, || self.run_command(op, &key.digest, &contents))
     }
 
     fn check_allowed(&self, op: &RunOp) -> Result<(), ExecuteError> {
@@ -64,7 +64,7 @@ impl Work<'_> {
     }
 
     /// Runs the command and makes what it wrote a layer.
-    fn run_command(&self, op: &RunOp, key: &Digest) -> Result<Made, ExecuteError> {
+    fn run_command(&self, op: &RunOp, key: &Digest, contents: &[Option<Digest>]) -> Result<Made, ExecuteError> {
         let services = self.services;
         let parent = self.parent()?;
         let sandbox = services.layers.namespace.sandbox()?;
@@ -72,7 +72,7 @@ impl Work<'_> {
         let lowers = services.layers.trees(&parent.layers, self.task)?;
         let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;
-        let mut mounted = self.mounts(op)?;
+        let mut mounted = self.mounts(op, contents)?;
         let mut env = op.env.clone();
         for (name, value) in op.proxy_env.iter().chain(&mounted.env) {
             if !env.iter().any(|(known, _)| known == name) {
@@ -180,16 +180,17 @@ impl Work<'_> {
         })
     }
 
-    fn mounts(&self, op: &RunOp) -> Result<Mounted, ExecuteError> {
-        let mut mounted = Mounted { locks: self.lock_caches(op)?, ..Mounted::default() };
+    fn mounts(&self, op: &RunOp, contents: &[Option<Digest>]) -> Result<Mounted, ExecuteError> {
+        let mut mounted = Mounted { locks: self.lock_caches(op, contents)?, ..Mounted::default() };
         if let Some(script) = &op.heredoc_file {
             let kind = file(script.content.clone().into_bytes(), 0o755, 0, 0);
             mounted.mounts.push(sandbox::Mount { target: script.path(), kind });
         }
-        for (number, resolved) in op.mounts.iter().enumerate() {
+        for (number, (resolved, content)) in op.mounts.iter().zip(contents).enumerate() {
+            let content = content.as_ref();
             match resolved.mount.kind {
-                MountKind::Bind => mounted.mounts.push(self.bind(resolved)?),
-                MountKind::Cache => self.cache(resolved, &mut mounted)?,
+                MountKind::Bind => mounted.mounts.push(self.bind(resolved, content)?),
+                MountKind::Cache => self.cache(resolved, content, &mut mounted)?,
                 MountKind::Tmpfs => {
                     let kind = sandbox::MountKind::Tmpfs { size: resolved.mount.size, mode: 0o1777 };
                     mounted.mounts.push(sandbox::Mount { target: target(&resolved.mount), kind });
@@ -201,14 +202,14 @@ impl Work<'_> {
         Ok(mounted)
     }
 
-    fn bind(&self, resolved: &ResolvedMount) -> Result<sandbox::Mount, ExecuteError> {
+    fn bind(&self, resolved: &ResolvedMount, content: Option<&Digest>) -> Result<sandbox::Mount, ExecuteError> {
         let access = if resolved.mount.read_only == Some(false) {
             sandbox::Access::ReadWrite
         } else {
             sandbox::Access::ReadOnly
         };
         let source = resolved.mount.source.clone().unwrap_or_default();
-        let lowers = self.mount_trees(resolved)?;
+        let lowers = self.mount_trees(resolved, content)?;
         let source = crate::tree::clean(source.as_bytes());
         let kind = sandbox::MountKind::BindOverlay { lowers, source, access };
         Ok(sandbox::Mount { target: target(&resolved.mount), kind })
@@ -216,48 +217,45 @@ impl Work<'_> {
 
     /// The trees that a mount shows, highest first. Files of a context become a tree of their own: so `.dockerignore` holds,
     /// owners are root's as in COPY, and nothing that a command does reaches the user's files.
-    fn mount_trees(&self, resolved: &ResolvedMount) -> Result<Vec<PathBuf>, ExecuteError> {
+    fn mount_trees(&self, resolved: &ResolvedMount, content: Option<&Digest>) -> Result<Vec<PathBuf>, ExecuteError> {
         let path = resolved.mount.source.as_deref().unwrap_or("/");
         match &resolved.source {
             MountSource::Step(id) => self.services.layers.trees(&self.output(*id)?.layers, self.task),
-            MountSource::Context => self.context_tree(&self.services.contexts.main, path),
-            MountSource::NamedContext(name) => self.context_tree(self.named_context(name)?, path),
+            MountSource::Context => self.context_tree(&self.services.contexts.main, path, content),
+            MountSource::NamedContext(name) => self.context_tree(self.named_context(name)?, path, content),
             MountSource::Empty => Ok(Vec::new()),
         }
     }
 
-    fn context_tree(&self, context: &Context, path: &str) -> Result<Vec<PathBuf>, ExecuteError> {
-        let layer = self.context_layer(context, path)?;
+    /// The tree of a path of a context, which must still have the content that entered the key.
+    fn context_tree(
+        &self,
+        context: &Context,
+        path: &str,
+        content: Option<&Digest>,
+    ) -> Result<Vec<PathBuf>, ExecuteError> {
+        let layer = self.context_layer(context, path, content)?;
         self.services.layers.trees(&[layer], self.task)
     }
 
     /// Waits for the locked caches of a command, each once and all commands in the same order: two commands that take the
     /// same two in their own orders would wait for each other for ever.
-    fn lock_caches(&self, op: &RunOp) -> Result<Vec<Lock>, ExecuteError> {
-        let locked = op
-            .mounts
-            .iter()
-            .filter(|resolved| resolved.mount.kind == MountKind::Cache && resolved.mount.sharing == Sharing::Locked);
-        let names: Result<BTreeSet<Digest>, ExecuteError> =
-            locked.map(|resolved| Ok(self.cache_name(resolved)?.finish())).collect();
-        names?.iter().map(|name| Ok(self.services.layers.store.lock("cache", name)?)).collect()
+    fn lock_caches(&self, op: &RunOp, contents: &[Option<Digest>]) -> Result<Vec<Lock>, ExecuteError> {
+        let locked = op.mounts.iter().zip(contents).filter(|(resolved, _)| {
+            resolved.mount.kind == MountKind::Cache && resolved.mount.sharing == Sharing::Locked
+        });
+        let names: BTreeSet<Digest> =
+            locked.map(|(resolved, content)| cache_name(resolved, content.as_ref()).finish()).collect();
+        names.iter().map(|name| Ok(self.services.layers.store.lock("cache", name)?)).collect()
     }
 
-    /// A cache mount is named by id, owner, mode and what it starts from, as in BuildKit.
-    fn cache_name(&self, resolved: &ResolvedMount) -> Result<Frame, ExecuteError> {
-        let Mount { id, mode, uid, gid, source, .. } = &resolved.mount;
-        let content = self.mount_content(resolved)?;
-        let mut frame = Frame::new("rbuild.cache-mount.1");
-        frame.text("id", id.as_deref().unwrap_or_default()).optional("source", source.as_deref());
-        for (name, value) in [("mode", mode), ("uid", uid), ("gid", gid)] {
-            frame.optional(name, value.map(|value| value.to_string()).as_deref());
-        }
-        frame.optional("content", content.map(|content| content.to_string()).as_deref());
-        Ok(frame)
-    }
-
-    fn cache(&self, resolved: &ResolvedMount, mounted: &mut Mounted) -> Result<(), ExecuteError> {
-        let mut frame = self.cache_name(resolved)?;
+    fn cache(
+        &self,
+        resolved: &ResolvedMount,
+        content: Option<&Digest>,
+        mounted: &mut Mounted,
+    ) -> Result<(), ExecuteError> {
+        let mut frame = cache_name(resolved, content);
         let store = self.services.layers.store;
         let name = match resolved.mount.sharing {
             Sharing::Shared | Sharing::Locked => frame.finish(),
@@ -271,7 +269,7 @@ impl Work<'_> {
                 frame.text("another", "");
             },
         };
-        let dir = self.cache_directory(&name, resolved)?;
+        let dir = self.cache_directory(&name, resolved, content)?;
         let is_read_only = resolved.mount.read_only == Some(true);
         let access = if is_read_only { sandbox::Access::ReadOnly } else { sandbox::Access::ReadWrite };
         let kind = sandbox::MountKind::Cache { dir, access };
@@ -279,7 +277,12 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn cache_directory(&self, name: &Digest, resolved: &ResolvedMount) -> Result<PathBuf, ExecuteError> {
+    fn cache_directory(
+        &self,
+        name: &Digest,
+        resolved: &ResolvedMount,
+        content: Option<&Digest>,
+    ) -> Result<PathBuf, ExecuteError> {
         let layers = self.services.layers;
         let mapping = layers.mapping()?;
         let directory = layers.store.cache_folder(&mapping.name, mapping.owner, name)?;
@@ -292,7 +295,7 @@ impl Work<'_> {
         }
         let lowers = match resolved.source {
             MountSource::Empty => Vec::new(),
-            _ => self.mount_trees(resolved)?,
+            _ => self.mount_trees(resolved, content)?,
         };
         let draft = layers.store.cache_draft(&mapping.name, mapping.owner)?;
         let Mount { mode, uid, gid, source, .. } = &resolved.mount;
@@ -301,6 +304,7 @@ impl Work<'_> {
             mode: mode.unwrap_or(0o755),
             uid: uid.unwrap_or(0),
             gid: gid.unwrap_or(0),
+            records: layers.namespace.ownership()? == sandbox::Ownership::Recorded,
         };
         let failed = |error: std::io::Error| {
             self.refuse(format!("cannot prepare cache mount {}: {error}", target(&resolved.mount)))
@@ -357,6 +361,18 @@ impl Work<'_> {
         mounted.mounts.push(sandbox::Mount { target: place, kind: sandbox::MountKind::Socket { path: path.clone() } });
         Ok(())
     }
+}
+
+/// A cache mount is named by id, owner, mode and what it starts from, as in BuildKit.
+fn cache_name(resolved: &ResolvedMount, content: Option<&Digest>) -> Frame {
+    let Mount { id, mode, uid, gid, source, .. } = &resolved.mount;
+    let mut frame = Frame::new("rbuild.cache-mount.1");
+    frame.text("id", id.as_deref().unwrap_or_default()).optional("source", source.as_deref());
+    for (name, value) in [("mode", mode), ("uid", uid), ("gid", gid)] {
+        frame.optional(name, value.map(|value| value.to_string()).as_deref());
+    }
+    frame.optional("content", content.map(|content| content.to_string()).as_deref());
+    frame
 }
 
 fn target(mount: &Mount) -> String {

@@ -104,6 +104,11 @@ impl Work<'_> {
         self.refuse(format!("cannot read what is to be copied: {error}"))
     }
 
+    fn changed(&self, path: &[u8]) -> ExecuteError {
+        let path = String::from_utf8_lossy(path);
+        self.refuse(format!("{path} changed while it was copied; build again when nothing writes to the context"))
+    }
+
     pub(super) fn transfer(&self, op: &CopyOp) -> Result<StepOutput, ExecuteError> {
         let origin = self.origin(&op.from)?;
         let copying = Copying { op, origin, fetched: self.fetch_all(op)? };
@@ -127,7 +132,7 @@ impl Work<'_> {
             match placed.get() {
                 Some(recipe) => Ok(recipe),
                 None => {
-                    let recipe = self.place_recipe(&copying, &ignored)?;
+                    let recipe = self.place_recipe(&copying, &ignored, &by_source)?;
                     Ok(placed.get_or_init(|| recipe))
                 }
             }
@@ -151,13 +156,24 @@ impl Work<'_> {
     }
 
     /// The recipe in the root file system that it is for: links of the destination followed, owners looked up.
-    fn place_recipe(&self, copying: &Copying<'_>, ignored: &dyn Fn(&[u8]) -> bool) -> Result<Recipe, ExecuteError> {
+    fn place_recipe(
+        &self,
+        copying: &Copying<'_>,
+        ignored: &dyn Fn(&[u8]) -> bool,
+        by_source: &Recipe,
+    ) -> Result<Recipe, ExecuteError> {
         let view = self.destination(copying)?;
         let owner = self.owner(copying.op)?;
         let request = copying.request(owner, Some(ignored), self.services.options.epoch);
         let view = view.as_ref().map(|view| view as &dyn View);
         let mut recipe = plan_copy(&request, view).map_err(|error| self.copy_error(error))?;
-        copying.fill_digests(&mut recipe).map_err(|error| self.read_error(error))?;
+        for (source, path) in recipe.take_digests(by_source).map_err(|path| self.changed(&path))? {
+            // What was fetched is ours and does not change.
+            let CopySource::View { view, .. } = &request.sources[source] else { continue };
+            if view.node(&path).map_err(|error| self.read_error(error))?.is_none() {
+                return Err(self.changed(&path));
+            }
+        }
         if let Some(view) = view {
             let paths: Vec<Vec<u8>> = recipe.entries.iter().map(|entry| entry.path.clone()).collect();
             let parents = existing_parents(&paths, view).map_err(|error| self.read_error(error))?;
@@ -238,10 +254,7 @@ impl Work<'_> {
             if let Kind::File { digest: Some(found), .. } = &present.node.kind
                 && found != expected
             {
-                let path = String::from_utf8_lossy(&entry.path).into_owned();
-                return Err(self.refuse(format!(
-                    "/{path} changed while it was copied; build again when nothing writes to the context"
-                )));
+                return Err(self.changed(&entry.path));
             }
         }
         Ok(())
@@ -335,9 +348,19 @@ impl Work<'_> {
     }
 
     /// A layer that holds a path of a context where it is in the context: what a bind mount shows.
-    pub(super) fn context_layer(&self, context: &Context, path: &str) -> Result<Digest, ExecuteError> {
+    ///
+    /// `expected` is the content that entered the command's key.
+    pub(super) fn context_layer(
+        &self,
+        context: &Context,
+        path: &str,
+        expected: Option<&Digest>,
+    ) -> Result<Digest, ExecuteError> {
         let recipe = self.context_recipe(context, path)?;
         let content = recipe.content_key().map_err(|error| self.copy_error(error))?;
+        if expected.is_some_and(|expected| *expected != content) {
+            return Err(self.changed(path.as_bytes()));
+        }
         let key = Frame::new("rbuild.bind.1").digest("content", &content).finish();
         let _lock = self.services.layers.store.lock("step", &key)?;
         if let Some(record) = self.find(&key)? {

@@ -5,20 +5,23 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use crate::layer::emit::{EmitEntry, emit};
-use crate::layer::pack::pack;
+use crate::layer::pack::pack_with_owners;
 use crate::layer::unpack::{Options, Ownership, Style, unpack, unpack_with};
 use crate::layer::write::TarWriter;
+use crate::owners::{self, Owner, Table};
 use crate::rootfs::RootDir;
 use crate::sandbox::Worker;
 use crate::snapshot::StackView;
 use crate::tree::{self, Kind, Node, Time, View};
 
-/// Unpacks a tar (second descriptor) into a directory (first); the argument is a list of [`ImpliedDirectory`].
+/// Unpacks a tar (second descriptor) into a directory (first); the argument is a list of [`ImpliedDirectory`]. With a
+/// third descriptor, owners are recorded, and it is the file of their table.
 pub const UNPACK: &str = "unpack";
-/// Packs an overlay's upper directory (first descriptor) against the trees below (the next ones) into a pipe (last).
+/// Packs an overlay's upper directory (first descriptor) against the trees below (the next ones) into a pipe (last). The
+/// argument is a table of owners, as it is written to a file.
 pub const PACK: &str = "pack";
 /// Writes chosen files of trees (descriptors) as a tar into a pipe (last); the argument lists them.
 pub const EMIT: &str = "emit";
@@ -37,6 +40,8 @@ pub struct Seed {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
+    /// Whether owners are recorded rather than set.
+    pub records: bool,
 }
 
 /// The workers that `main` offers to the sandbox.
@@ -71,26 +76,32 @@ impl ImpliedDirectory {
 }
 
 fn run_unpack(args: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
-    let [directory, tar] =
-        <[OwnedFd; 2]>::try_from(fds).map_err(|fds| format!("unpack needs 2 descriptors, got {}", fds.len()))?;
+    let mut fds = fds.into_iter();
+    let (directory, tar, table) = (fds.next(), fds.next(), fds.next());
+    let (Some(directory), Some(tar)) = (directory, tar) else { return Err("unpack needs 2 descriptors".to_owned()) };
     let root = RootDir::from_fd(directory);
     // The pipe is read in large pieces: a read per 512-byte header would cost more than the unpacking.
     let mut tar = io::BufReader::with_capacity(256 << 10, File::from(tar));
     let implied: Vec<ImpliedDirectory> = serde_json::from_slice(args).map_err(|error| error.to_string())?;
-    let mut options = Options::new(Ownership::Keep, Style::OverlayLower);
+    let ownership = if table.is_some() { Ownership::Record } else { Ownership::Keep };
+    let mut options = Options::new(ownership, Style::OverlayLower);
     options.implied = implied.into_iter().map(|directory| (directory.path.clone(), directory.node())).collect();
-    unpack_with(&mut tar, &root, &options).map_err(|error| chain(&error))?;
+    let unpacked = unpack_with(&mut tar, &root, &options).map_err(|error| chain(&error))?;
+    if let Some(table) = table {
+        unpacked.owners.write_to(File::from(table)).map_err(|error| error.to_string())?;
+    }
     // What follows the archive's end must be read all the same: its digest counts, and its writer must not find a closed pipe.
     io::copy(&mut tar, &mut io::sink()).map(drop).map_err(|error| error.to_string())
 }
 
-fn run_pack(_args: &[u8], mut fds: Vec<OwnedFd>) -> Result<(), String> {
+fn run_pack(args: &[u8], mut fds: Vec<OwnedFd>) -> Result<(), String> {
     let out = fds.pop().ok_or("pack needs a descriptor to write to")?;
     let mut roots = fds.into_iter().map(RootDir::from_fd);
     let upper = roots.next().ok_or("pack needs a directory")?;
     let lowers: Vec<RootDir> = roots.collect();
     let mut out = BufWriter::with_capacity(256 << 10, File::from(out));
-    pack(&upper, &lowers, &mut out).and_then(|()| out.flush()).map_err(|error| chain(&error))
+    let owners = Table::read_from(args).map_err(|error| error.to_string())?;
+    pack_with_owners(&upper, &lowers, owners, &mut out).and_then(|()| out.flush()).map_err(|error| chain(&error))
 }
 
 fn run_emit(args: &[u8], mut fds: Vec<OwnedFd>) -> Result<(), String> {
@@ -110,17 +121,22 @@ fn run_seed(args: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
     let mut tar = Vec::new();
     let written = write_view(&view, &seed.source, &mut tar).map_err(|error| chain(&error));
     written?;
-    unpack(tar.as_slice(), &target, Ownership::Keep, Style::Plain).map_err(|error| chain(&error))?;
-    let attributes = rustix::fs::chownat(
-        &target,
-        "",
-        Some(rustix::fs::Uid::from_raw(node.uid)),
-        Some(rustix::fs::Gid::from_raw(node.gid)),
-        rustix::fs::AtFlags::EMPTY_PATH,
-    );
-    attributes.map_err(|error| error.to_string())?;
+    let ownership = if seed.records { Ownership::Record } else { Ownership::Keep };
+    unpack(tar.as_slice(), &target, ownership, Style::Plain).map_err(|error| chain(&error))?;
+    own(&target, Owner { uid: node.uid, gid: node.gid }, ownership).map_err(|error| error.to_string())?;
     rustix::fs::chmodat(&target, ".", rustix::fs::Mode::from_raw_mode(node.mode), rustix::fs::AtFlags::empty())
         .map_err(|error| error.to_string())
+}
+
+/// Gives a directory to an owner, in the file system or on record.
+fn own(directory: &RootDir, owner: Owner, ownership: Ownership) -> io::Result<()> {
+    use rustix::fs::{AtFlags, Gid, Uid, XattrFlags, chownat, setxattr};
+    if ownership == Ownership::Record {
+        let path = format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd());
+        return Ok(setxattr(path, owners::ATTRIBUTE, owner.text().as_bytes(), XattrFlags::empty())?);
+    }
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    Ok(chownat(directory, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)
 }
 
 /// Writes what a view has below a directory as a tar, the directory itself left out.

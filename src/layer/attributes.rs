@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::owners::{self, Owner};
+
 /// Marks of overlayfs with and without the `userxattr` mount option.
 const OVERLAY_PREFIXES: [&[u8]; 2] = [b"user.overlay.", b"trusted.overlay."];
-/// Where the owner of a file is recorded that the file system could not be told (`uid:gid`, decimal).
-pub const OWNER: &str = "user.rbuild.own";
 /// Opaque mark that overlayfs mounted with `userxattr` understands.
 pub const OPAQUE: &str = "user.overlay.opaque";
 /// Whiteout mark on an empty regular file, for where mknod is not allowed.
@@ -66,7 +66,7 @@ pub struct Found {
     /// The (empty, regular) file is a whiteout.
     pub whiteout: bool,
     /// The owner, where the file system could not be told.
-    pub owner: Option<(u32, u32)>,
+    pub owner: Option<Owner>,
 }
 
 impl Found {
@@ -79,15 +79,10 @@ impl Found {
         match name {
             b"user.overlay.opaque" | b"trusted.overlay.opaque" => self.opaque = value == b"y",
             b"user.overlay.whiteout" | b"trusted.overlay.whiteout" => self.whiteout = true,
-            name if name == OWNER.as_bytes() => self.owner = parse_owner(&value),
+            name if name == owners::ATTRIBUTE.as_bytes() => self.owner = Owner::parse(&value),
             name => self.carried.extend(for_layer(name, value)),
         }
     }
-}
-
-fn parse_owner(value: &[u8]) -> Option<(u32, u32)> {
-    let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
-    Some((uid.parse().ok()?, gid.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -115,7 +110,7 @@ mod tests {
         found.add(b"user.overlay.origin", b"x".to_vec());
         found.add(b"user.rbuild.own", b"5:6".to_vec());
         assert!(!found.opaque);
-        assert_eq!(found.owner, Some((5, 6)));
+        assert_eq!(found.owner, Some(Owner { uid: 5, gid: 6 }));
         assert_eq!(found.carried, BTreeMap::from([(b"user.overlay.opaque".to_vec(), b"y".to_vec())]));
     }
 

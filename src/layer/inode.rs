@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
 use super::attributes::Found;
+use crate::owners::{self, Owner, Table};
 use crate::tree::{Kind, Node, Time};
 
 /// One name in a tree.
@@ -18,19 +19,28 @@ pub(super) struct Inode {
     pub(super) id: (u64, u64),
     /// Whether it has other names too.
     pub(super) linked: bool,
+    /// Whether its owner is on record; otherwise it is the file system's.
+    pub(super) recorded: bool,
 }
 
 /// Looks names up; it keeps the buffer that attributes are read into.
 pub(super) struct Inspector {
     buffer: Vec<u8>,
+    /// Owners of what cannot carry them as an attribute.
+    owners: Table,
 }
 
 /// The kernel's limit for a list of attributes and for one value (`XATTR_SIZE_MAX`).
 const ATTRIBUTES: usize = 64 * 1024;
 
 impl Inspector {
-    pub(super) fn new() -> Inspector {
-        Inspector { buffer: vec![0; ATTRIBUTES] }
+    pub(super) fn new(owners: Table) -> Inspector {
+        Inspector { buffer: vec![0; ATTRIBUTES], owners }
+    }
+
+    /// Whether owners may be on record.
+    pub(super) fn has_table(&self) -> bool {
+        !self.owners.is_empty()
     }
 
     /// What a path below an open directory is; `None` where nothing is. The caller knows that all but the path's last
@@ -45,7 +55,10 @@ impl Inspector {
         if file_type == FileType::CharacterDevice && stat.st_rdev == 0 {
             return Ok(Some(inode(&stat, Kind::CharDevice { major: 0, minor: 0 }, Found::default())));
         }
-        let found = self.attributes(directory.as_fd(), path)?;
+        let mut found = self.attributes(directory.as_fd(), path)?;
+        if self.has_table() && !matches!(file_type, FileType::RegularFile | FileType::Directory) {
+            found.owner = self.owners.find(&owners::Inode::of(&directory, path)?);
+        }
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match file_type {
             FileType::RegularFile => Kind::File { size: stat.st_size.unsigned_abs(), digest: None },
@@ -93,10 +106,11 @@ fn inode(stat: &Stat, kind: Kind, found: Found) -> Inode {
         Kind::File { size: 0, .. } => found.whiteout,
         _ => false,
     };
-    let (uid, gid) = found.owner.unwrap_or((stat.st_uid, stat.st_gid));
+    let recorded = found.owner.is_some();
+    let Owner { uid, gid } = found.owner.unwrap_or(Owner { uid: stat.st_uid, gid: stat.st_gid });
     let mtime = Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
     let mode = stat.st_mode & 0o7777;
     let node = Node { kind, mode, uid, gid, mtime, xattrs: found.carried, link_group: 0 };
     let id = (stat.st_dev, stat.st_ino);
-    Inode { node, whiteout, opaque: found.opaque, id, linked: stat.st_nlink > 1 }
+    Inode { node, whiteout, opaque: found.opaque, id, linked: stat.st_nlink > 1, recorded }
 }

@@ -16,6 +16,7 @@ use super::inode::{Inode, Inspector};
 use super::lower::{Below, Lowers};
 use super::shown;
 use super::write::TarWriter;
+use crate::owners::Table;
 use crate::rootfs::{self, RootDir};
 use crate::tree::{self, Kind, Node};
 
@@ -24,11 +25,19 @@ use crate::tree::{self, Kind, Node};
 /// # Errors
 /// What reading the trees or writing reports, with the path.
 pub fn pack(upper: &RootDir, lowers: &[RootDir], out: impl Write) -> io::Result<()> {
+    pack_with_owners(upper, lowers, Table::default(), out)
+}
+
+/// As [`pack`], of trees some of whose owners are in this table: those of the tables beside all of them.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_with_owners(upper: &RootDir, lowers: &[RootDir], owners: Table, out: impl Write) -> io::Result<()> {
     let mut packer = Packer {
         upper,
         lowers: Lowers::new(lowers),
         writer: TarWriter::new(out),
-        inspector: Inspector::new(),
+        inspector: Inspector::new(owners),
         links: HashMap::new(),
         stack: Vec::new(),
     };
@@ -100,8 +109,13 @@ impl<W: Write> Packer<'_, W> {
             None => top.open.insert(open_directory(self.upper, &top.path)?),
         };
         let vanished = || io::Error::new(io::ErrorKind::NotFound, "it vanished while the layer was made");
-        let inode = self.inspector.look(open, name)?.ok_or_else(vanished)?;
+        let mut inode = self.inspector.look(open, name)?.ok_or_else(vanished)?;
         let below = self.lowers.find(&mut self.inspector, &top.showing, path)?;
+        if self.inspector.has_table()
+            && let Some(below) = &below
+        {
+            keep_owner(&mut inode, &below.inode);
+        }
         if inode.whiteout {
             if below.is_some() {
                 self.headers()?;
@@ -167,6 +181,15 @@ impl<W: Write> Packer<'_, W> {
             }
         }
         Ok(())
+    }
+}
+
+/// A link whose time was set, or that got another name, was copied up by overlayfs: a new inode, of which no table knows.
+/// It belongs to whom the same link below belongs to; whoever changes an owner is on record (`owners`).
+fn keep_owner(inode: &mut Inode, below: &Inode) {
+    let carries = matches!(inode.node.kind, Kind::File { .. } | Kind::Directory);
+    if !carries && !inode.recorded && below.recorded && inode.node.kind == below.node.kind {
+        (inode.node.uid, inode.node.gid) = (below.node.uid, below.node.gid);
     }
 }
 

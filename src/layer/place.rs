@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::attributes;
 use super::inode::through_proc;
 use super::unpack::Ownership;
+use crate::owners::{self, Owner};
 use crate::tree::{Kind, Node, Time};
 
 /// What became of something that was to be put somewhere.
@@ -195,14 +196,15 @@ fn set_attributes(path: &[u8], node: &Node, ownership: Ownership) -> io::Result<
     Ok(placed)
 }
 
-/// The node's attributes, and its owner as one where that is how owners are kept. Links and devices cannot have it
-/// (`user.*` is for files and directories), they keep this process's owner.
+/// The node's attributes, and its owner as one where that is how owners are kept. Links and devices cannot have it: the
+/// caller writes theirs into a table.
 fn recorded(node: &Node, ownership: Ownership) -> Vec<(&[u8], Vec<u8>)> {
     let mut all: Vec<(&[u8], Vec<u8>)> =
         node.xattrs.iter().map(|(name, value)| (name.as_slice(), value.clone())).collect();
     let can = matches!(node.kind, Kind::File { .. } | Kind::Directory);
     if ownership == Ownership::Record && can && (node.uid, node.gid) != (0, 0) {
-        all.push((attributes::OWNER.as_bytes(), format!("{}:{}", node.uid, node.gid).into_bytes()));
+        let owner = Owner { uid: node.uid, gid: node.gid };
+        all.push((owners::ATTRIBUTE.as_bytes(), owner.text().into_bytes()));
     }
     all
 }

@@ -18,8 +18,9 @@ use self::directories::Finish;
 use super::place::{self, Placed};
 use super::read::{Entry, Limits, Marker, TarReader};
 use super::shown;
+use crate::owners::{Inode, Owner, Table};
 use crate::rootfs::{self, RootDir};
-use crate::tree::{self, Node};
+use crate::tree::{self, Kind, Node};
 
 /// What is done about owners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub enum Ownership {
     Keep,
     /// Not set.
     Ignore,
-    /// Kept in an attribute (`user.rbuild.own`) of files and directories, for where only one id exists.
+    /// Written down ([`crate::owners`]), for where only one id exists.
     Record,
 }
 
@@ -80,6 +81,8 @@ pub struct Unpacked {
     pub entries: u64,
     /// What the file system or the process's rights did not allow: one sentence each, at most [`MAX_NOTES`].
     pub notes: Vec<String>,
+    /// With [`Ownership::Record`], owners of what cannot carry them: the table that belongs beside the tree.
+    pub owners: Table,
 }
 
 /// Notes that are kept; a layer with a thousand devices has one reason.
@@ -223,6 +226,9 @@ impl Unpacker<'_> {
         };
         if placed == Placed::NotAllowed {
             self.skipped.insert(path.to_vec());
+        } else if ownership == Ownership::Record && !matches!(node.kind, Kind::File { .. }) {
+            let owner = Owner { uid: node.uid, gid: node.gid };
+            self.result.owners.record(Inode::of(directory, name)?, owner);
         }
         self.note(path, &placed);
         Ok(())

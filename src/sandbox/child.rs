@@ -18,11 +18,11 @@ use rustix::thread::{Gid, Uid};
 
 use super::command;
 use super::order::Order;
+use super::seccomp::Filters;
 use super::spec::{Network, Status};
 use super::wire::{self, Reply};
-use super::{mounts, overlay, privileges, standard, stubs};
+use super::{mounts, overlay, privileges, recorder, standard, stubs};
 use crate::rootfs::RootDir;
-use crate::sys::privileges::Instruction;
 use crate::sys::process::{self, Forked, SingleThreaded};
 
 /// Why a step failed, in words.
@@ -49,7 +49,10 @@ impl<T, E: Into<Reason>> While<T> for Result<T, E> {
 /// What the steps hand on to each other.
 pub(super) struct SetUp {
     pub(super) order: Order,
-    pub(super) filter: Vec<Instruction>,
+    pub(super) filters: Filters,
+    /// Where only one id exists: who answers for the others, and what it is to be given.
+    pub(super) recorder: Option<OwnedFd>,
+    pub(super) records: Option<recorder::Handed>,
     /// The command's outputs.
     pub(super) output: [OwnedFd; 2],
     /// What main passed besides.
@@ -96,6 +99,8 @@ const STEPS: &[Step<'static>] = &[
     // (CVE-2024-23652 was such a clean-up). Before the overlay: a lower layer must not change under it.
     ("lay the mount points below the image", stubs::lay),
     ("mount the image's root", overlay::mount_root),
+    // Once the upper directory is there, and while the trees can be reached by name.
+    ("open the records of file owners", recorder::open_records),
     // An image with links there would have us mount on, and mask, other things (CVE-2019-19921, CVE-2026-41579).
     ("check /proc, /sys and /dev of the image", standard::refuse_links),
     ("mount /proc", standard::mount_proc),
@@ -106,6 +111,8 @@ const STEPS: &[Step<'static>] = &[
     ("mask what tells of the host", standard::mask),
     ("make kernel settings read-only", standard::protect),
     ("enter the image's root", enter_root),
+    // It enters at the root of the mounts, which is the image's now.
+    ("let the recorder of file owners in", recorder::hand_over),
     ("set the host name", set_hostname),
     ("switch the loopback interface on", loopback_up),
     ("connect the outputs", connect_outputs),
@@ -113,9 +120,17 @@ const STEPS: &[Step<'static>] = &[
     ("limit resources", privileges::limit_resources),
 ];
 
-/// The whole life of a command's first process. `mapped` gives a byte once its ids are mapped.
-pub(super) fn set_up_and_run(job: &OwnedFd, mapped: OwnedFd, filter: Vec<Instruction>, proof: SingleThreaded) -> ! {
-    let setup = match receive(job, mapped, filter) {
+/// What the holder gives a command's first process.
+pub(super) struct Given {
+    /// Gives a byte once its ids are mapped.
+    pub(super) mapped: OwnedFd,
+    pub(super) filters: Filters,
+    pub(super) recorder: Option<OwnedFd>,
+}
+
+/// The whole life of a command's first process.
+pub(super) fn set_up_and_run(job: &OwnedFd, given: Given, proof: SingleThreaded) -> ! {
+    let setup = match receive(job, given) {
         Ok(setup) => setup,
         Err(reason) => fail(job, "receive the command", reason),
     };
@@ -133,21 +148,23 @@ fn perform(mut setup: SetUp) -> Result<SetUp, (&'static str, Reason)> {
     Ok(setup)
 }
 
-fn receive(job: &OwnedFd, mapped: OwnedFd, filter: Vec<Instruction>) -> Result<SetUp, Reason> {
+fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
     let (request, mut passed) = wire::receive_request(job)?;
     let order: Order = serde_json::from_slice(&request)?;
     let rest = passed.split_off(2.min(passed.len()));
     let output = <[OwnedFd; 2]>::try_from(passed).map_err(|_| Reason("the outputs are missing".to_owned()))?;
     Ok(SetUp {
         order,
-        filter,
+        filters: given.filters,
+        recorder: given.recorder,
+        records: None,
         output,
         passed: rest.into_iter().map(Some).collect(),
         sources: Vec::new(),
         stubs: None,
         scratch: None,
         root: None,
-        mapped: Some(mapped),
+        mapped: Some(given.mapped),
         job: job.try_clone()?,
     })
 }
@@ -245,8 +262,8 @@ fn split(setup: SetUp, proof: SingleThreaded) -> ! {
         Err(error) => fail(&setup.job, "fork the command", error.into()),
         Ok(Forked::Parent { pid, .. }) => shim(setup, pid),
         Ok(Forked::Child) => {
-            let SetUp { order, filter, job, .. } = setup;
-            command::become_command(order, &filter, job)
+            let SetUp { order, filters, recorder, job, .. } = setup;
+            command::become_command(order, &filters, recorder, job)
         }
     }
 }

@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use super::child::{Reason, fail};
 use super::order::Order;
 use super::privileges;
+use super::seccomp::Filters;
 use super::wire::{self, Reply};
 use crate::sys::descriptors;
-use crate::sys::privileges::Instruction;
 use crate::sys::process;
 
 /// Where a program without a slash is looked for when the environment names no `PATH` (Docker's default).
@@ -18,7 +18,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// What a step may look at.
 pub(super) struct Outset<'a> {
     pub(super) order: &'a Order,
-    pub(super) filter: &'a [Instruction],
+    pub(super) filters: &'a Filters,
+    /// Where only one id exists: who answers for the others.
+    pub(super) recorder: Option<&'a OwnedFd>,
 }
 
 type Step = (&'static str, fn(&Outset<'_>) -> Result<(), Reason>);
@@ -44,8 +46,8 @@ const STEPS: &[Step] = &[
     ("close all other descriptors", |_| Ok(descriptors::close_on_exec_from(3)?)),
 ];
 
-pub(super) fn become_command(order: Order, filter: &[Instruction], job: OwnedFd) -> ! {
-    let outset = Outset { order: &order, filter };
+pub(super) fn become_command(order: Order, filters: &Filters, recorder: Option<OwnedFd>, job: OwnedFd) -> ! {
+    let outset = Outset { order: &order, filters, recorder: recorder.as_ref() };
     for (name, step) in STEPS {
         if let Err(reason) = step(&outset) {
             fail(&job, name, reason);

@@ -21,8 +21,9 @@ use rustix::process::{
 };
 use rustix::thread::{Gid, Uid};
 
-use super::child;
-use super::seccomp;
+use super::child::{self, Given};
+use super::recorder;
+use super::seccomp::Filters;
 use super::spec::Status;
 use super::userns;
 use super::wire::{self, Job, Reply};
@@ -88,7 +89,8 @@ fn detach() -> io::Result<OwnedFd> {
 
 fn go_on(control: OwnedFd) -> ! {
     let entered = if std::env::args_os().nth(1).as_deref() == Some(OsStr::new(PLAIN)) {
-        SingleThreaded::check().map(|proof| Holder::new(control.try_clone(), proof, Vec::new(), Vec::new()))
+        SingleThreaded::check()
+            .map(|proof| Holder::new(control.try_clone(), proof, [Vec::new(), Vec::new()], Owners::Kept))
     } else {
         enter(&control)
     };
@@ -134,7 +136,8 @@ fn enter(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
     }
     let (uids, gids) = (userns::current("/proc/self/uid_map")?, userns::current("/proc/self/gid_map")?);
     let (uid_map, gid_map) = (userns::nested(&uids), userns::nested(&gids));
-    Ok(Holder::new(control.try_clone(), proof, uid_map.into_bytes(), gid_map.into_bytes()))
+    let owners = if userns::is_single(&uids) { Owners::Recorded } else { Owners::Kept };
+    Ok(Holder::new(control.try_clone(), proof, [uid_map.into_bytes(), gid_map.into_bytes()], owners))
 }
 
 struct Holder {
@@ -142,13 +145,25 @@ struct Holder {
     proof: SingleThreaded,
     uid_map: Vec<u8>,
     gid_map: Vec<u8>,
-    filter: Vec<crate::sys::privileges::Instruction>,
+    filters: Filters,
+    owners: Owners,
     running: Vec<Running>,
+}
+
+/// Where a file's owner is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owners {
+    /// In the file system.
+    Kept,
+    /// In records: there is one id only.
+    Recorded,
 }
 
 struct Running {
     child: OwnedFd,
     job: OwnedFd,
+    /// Ends by itself after the command, when it has written its records.
+    recorder: Option<OwnedFd>,
     abandoned: bool,
 }
 
@@ -156,16 +171,20 @@ impl Holder {
     fn new(
         control: io::Result<OwnedFd>,
         proof: SingleThreaded,
-        uid_map: Vec<u8>,
-        gid_map: Vec<u8>,
+        [uid_map, gid_map]: [Vec<u8>; 2],
+        owners: Owners,
     ) -> io::Result<Holder> {
-        Ok(Holder { control: control?, proof, uid_map, gid_map, filter: Vec::new(), running: Vec::new() })
+        let filters = Filters::default();
+        Ok(Holder { control: control?, proof, uid_map, gid_map, filters, owners, running: Vec::new() })
     }
 
     /// Starts what main asks for and reports what has ended, until main closes the control socket.
     fn serve(mut self) -> io::Result<Infallible> {
         // After main was told to go on, as it has other things to do meanwhile.
-        self.filter = seccomp::filter();
+        self.filters = match self.owners {
+            Owners::Kept => Filters::confining(),
+            Owners::Recorded => Filters::recording(),
+        };
         loop {
             let (asked, events) = self.wait_for_events()?;
             self.reap(&events)?;
@@ -201,6 +220,10 @@ impl Holder {
             match event {
                 Event::Ended => {
                     let status = status_of(&running.child)?;
+                    if let Some(recorder) = &running.recorder {
+                        // With the command's last process its calls have an end, so it is writing, or has ended.
+                        status_of(recorder)?;
+                    }
                     answer(&running.job, &Reply::Gone(status));
                     continue;
                 }
@@ -224,16 +247,16 @@ impl Holder {
             return Err(io::Error::other("main sent what is no job"));
         };
         let started = match job {
-            Job::Worker => self.start_worker(&socket),
+            Job::Worker => self.start_worker(&socket).map(|child| (child, None)),
             Job::RunOnHostNetwork => self.start_command(&socket, Namespaces::ALL_BUT_NETWORK),
             Job::RunOnOwnNetwork => self.start_command(&socket, Namespaces::ALL),
         };
         match started {
-            Ok(child) => {
+            Ok((child, recorder)) => {
                 let replied = wire::reply(&socket, &Reply::Started, &[child.as_fd()]);
                 // Main gave up already: the next poll sees that too.
                 drop(replied);
-                self.running.push(Running { child, job: socket, abandoned: false });
+                self.running.push(Running { child, job: socket, recorder, abandoned: false });
             }
             Err(error) => {
                 let step = "start a process for it".to_owned();
@@ -254,22 +277,44 @@ impl Holder {
         }
     }
 
-    fn start_command(&mut self, socket: &OwnedFd, namespaces: Namespaces) -> io::Result<OwnedFd> {
+    /// The command's first process, and its recorder if it needs one.
+    fn start_command(&mut self, socket: &OwnedFd, namespaces: Namespaces) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
         let (mapped, announce) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (recorder, of_recorder) = match self.owners {
+            Owners::Kept => (None, None),
+            Owners::Recorded => wire::socket_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+        };
         match process::fork_into(namespaces, self.proof)? {
             Forked::Parent { pid, child } => {
-                drop(mapped);
-                if let Err(error) = self.map_ids(pid).and_then(|()| Ok(rustix::io::write(&announce, b"m")?)) {
-                    kill(&child);
-                    status_of(&child)?;
-                    return Err(error);
+                drop((mapped, recorder));
+                let mapping = self.map_ids(pid).and_then(|()| Ok(rustix::io::write(&announce, b"m")?));
+                // While the command's process sets itself up.
+                match mapping.and_then(|_| of_recorder.map(|socket| self.start_recorder(socket)).transpose()) {
+                    Ok(recorder) => Ok((child, recorder)),
+                    Err(error) => {
+                        kill(&child);
+                        status_of(&child)?;
+                        Err(error)
+                    }
                 }
-                Ok(child)
             }
             Forked::Child => {
-                drop(announce);
+                drop((announce, of_recorder));
                 self.forget_others();
-                child::set_up_and_run(socket, mapped, std::mem::take(&mut self.filter), self.proof)
+                let given = Given { mapped, filters: std::mem::take(&mut self.filters), recorder };
+                child::set_up_and_run(socket, given, self.proof)
+            }
+        }
+    }
+
+    fn start_recorder(&mut self, socket: OwnedFd) -> io::Result<OwnedFd> {
+        match process::fork(self.proof)? {
+            Forked::Parent { child, .. } => Ok(child),
+            Forked::Child => {
+                self.forget_others();
+                match descriptors::keep_only(socket, recorder::record) {
+                    Ok(()) | Err(_) => process::exit_now(125),
+                }
             }
         }
     }
@@ -296,6 +341,7 @@ impl Holder {
         for running in &self.running {
             // Nothing can be done for one that cannot be waited for; the others still can.
             drop(status_of(&running.child));
+            drop(running.recorder.as_ref().map(status_of));
         }
         process::exit_now(0)
     }

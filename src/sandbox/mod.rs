@@ -37,6 +37,7 @@ mod outcome;
 mod overlay;
 mod privileges;
 mod probe;
+mod recorder;
 mod seccomp;
 mod spec;
 mod standard;
@@ -59,7 +60,7 @@ pub use cancel::Cancel;
 pub use error::SandboxError;
 pub use probe::{Finding, Report, Rung, probe};
 pub use spec::{Access, Exit, Mount, MountKind, Network, RunSpec, Secret, Security, Status, Stream, UserSpec};
-pub use start::{Isolation, Options};
+pub use start::{Isolation, Options, Ownership};
 pub use worker::Worker;
 
 use crate::rootfs::RootDir;
@@ -85,6 +86,7 @@ pub struct Sandbox {
     /// Set if the caller's rights are more than the holder's: then sources outside the base are opened here.
     user_namespace: Option<OwnedFd>,
     isolation: Isolation,
+    ownership: Ownership,
     /// Waits for the holder. It started it too: the parent-death signal comes when the starting *thread* ends.
     keeper: Option<JoinHandle<()>>,
 }
@@ -102,6 +104,22 @@ impl Sandbox {
     /// The host's ids of container root.
     pub fn owner(&self) -> (u32, u32) {
         self.owner
+    }
+
+    /// Where the owners of files are kept. With [`Ownership::Recorded`], workers that make trees record owners too, and
+    /// the table beside each tree ([`crate::owners::table_path`]) belongs to it: [`RunSpec::upper`] gets one.
+    pub fn ownership(&self) -> Ownership {
+        self.ownership
+    }
+
+    /// The name of this id mapping: trees that were made under one are of no use under another.
+    pub fn mapping_name(&self) -> String {
+        let (uid, gid) = self.owner;
+        match (self.isolation, self.ownership) {
+            (Isolation::Full, Ownership::Kept) => format!("{uid}-{gid}"),
+            (Isolation::Full, Ownership::Recorded) => format!("{uid}-{gid}-single"),
+            (Isolation::None, _) => format!("{uid}-{gid}-plain"),
+        }
     }
 
     /// How a path beneath the base directory has to be called in a worker, whose working directory is the base.

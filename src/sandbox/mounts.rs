@@ -6,7 +6,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid, XattrFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
     fsmount, fsopen, move_mount, open_tree,
@@ -16,6 +17,7 @@ use super::child::{Reason, SetUp, While, file_type, mount_log, write_file};
 use super::order::{Bytes, OrderedKind, OrderedMount, Place};
 use super::overlay::{Overlay, make_directory};
 use super::spec::Access;
+use crate::owners::{ATTRIBUTE, Owner};
 use crate::rootfs::RootDir;
 use crate::sys::mount::set_attributes;
 
@@ -91,7 +93,11 @@ fn open(setup: &mut SetUp, number: usize, kind: OrderedKind) -> Result<OwnedFd, 
         OrderedKind::File { content, mode, uid, gid } => {
             let (scratch, name) = (setup.scratch()?, number.to_string());
             let file = write_file(scratch, &name, &content.0, mode)?;
-            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            if setup.recorder.is_some() {
+                record_owner(&file, Owner { uid, gid })?;
+            } else {
+                rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            }
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let mount = open_tree(scratch, name.as_str(), flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?;
             // A here-document that is run as a script has to be executable.
@@ -102,6 +108,18 @@ fn open(setup: &mut SetUp, number: usize, kind: OrderedKind) -> Result<OwnedFd, 
             set_attributes(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY | attributes)?;
             Ok(mount)
         }
+    }
+}
+
+/// The command's root reads it whoever it belongs to, so a kernel that cannot say so (tmpfs has such attributes since
+/// Linux 6.6) is no obstacle.
+fn record_owner(file: &OwnedFd, owner: Owner) -> Result<(), Reason> {
+    if owner == Owner::ROOT {
+        return Ok(());
+    }
+    match rustix::fs::fsetxattr(file, ATTRIBUTE, owner.text().as_bytes(), XattrFlags::empty()) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        result => Ok(result?),
     }
 }
 

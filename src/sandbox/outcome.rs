@@ -35,10 +35,14 @@ pub(super) fn follow(
                 *pipe = None;
             }
         }
-        if ready.job
-            && let Some(process) = heard.listen(job)?
-        {
-            registration = Some(cancel.register(process));
+        if ready.job {
+            match heard.listen(job) {
+                Ok(process) => registration = process.map(|process| cancel.register(process)).or(registration),
+                // A process that was killed before it read its request takes the holder's last word with it: its end of
+                // the socket closes with something unread, and this one sees a reset.
+                Err(SandboxError::HolderGone) if cancel.is_cancelled() => return Err(SandboxError::Cancelled),
+                Err(error) => return Err(error),
+            }
         }
     }
     drop(registration);

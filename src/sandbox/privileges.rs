@@ -1,5 +1,7 @@
 //! Where power is dropped: limits, filter, capabilities, ids.
 
+use std::os::fd::AsFd;
+
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, Signal, getppid, set_dumpable_behavior, set_parent_process_death_signal,
 };
@@ -8,6 +10,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 use super::child::{Reason, SetUp, While};
 use super::command::Outset;
 use super::spec::Security;
+use super::wire;
+use crate::sys::notify;
 use crate::sys::privileges as sys;
 
 /// What Docker leaves to a container's root. Inheritable and ambient sets stay empty.
@@ -70,10 +74,18 @@ pub(super) fn isolate_keyring(outset: &Outset<'_>) -> Result<(), Reason> {
 }
 
 pub(super) fn install_filter(outset: &Outset<'_>) -> Result<(), Reason> {
-    match outset.order.security {
-        Security::Sandbox => Ok(sys::install_seccomp(outset.filter)?),
-        Security::Insecure => Ok(()),
-    }
+    let Some(recorder) = outset.recorder else {
+        return match outset.order.security {
+            Security::Sandbox => Ok(sys::install_seccomp(&outset.filters.confine)?),
+            Security::Insecure => Ok(()),
+        };
+    };
+    let listener = match outset.order.security {
+        Security::Sandbox => notify::install_with_listener(&outset.filters.confine)?,
+        Security::Insecure => notify::install_with_listener(&outset.filters.only_record)?,
+    };
+    // From here on the recorder answers, first of all what becoming the user asks.
+    Ok(wire::send(recorder, b"listener", &[listener.as_fd()])?)
 }
 
 pub(super) fn drop_capabilities(outset: &Outset<'_>) -> Result<(), Reason> {
@@ -88,7 +100,7 @@ pub(super) fn drop_everything() -> Result<(), Reason> {
     limit_to(CapabilitySet::empty())
 }
 
-fn limit_to(kept: CapabilitySet) -> Result<(), Reason> {
+pub(super) fn limit_to(kept: CapabilitySet) -> Result<(), Reason> {
     // The bounding set first: that takes CAP_SETPCAP.
     sys::limit_bounding_set(kept.bits()).doing("bounding set")?;
     rustix::thread::clear_ambient_capability_set().doing("ambient set")?;

@@ -16,7 +16,7 @@ pub enum Rung {
         /// User ids inside, from 0 on.
         ids: u64,
     },
-    /// A user namespace with the caller's id alone: file owners would have to be emulated.
+    /// A user namespace with the caller's id alone: file owners are recorded ([`crate::owners`]).
     SingleId,
     /// No user namespace: builds without RUN.
     None,

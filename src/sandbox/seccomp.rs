@@ -4,6 +4,7 @@
 //! loads in a fraction of the time that a list takes. Arguments are compared by their low 32 bits only, as that is what
 //! the kernel looks at (CVE-2019-10063: a filter that compared 64 bits let `1 << 32 | TIOCSTI` pass).
 
+use super::recorder::calls;
 use super::syscalls::{Abi, SYSCALLS, Verdict};
 use crate::sys::privileges::Instruction;
 
@@ -17,6 +18,7 @@ const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 const RET_ALLOW: u32 = 0x7fff_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
 const RET_KILL_PROCESS: u32 = 0x8000_0000;
+const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 
 /// Offsets in `struct seccomp_data`; both supported processors are little-endian, so an argument's low half is first.
 const NUMBER: u32 = 0;
@@ -40,19 +42,76 @@ const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 const ON_X86: &[(u32, Abi)] = &[(AUDIT_ARCH_X86_64, Abi::X86_64), (AUDIT_ARCH_I386, Abi::I386)];
 const ON_ARM: &[(u32, Abi)] = &[(AUDIT_ARCH_AARCH64, Abi::Aarch64), (AUDIT_ARCH_ARM, Abi::Arm)];
 
-/// The instruction sets that a kernel for this processor can run.
-const NATIVE: &[(u32, Abi)] = if cfg!(target_arch = "x86_64") { ON_X86 } else { ON_ARM };
+/// `O_CREAT` and the bit of `O_TMPFILE` that is no `O_DIRECTORY`.
+const MAKING: u32 = 0o100 | 0o20_000_000;
+const PR_SET_KEEPCAPS: u32 = 8;
 
-/// The filter for this machine.
-pub(super) fn filter() -> Vec<Instruction> {
-    program(NATIVE)
+/// The instruction sets that a kernel for this processor can run.
+pub(super) const NATIVE: &[(u32, Abi)] = if cfg!(target_arch = "x86_64") { ON_X86 } else { ON_ARM };
+
+/// What a filter is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Keeps a command from what it must not do.
+    Confine,
+    /// The same, and hands what the recorder answers to it.
+    ConfineAndRecord,
+    /// Only that.
+    Record,
 }
 
-fn program(abis: &[(u32, Abi)]) -> Vec<Instruction> {
+impl Purpose {
+    fn verdict(self, name: &str, usual: Verdict, abi: Abi) -> Verdict {
+        let recorded = || calls::find(name, abi).map(|known| known.verdict);
+        match self {
+            Purpose::Confine => usual,
+            // What is not allowed is not answered either.
+            Purpose::ConfineAndRecord if usual != Verdict::Allow => usual,
+            Purpose::ConfineAndRecord => recorded().unwrap_or(usual),
+            Purpose::Record => recorded().unwrap_or(Verdict::Allow),
+        }
+    }
+
+    /// For numbers that are not in the table.
+    fn unknown(self) -> Verdict {
+        match self {
+            Purpose::Record => Verdict::Allow,
+            Purpose::Confine | Purpose::ConfineAndRecord => Verdict::Missing,
+        }
+    }
+}
+
+/// The filters that a holder's commands may need, made once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Filters {
+    /// Of every command in the sandbox.
+    pub(super) confine: Vec<Instruction>,
+    /// Of an insecure one, where owners are recorded.
+    pub(super) only_record: Vec<Instruction>,
+}
+
+impl Filters {
+    /// Those for a namespace with many ids.
+    pub(super) fn confining() -> Filters {
+        Filters { confine: filter(Purpose::Confine), only_record: Vec::new() }
+    }
+
+    /// Those for a namespace with one.
+    pub(super) fn recording() -> Filters {
+        Filters { confine: filter(Purpose::ConfineAndRecord), only_record: filter(Purpose::Record) }
+    }
+}
+
+/// The filter for this machine.
+fn filter(purpose: Purpose) -> Vec<Instruction> {
+    program(NATIVE, purpose)
+}
+
+fn program(abis: &[(u32, Abi)], purpose: Purpose) -> Vec<Instruction> {
     let mut code = vec![load(ARCHITECTURE)];
     for (architecture, abi) in abis {
         let mut body = vec![load(NUMBER)];
-        body.extend(tree(&runs(*abi)));
+        body.extend(tree(&runs(*abi, purpose)));
         // A body is longer than a conditional jump reaches, so it is jumped over by an unconditional one.
         code.push(jump(JUMP_EQUAL, *architecture, 1, 0));
         code.push(Instruction { code: JUMP, jump_true: 0, jump_false: 0, operand: count(&body) });
@@ -64,10 +123,12 @@ fn program(abis: &[(u32, Abi)]) -> Vec<Instruction> {
 }
 
 /// Runs of numbers with the same verdict: first number of each, ascending, the first one 0, up to the last number.
-fn runs(abi: Abi) -> Vec<(u32, Verdict)> {
+fn runs(abi: Abi, purpose: Purpose) -> Vec<(u32, Verdict)> {
     let number = |row: &(&str, Verdict, [i32; 4])| u32::try_from(row.2[abi as usize]).ok();
-    let mut known: Vec<(u32, Verdict)> =
-        SYSCALLS.iter().filter_map(|row| number(row).map(|number| (number, row.1))).collect();
+    let mut known: Vec<(u32, Verdict)> = SYSCALLS
+        .iter()
+        .filter_map(|row| number(row).map(|number| (number, purpose.verdict(row.0, row.1, abi))))
+        .collect();
     known.sort_unstable_by_key(|(number, _)| *number);
     let mut runs = Vec::new();
     let mut next = 0;
@@ -78,13 +139,13 @@ fn runs(abi: Abi) -> Vec<(u32, Verdict)> {
     };
     for (number, verdict) in known {
         if number > next {
-            push(next, Verdict::Missing);
+            push(next, purpose.unknown());
         }
         push(number, verdict);
         next = number + 1;
     }
     // Also x32 numbers (bit 30 set).
-    push(next, Verdict::Missing);
+    push(next, purpose.unknown());
     runs
 }
 
@@ -109,7 +170,7 @@ fn tree(runs: &[(u32, Verdict)]) -> Vec<Instruction> {
 }
 
 fn leaf(verdict: Verdict) -> Vec<Instruction> {
-    let (allow, deny) = (answer(RET_ALLOW), answer(errno(libc::EPERM)));
+    let (allow, deny, record) = (answer(RET_ALLOW), answer(errno(libc::EPERM)), answer(RET_USER_NOTIF));
     match verdict {
         Verdict::Allow => vec![allow],
         Verdict::Deny => vec![deny],
@@ -124,18 +185,32 @@ fn leaf(verdict: Verdict) -> Vec<Instruction> {
         Verdict::Socket => unless_one_of(0, &[AF_ALG, AF_VSOCK], allow, deny),
         Verdict::Personality => unless_one_of(0, &PERSONALITIES, deny, allow),
         Verdict::Ioctl => unless_one_of(1, &[TIOCSTI, TIOCLINUX], allow, deny),
+        Verdict::Record => vec![record],
+        Verdict::RecordIfMaking(argument) => vec![
+            load(argument_at(argument)),
+            Instruction { code: AND, jump_true: 0, jump_false: 0, operand: MAKING },
+            jump(JUMP_EQUAL, 0, 0, 1),
+            allow,
+            record,
+        ],
+        Verdict::RecordIfKeeping => unless_one_of(0, &[PR_SET_KEEPCAPS], allow, record),
     }
 }
 
 /// Answers `otherwise` unless the argument is one of the values, then `listed`.
-fn unless_one_of(argument: u32, values: &[u32], otherwise: Instruction, listed: Instruction) -> Vec<Instruction> {
-    let mut code = vec![load(ARGUMENTS + 8 * argument)];
+fn unless_one_of(argument: usize, values: &[u32], otherwise: Instruction, listed: Instruction) -> Vec<Instruction> {
+    let mut code = vec![load(argument_at(argument))];
     for (behind, value) in (1..=values.len()).rev().zip(values) {
         // At most five values, so the distance fits.
         code.push(jump(JUMP_EQUAL, *value, u8::try_from(behind).unwrap_or(u8::MAX), 0));
     }
     code.extend([otherwise, listed]);
     code
+}
+
+fn argument_at(argument: usize) -> u32 {
+    // A call has six.
+    ARGUMENTS + 8 * u32::try_from(argument).unwrap_or(0)
 }
 
 fn load(offset: u32) -> Instruction {
@@ -199,7 +274,7 @@ mod tests {
             (ON_ARM, AUDIT_ARCH_AARCH64, Abi::Aarch64),
             (ON_ARM, AUDIT_ARCH_ARM, Abi::Arm),
         ] {
-            let program = program(abis);
+            let program = program(abis, Purpose::Confine);
             for number in (0..600).chain(0xf_0000..0xf_0010).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
                 let row = SYSCALLS.iter().find(|row| row.2[abi as usize] == number as i32 && number < 0x4000_0000);
                 let expected = match row.map_or(Verdict::Missing, |row| row.1) {
@@ -215,7 +290,7 @@ mod tests {
 
     #[test]
     fn arguments_are_compared_by_their_low_half() {
-        let program = program(ON_X86);
+        let program = program(ON_X86, Purpose::Confine);
         let answer = |number: u32, arguments| run(&program, AUDIT_ARCH_X86_64, number, arguments);
         let (denied, high) = (errno(libc::EPERM), 1_u64 << 32);
         for request in [0x5412, 0x541c] {
@@ -237,7 +312,7 @@ mod tests {
 
     #[test]
     fn another_architecture_is_killed() {
-        assert_eq!(run(&program(ON_X86), AUDIT_ARCH_AARCH64, 0, [0, 0]), RET_KILL_PROCESS);
+        assert_eq!(run(&program(ON_X86, Purpose::Confine), AUDIT_ARCH_AARCH64, 0, [0, 0]), RET_KILL_PROCESS);
     }
 
     #[test]
@@ -251,7 +326,7 @@ mod tests {
         }
         // The kernel takes 4096.
         for abis in [ON_X86, ON_ARM] {
-            assert!(program(abis).len() < 1000, "{}", program(abis).len());
+            assert!(program(abis, Purpose::Confine).len() < 1000, "{}", program(abis, Purpose::Confine).len());
         }
     }
 }

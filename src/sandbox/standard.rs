@@ -125,10 +125,12 @@ pub(super) fn mount_dev(setup: &mut SetUp) -> Result<(), Reason> {
         move_mount(&device, "", &dev, *name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(name)?;
     }
     let shm_size = setup.order.shm_size.to_string();
+    // Group 5 is `tty` everywhere, but where only one id exists it does not.
     let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let pts = if setup.recorder.is_some() { &pts[..2] } else { &pts[..] };
     let mounts = [
-        // Each devpts is an instance of its own since Linux 4.7. Group 5 is `tty` everywhere.
-        ("pts", new_mount("devpts", &pts, no_exec)?),
+        // Each devpts is an instance of its own since Linux 4.7.
+        ("pts", new_mount("devpts", pts, no_exec)?),
         ("shm", tmpfs(0o1777, Some(&shm_size), NO_SUID_DEV_EXEC)?),
         ("mqueue", new_mount("mqueue", &[], NO_SUID_DEV_EXEC)?),
     ];

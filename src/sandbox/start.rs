@@ -37,20 +37,41 @@ impl Options {
 /// What a sandbox is kept apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// A user namespace with a full range of ids: commands and workers.
+    /// A user namespace, with a full range of ids if there is one to be had: commands and workers.
     Full,
     /// Nothing: workers only, with the caller's own ids.
     None,
 }
 
+/// What stands for the owners of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// Ids of the host: files belong to whom they should.
+    Kept,
+    /// Records ([`crate::owners`]): all files are the caller's own, as there is no other id.
+    Recorded,
+}
+
 pub(super) fn start(options: Options) -> Result<Sandbox, SandboxError> {
-    // Before anything is started: without ids there is no point.
-    let map = match options.isolation {
-        Isolation::None => None,
-        Isolation::Full => Some(IdMap::of_caller().map_err(no_range)?),
+    let start = |map: Option<IdMap>| {
+        let base = prepare_base(&options.base, map.as_ref())?;
+        start_holder(base, map)
     };
-    let base = prepare_base(&options.base, map.as_ref())?;
-    let mut sandbox = start_holder(base, map)?;
+    let mut sandbox = match options.isolation {
+        Isolation::None => start(None)?,
+        // By trying: that /etc/subuid names a range does not mean that newuidmap can give it (`no_new_privs`).
+        Isolation::Full => match IdMap::of_caller().map_err(no_range).and_then(|map| start(Some(map))) {
+            Err(no_range @ SandboxError::NoIdRange { .. }) => {
+                start(Some(IdMap::single())).map_err(|error| match error {
+                    // Where no namespace is allowed, a range of ids would not help.
+                    SandboxError::NoUserNamespace { .. } => error,
+                    // The range was the better choice, so its absence is what there is to say.
+                    _ => no_range,
+                })?
+            }
+            result => result?,
+        },
+    };
     sandbox.named = options.base;
     Ok(sandbox)
 }
@@ -68,6 +89,12 @@ pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox,
         owner: own_ids(),
         user_namespace: None,
         isolation: if map.is_some() { Isolation::Full } else { Isolation::None },
+        ownership: match &map {
+            Some(map) if super::userns::is_single(&map.uids) => Ownership::Recorded,
+            // Without a namespace, too, only root can give files away.
+            None if !rustix::process::geteuid().is_root() => Ownership::Recorded,
+            Some(_) | None => Ownership::Kept,
+        },
         keeper: Some(keeper),
     };
     if let Some(map) = map {

@@ -21,6 +21,12 @@ pub enum Verdict {
     Personality,
     /// Allowed but for what types into a terminal.
     Ioctl,
+    /// The recorder of owners answers; in the table only by `recorder::calls`.
+    Record,
+    /// It answers if the flags in this argument make a file.
+    RecordIfMaking(usize),
+    /// It answers if the first argument is `PR_SET_KEEPCAPS`.
+    RecordIfKeeping,
 }
 
 use Verdict::{Allow, Deny, Ioctl, Missing, Personality, Socket, Spawn};

@@ -140,6 +140,11 @@ impl IdMap {
     }
 }
 
+/// Whether a map has room for root alone.
+pub(super) fn is_single(extents: &[Extent]) -> bool {
+    matches!(extents, [Extent { count: 1, .. }])
+}
+
 /// The map of a namespace nested in one with this map, with the same ids: one line for each line of the parent, as a
 /// line may not span two (`user_namespaces(7)`).
 pub(super) fn nested(extents: &[Extent]) -> String {

@@ -75,6 +75,10 @@ fn remove(path: &Path) -> Result<(), String> {
     match std::fs::remove_dir_all(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        // The table of owners beside a tree.
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            std::fs::remove_file(path).map_err(|error| format!("remove {}: {error}", path.display()))
+        }
         Err(error) => Err(format!("remove {}: {error}", path.display())),
     }
 }

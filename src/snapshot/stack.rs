@@ -7,12 +7,14 @@ use std::path::PathBuf;
 
 use rustix::fs::{FileType, Mode, OFlags, RawDir};
 
+use crate::owners::{self, Owner};
 use crate::rootfs::RootDir;
 use crate::tree::{self, Kind, Node, Time, View};
 
 /// Trees in overlay's form, highest first, seen as one (`overlayfs.rst`, "whiteouts and opaque directories").
 ///
-/// Owners are the host's, not the image's: this view is for content and types.
+/// Owners are the image's only within the namespace, and those of links are not looked up in tables of owners: this view
+/// is for content and types.
 pub struct StackView {
     roots: Vec<RootDir>,
 }
@@ -135,15 +137,19 @@ fn describe(fd: &OwnedFd) -> io::Result<Found> {
         FileType::Fifo => Kind::Fifo,
         _ => Kind::Socket,
     };
-    let opaque = kind == Kind::Directory && attribute(fd, c"user.overlay.opaque")?.is_some_and(|value| value == b"y");
-    if matches!(kind, Kind::File { size: 0, .. }) && attribute(fd, c"user.overlay.whiteout")?.is_some() {
+    let opaque = kind == Kind::Directory && attribute(fd, "user.overlay.opaque")?.is_some_and(|value| value == b"y");
+    if matches!(kind, Kind::File { size: 0, .. }) && attribute(fd, "user.overlay.whiteout")?.is_some() {
         return Ok(Found::Hidden);
     }
+    let carries = matches!(kind, Kind::File { .. } | Kind::Directory);
+    let recorded =
+        if carries { attribute(fd, owners::ATTRIBUTE)?.and_then(|value| Owner::parse(&value)) } else { None };
+    let Owner { uid, gid } = recorded.unwrap_or(Owner { uid: stat.st_uid, gid: stat.st_gid });
     let node = Node {
         kind,
         mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
+        uid,
+        gid,
         mtime: Time { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 },
         xattrs: std::collections::BTreeMap::new(),
         link_group: 0,
@@ -152,9 +158,9 @@ fn describe(fd: &OwnedFd) -> io::Result<Found> {
 }
 
 /// Reads an attribute of a file that is open with `O_PATH`, by way of `/proc/self/fd`.
-fn attribute(fd: &OwnedFd, name: &std::ffi::CStr) -> io::Result<Option<Vec<u8>>> {
+fn attribute(fd: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
     use std::os::fd::AsRawFd;
-    let mut value = [0u8; 16];
+    let mut value = [0u8; 32];
     match rustix::fs::getxattr(format!("/proc/self/fd/{}", fd.as_raw_fd()), name, &mut value) {
         Ok(length) => Ok(Some(value[..length].to_vec())),
         Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP | rustix::io::Errno::RANGE) => Ok(None),

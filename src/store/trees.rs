@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Result, Store, StoreError};
 use crate::digest::Digest;
+use crate::owners::table_path;
 
 /// A directory in which a tree is being made.
 #[derive(Debug)]
@@ -110,11 +111,24 @@ impl Store {
         Ok(TreeDraft { path })
     }
 
-    /// Gives a draft a tree's name. Somebody else's equal tree wins.
+    /// Gives a draft a tree's name. Somebody else's equal tree wins. The table of owners beside it, if there is one, goes
+    /// with it, and first: a tree is never there without its table.
     ///
     /// Returns the tree's place.
     pub fn seal_tree(&self, mapping: &str, name: &TreeName, path: &Path) -> Result<PathBuf> {
         let target = self.root.join("trees").join(mapping).join(name.file_name());
+        let table = table_path(path);
+        // Two that make the same tree must not end with one's tree and the other's table.
+        let _lock = if table.exists() { Some(self.lock("seal", &name.layer)?) } else { None };
+        if target.is_dir() {
+            return Ok(target);
+        }
+        match fs::rename(&table, table_path(&target)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("rename to", &table_path(&target), error));
+            }
+            _ => {}
+        }
         match fs::rename(path, &target) {
             Ok(()) => Ok(target),
             Err(_) if target.is_dir() => Ok(target),
@@ -143,7 +157,8 @@ impl Store {
             };
             for entry in entries.flatten() {
                 let name = entry.file_name();
-                let draft = name.to_str().and_then(|name| name.strip_suffix(DRAFT));
+                // The table of owners of a draft lies beside it.
+                let draft = name.to_str().map(without_table).and_then(|name| name.strip_suffix(DRAFT));
                 if draft.and_then(|draft| draft.rsplit_once('.')).is_some_and(|(session, _)| is_meant(session)) {
                     drafts.push(entry.path());
                 }
@@ -155,6 +170,11 @@ impl Store {
     fn session_name(&self) -> &str {
         self.session.file_name().and_then(|name| name.to_str()).expect("sessions are named with digits")
     }
+}
+
+/// The name of a tree, by its own name or by that of its table of owners.
+fn without_table(name: &str) -> &str {
+    name.strip_suffix(".owners").unwrap_or(name)
 }
 
 /// Takes the trees of a store whose layers are not wanted out of use, and finds drafts: nobody uses the store now, so all
@@ -170,10 +190,10 @@ pub(super) fn take_out_of_use(root: &Path, is_wanted: impl Fn(&Digest) -> bool) 
     for mapping in list(&root.join("trees"))?.into_iter().filter(|mapping| mapping.join("caches").is_dir()) {
         for path in list(&mapping)?.into_iter().chain(list(&mapping.join("caches"))?) {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            if name.ends_with(DRAFT) {
+            if without_table(name).ends_with(DRAFT) {
                 removable.push(path);
             } else if path.parent() == Some(&mapping)
-                && TreeName::layer_of(name).is_some_and(|layer| !is_wanted(&layer))
+                && TreeName::layer_of(without_table(name)).is_some_and(|layer| !is_wanted(&layer))
             {
                 let draft = mapping.join(format!("{name}.0{DRAFT}"));
                 fs::rename(&path, &draft).map_err(|error| StoreError::io("rename", &path, error))?;

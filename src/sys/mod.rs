@@ -6,6 +6,7 @@
 pub mod descriptors;
 pub mod mount;
 pub mod network;
+pub mod notify;
 pub mod privileges;
 pub mod process;
 pub mod signal;

@@ -19,17 +19,25 @@ pub struct Instruction {
     pub operand: u32,
 }
 
+/// A filter as the kernel takes it (`struct sock_fprog`).
 #[repr(C)]
-struct Program {
+pub(super) struct Program<'a> {
     length: libc::c_ushort,
     instructions: *const Instruction,
+    borrowed: std::marker::PhantomData<&'a [Instruction]>,
+}
+
+impl Program<'_> {
+    pub(super) fn new(instructions: &[Instruction]) -> io::Result<Program<'_>> {
+        let length = libc::c_ushort::try_from(instructions.len()).map_err(io::Error::other)?;
+        Ok(Program { length, instructions: instructions.as_ptr(), borrowed: std::marker::PhantomData })
+    }
 }
 
 /// Installs a seccomp filter on the calling thread, which needs `CAP_SYS_ADMIN` in its user namespace
 /// (`no_new_privs` is not set: `sudo` in an image must go on working).
 pub fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
-    let length = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
-    let program = Program { length, instructions: program.as_ptr() };
+    let program = Program::new(program)?;
     // The command may speculate: the mitigation costs much and Docker does not switch it on either.
     let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
     // SAFETY: `program` and the instructions it points to (laid out as `sock_filter`) outlive the call, which copies.

@@ -19,6 +19,7 @@ mod registry_server;
 mod web_server;
 
 mod build;
+mod changing;
 mod checks;
 mod concurrent;
 mod errors;

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("--inside") => return inside::main(&arguments[1..]),
         Some("--victim") => return lifetime::victim(),
-        Some("--no-range") => return users::check_without_range(),
+        Some("--no-range") => return users::run_without_range(&arguments[1..]),
         Some("--time") => return lifetime::time(),
         _ => {}
     }

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use rbuild::sandbox::{Isolation, Options, Rung, Sandbox, SandboxError, probe};
+use rbuild::sandbox::{Isolation, Options, Ownership, Rung, Sandbox, probe};
 
 /// Set in the environment of a run that root started.
 pub const NESTED: &str = "RBUILD_SANDBOX_TEST_NESTED";
@@ -21,7 +21,8 @@ pub fn run_as_others(arguments: &[String]) -> usize {
     let program = directory.path().join("sandbox");
     std::fs::copy("/proc/self/exe", &program).unwrap();
     let mut failed = 0;
-    for (user, arguments) in [(WITH_RANGE, arguments), (WITHOUT_RANGE, &["--no-range".to_owned()][..])] {
+    let without = [&["--no-range".to_owned()], arguments].concat();
+    for (user, arguments) in [(WITH_RANGE, arguments), (WITHOUT_RANGE, &without)] {
         match ids(user) {
             Ok((uid, gid)) => failed += usize::from(!run_as(&program, uid, gid, arguments)),
             Err(reason) => {
@@ -65,22 +66,30 @@ fn look_up(user: &str) -> Option<(u32, u32)> {
     Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
 }
 
-/// What a user without a range has to be told.
-pub fn check_without_range() -> ExitCode {
+/// What a user without a range has to be told, and gets.
+fn check_without_range() {
     let report = probe();
-    let directory = tempfile::tempdir().unwrap();
-    let options = Options { base: directory.path().to_owned(), isolation: Isolation::Full };
-    let error = Sandbox::start(options).map(drop).unwrap_err();
-    let SandboxError::NoIdRange { reason, remedy } = &error else { panic!("{error:?}") };
-    assert!(reason.contains("/etc/subuid grants no ids to rb-nosub"), "{reason}");
-    assert!(remedy.contains("usermod --add-subuids"), "{remedy}");
     assert_eq!(report.rung, Rung::SingleId, "{report:?}");
-    let options = Options { base: directory.path().to_owned(), isolation: Isolation::None };
-    let plain = Sandbox::start(options).unwrap();
+    let missing = report.findings.iter().find(|finding| finding.subject == "range of ids").unwrap();
+    let said = missing.obstacle.as_deref().unwrap_or_default();
+    assert!(said.contains("/etc/subuid grants no ids to rb-nosub"), "{said}");
+    assert!(missing.remedy.as_deref().unwrap_or_default().contains("usermod --add-subuids"), "{report:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let options = |isolation| Options { base: directory.path().to_owned(), isolation };
+    let single = Sandbox::start(options(Isolation::Full)).unwrap();
+    assert_eq!(single.ownership(), Ownership::Recorded);
+    assert!(single.mapping_name().ends_with("-single"), "{}", single.mapping_name());
+    let plain = Sandbox::start(options(Isolation::None)).unwrap();
     plain.worker("lay", br#"["layer", [{"Directory": "a"}]]"#, Vec::new()).unwrap().wait().unwrap();
     assert!(directory.path().join("layer/a").is_dir());
     plain.remove_trees(&["layer"]).unwrap();
     assert!(!directory.path().join("layer").exists());
+}
+
+/// The same cases with one id, and what is said about it.
+pub fn run_without_range(arguments: &[String]) -> ExitCode {
+    check_without_range();
     println!("user without a range: told what to change, workers run ... ok");
-    ExitCode::SUCCESS
+    let wanted: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
+    if crate::run_cases(&wanted) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

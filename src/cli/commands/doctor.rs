@@ -18,7 +18,9 @@ pub(super) fn run(request: &Doctor) -> Result<(), Failure> {
 fn summary(rung: &Rung) -> String {
     match rung {
         Rung::FullRange { ids } => format!("RUN works, isolated in a user namespace with {ids} ids"),
-        Rung::SingleId => "RUN needs a range of ids, and this place gives one id only".to_owned(),
+        Rung::SingleId => "RUN works, isolated in a user namespace; continuing with one uid, file owners are recorded \
+                           (layers carry them)"
+            .to_owned(),
         Rung::None => "RUN is not possible here; Dockerfiles without RUN build all the same".to_owned(),
     }
 }

@@ -204,33 +204,3 @@ proptest! {
         }
     }
 }
-
-#[test]
-fn a_hundred_thousand_paths_against_a_hundred_patterns_take_no_time_to_speak_of() {
-    let mut text = String::new();
-    for index in 0..20 {
-        text.push_str(&format!(
-            "dir{index}/cache\n**/*.tmp{index}\n**/gen{index}\n*.log{index}\n!dir{index}/cache/k*p\n"
-        ));
-    }
-    let rules = IgnoreRules::parse(text.as_bytes()).unwrap();
-    let mut kept = 0;
-    let start = Instant::now();
-    let root = rules.scope(b"");
-    for outer in 0..100 {
-        let directory = format!("dir{outer}");
-        let scope = root.enter(directory.as_bytes());
-        for inner in 0..10 {
-            let directory = format!("{directory}/sub{inner}");
-            let scope = scope.enter(directory.as_bytes());
-            for file in 0..100 {
-                let path = format!("{directory}/some_file_{file}.tmp{inner}");
-                kept += usize::from(!scope.excludes(path.as_bytes()));
-            }
-        }
-    }
-    let elapsed = start.elapsed();
-    assert_eq!(kept, 0);
-    // The goal is 100 ms in an optimised build; a debug build on a busy machine gets ten times that.
-    assert!(elapsed.as_millis() < 1000, "{elapsed:?}");
-}

@@ -83,6 +83,49 @@ impl Recipe {
         Ok(())
     }
 
+    /// Takes over the digests of an earlier look at the same sources: the one that made the key. Nothing is read again, so
+    /// what is written under the key can be nothing else than what the key was made of.
+    ///
+    /// Returns the files (source and path) that the earlier look saw and this one does not write: they are gone, or something else is copied
+    /// over them.
+    ///
+    /// # Errors
+    /// A file (by its path in its source) or link that the earlier look saw otherwise, or not at all.
+    pub fn take_digests(&mut self, earlier: &Recipe) -> Result<Vec<(usize, Vec<u8>)>, Vec<u8>> {
+        let links = earlier.links();
+        if let Some(link) = self.links().into_iter().find(|link| links.binary_search(link).is_err()) {
+            return Err(link.to_vec());
+        }
+        let mut known: BTreeMap<(usize, &[u8]), &Node> = earlier.entries.iter().filter_map(RecipeEntry::read).collect();
+        for entry in &mut self.entries {
+            let Content::View { source, path } = &entry.content else { continue };
+            let changed = || path.clone();
+            let before = known.remove(&(*source, path)).ok_or_else(changed)?;
+            if (before.mode, &before.xattrs) != (entry.node.mode, &entry.node.xattrs) {
+                return Err(changed());
+            }
+            match (&before.kind, &mut entry.node.kind) {
+                (Kind::File { size: before, digest }, Kind::File { size, digest: taken }) if before == size => {
+                    *taken = *digest;
+                }
+                _ => return Err(changed()),
+            }
+        }
+        Ok(known.into_keys().map(|(source, path)| (source, path.to_vec())).collect())
+    }
+
+    /// The targets of all symbolic links, sorted.
+    fn links(&self) -> Vec<&[u8]> {
+        let mut links: Vec<&[u8]> = Vec::new();
+        for entry in &self.entries {
+            if let Kind::Symlink(target) = &entry.node.kind {
+                links.push(target);
+            }
+        }
+        links.sort_unstable();
+        links
+    }
+
     /// The digest of everything that the copy writes, but times: what a cache is asked for before anything is written.
     ///
     /// # Errors
@@ -98,6 +141,14 @@ impl Recipe {
 }
 
 impl RecipeEntry {
+    /// What is read of a source for it.
+    fn read(&self) -> Option<((usize, &[u8]), &Node)> {
+        match &self.content {
+            Content::View { source, path } => Some(((*source, path), &self.node)),
+            Content::None | Content::Inline(_) | Content::HardLink(_) => None,
+        }
+    }
+
     fn frame(&self, frame: &mut Frame) -> Result<(), CopyError> {
         frame.bytes("path", &self.path);
         let node = &self.node;
@@ -133,4 +184,45 @@ fn device<'a>(frame: &'a mut Frame, kind: &str, major: u32, minor: u32) -> &'a m
 pub fn rebase(entry: &[u8], directory: &[u8]) -> Option<Vec<u8>> {
     let entry = clean(entry);
     if entry.is_empty() { None } else { Some(join(directory, &entry)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Time;
+
+    fn file(path: &str, size: u64, digest: Option<&[u8]>) -> RecipeEntry {
+        let kind = Kind::File { size, digest: digest.map(Digest::of) };
+        let node = Node { kind, mode: 0o644, ..Node::directory(Time::default()) };
+        RecipeEntry {
+            path: [b"to/", path.as_bytes()].concat(),
+            node,
+            content: Content::View { source: 0, path: path.into() },
+        }
+    }
+
+    fn link(target: &str) -> RecipeEntry {
+        let node = Node { kind: Kind::Symlink(target.into()), ..Node::directory(Time::default()) };
+        RecipeEntry { path: b"to/link".to_vec(), node, content: Content::None }
+    }
+
+    fn recipe(entries: &[RecipeEntry]) -> Recipe {
+        Recipe { entries: entries.to_vec(), warnings: Vec::new() }
+    }
+
+    #[test]
+    fn a_second_look_takes_the_digests_of_the_first_and_finds_every_difference() {
+        let first = recipe(&[file("a", 1, Some(b"a")), file("b", 1, Some(b"b")), link("x")]);
+        let mut same = recipe(&[file("b", 1, None), file("a", 1, None), link("x")]);
+        assert_eq!(same.take_digests(&first), Ok(Vec::new()));
+        assert_eq!(same.entries[0], first.entries[1]);
+        let mut fewer = recipe(&[file("a", 1, None)]);
+        assert_eq!(fewer.take_digests(&first), Ok(vec![(0, b"b".to_vec())]));
+        let mut mode = file("a", 1, None);
+        mode.node.mode = 0o755;
+        let differing = [(file("c", 1, None), "c"), (file("a", 2, None), "a"), (mode, "a"), (link("y"), "y")];
+        for (entry, named) in differing {
+            assert_eq!(recipe(&[entry]).take_digests(&first), Err(named.as_bytes().to_vec()));
+        }
+    }
 }

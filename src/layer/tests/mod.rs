@@ -78,7 +78,7 @@ fn list(path: &Path) -> Listing {
     let root = RootDir::open(path).unwrap();
     let flags = rustix::fs::OFlags::RDONLY;
     let open = |path: &[u8]| root.open_without_links(path, flags, rustix::fs::Mode::empty()).unwrap();
-    let mut inspector = Inspector::new();
+    let mut inspector = Inspector::new(Default::default());
     let mut groups: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     let mut found = Listing::new();
     let mut todo = vec![Vec::new()];
