@@ -64,8 +64,20 @@ pub struct Build<'a> {
     pub progress: &'a Progress,
     /// Stops everything.
     pub cancel: &'a Cancel,
+    /// Whether files of new layers may be later than the build's own time.
+    pub times: FileTimes,
     /// How warnings are drawn.
     pub color: Color,
+}
+
+/// What becomes of the times of files in new layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FileTimes {
+    /// They stay.
+    #[default]
+    Keep,
+    /// `rewrite-timestamp=true`: those later than `SOURCE_DATE_EPOCH` become that.
+    Rewrite,
 }
 
 /// What a build made.

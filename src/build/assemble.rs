@@ -1,8 +1,9 @@
 //! From steps to an image: layers in order, history with its times, the finished config.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Build, BuildError};
+use super::{Build, BuildError, FileTimes, Output};
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, StepOutput};
 use crate::image::config::{History, ImageConfig};
@@ -24,11 +25,11 @@ impl Build<'_> {
         steps: &[Arc<StepOutput>],
         layers: &Layers<'_>,
     ) -> Result<Assembled, BuildError> {
-        let result = &steps[plan.result.step.index()];
         let mut config = plan.result.config.clone();
         let task = crate::progress::Progress::silent().task("");
         let mut size = 0;
-        for layer in &result.layers {
+        let names = self.retimed(plan, steps, layers)?;
+        for layer in &names {
             let mut record = layers.record(layer)?;
             if record.diff_id.is_none() {
                 // A RUN's layer gets its diffID when it is packed.
@@ -51,9 +52,23 @@ impl Build<'_> {
         fill_times(&mut added, plan.epoch);
         config.history.extend(added);
         config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
-        let image = Assembled { config, layers: result.layers.clone() };
+        let image = Assembled { config, layers: names };
         self.name(&image, size)?;
         Ok(image)
+    }
+
+    /// The layers of the result, new ones with no file later than `SOURCE_DATE_EPOCH` where that is asked for; a base's
+    /// layers stay as they were pulled.
+    fn retimed(&self, plan: &Plan, steps: &[Arc<StepOutput>], layers: &Layers<'_>) -> Result<Vec<Digest>, BuildError> {
+        let result = &steps[plan.result.step.index()].layers;
+        let (FileTimes::Rewrite, Some(epoch)) = (self.times, plan.epoch) else { return Ok(result.clone()) };
+        let new: BTreeSet<Digest> = steps.iter().filter_map(|step| Some(step.added.as_ref()?.0)).collect();
+        let blob = self.outputs.iter().find_map(Output::blob_form);
+        let retimed = |layer: &Digest| match new.contains(layer) {
+            true => Ok(layers.retimed(layer, epoch, blob)?),
+            false => Ok(*layer),
+        };
+        result.iter().map(retimed).collect()
     }
 
     fn name(&self, image: &Assembled, size: u64) -> Result<(), BuildError> {

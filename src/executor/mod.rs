@@ -15,6 +15,7 @@ pub mod ingest;
 pub mod layers;
 pub mod namespace;
 pub mod passwd;
+mod retime;
 mod run;
 mod schedule;
 mod step;

@@ -24,6 +24,7 @@ pub mod pack;
 mod pax;
 mod place;
 pub mod read;
+pub mod retime;
 mod sparse;
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,29 @@ for_each_user! {
         assert_eq!(layer(&rbuild, &context), layer(&other, &copy), "the same files gave two layers");
     }
 
+    fn rewritten_times_are_no_later_than_asked_for_and_give_the_same_image_twice(rbuild) {
+        let dockerfile = "FROM scratch AS base\nCOPY old /old\nFROM base\nCOPY new /new\n";
+        let context = rbuild.context("times").file("Dockerfile", dockerfile).file("old", "o").file("new", "n");
+        let date = |name: &str, date: &str| {
+            succeed(Command::new("touch").args(["-d", date]).arg(context.directory.join(name)));
+        };
+        let build = |rewrite: &str| {
+            let archive = rbuild.path("out/image.tar");
+            let output = format!("type=oci,dest={},rewrite-timestamp={rewrite}", archive.display());
+            let epoch = "SOURCE_DATE_EPOCH=1000000000";
+            rbuild.build(&context, &["--no-cache", "--build-arg", epoch, "-o", &output]).succeeded();
+            Image::read(&archive)
+        };
+        date("old", "1990-01-01T00:00:00Z");
+        date("new", "2020-01-01T00:00:00Z");
+        assert_eq!(build("false").files()["/new"].modified, 1_577_836_800);
+        let one = build("true");
+        let files = one.files();
+        assert_eq!((files["/old"].modified, files["/new"].modified), (631_152_000, 1_000_000_000));
+        date("new", "2021-01-01T00:00:00Z");
+        assert_eq!(build("true").id, one.id, "another later time gave another image");
+    }
+
     fn a_secret_is_seen_by_its_run_and_by_nothing_else(rbuild) {
         let rootfs = match Base::Busybox.rootfs() {
             Ok(rootfs) => rootfs,

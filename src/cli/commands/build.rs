@@ -7,7 +7,8 @@ use super::inputs::Inputs;
 use super::report;
 use super::{client, failed, open_store, print};
 use crate::build::{
-    Build, BuildError, Built, Checked, Outline, Output, OutputKind, Pull, Reuse, Target, build, check, outline, targets,
+    Build, BuildError, Built, Checked, FileTimes, Outline, Output, OutputKind, Pull, Reuse, Target, build, check,
+    outline, targets,
 };
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
@@ -94,6 +95,7 @@ fn build_with(
         tags: request.tags.clone(),
         outputs,
         annotations: annotations(request),
+        times: file_times(request),
         store,
         registry: &registry,
         namespace: &namespace,
@@ -202,6 +204,13 @@ fn execute_options(request: &Request, environment: &Environment) -> Result<Execu
             security_insecure: request.entitlements.contains(&Entitlement::SecurityInsecure),
         },
     })
+}
+
+/// One image comes out for all outputs, so what one of them asks for counts for each.
+fn file_times(request: &Request) -> FileTimes {
+    let rewrites =
+        |output: &OutputRequest| output.attributes.get("rewrite-timestamp").is_some_and(|value| value == "true");
+    if request.outputs.iter().any(rewrites) { FileTimes::Rewrite } else { FileTimes::Keep }
 }
 
 fn annotations(request: &Request) -> BTreeMap<String, String> {

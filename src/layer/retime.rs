@@ -1,0 +1,156 @@
+//! A layer with no time later than a given one: what `rewrite-timestamp=true` asks for.
+//!
+//! It works on the tar as it is, header by header, so that nothing else of it changes. It reads the dialect that
+//! `write` writes: ustar headers with octal times, and pax records where a header is too small.
+
+use std::io::{self, Read, Write};
+
+const BLOCK: usize = 512;
+const TIME: std::ops::Range<usize> = 136..148;
+const SUM: std::ops::Range<usize> = 148..156;
+const SIZE: std::ops::Range<usize> = 124..136;
+const TYPE: usize = 156;
+
+/// Copies a tar, each time later than `latest` (seconds since 1970) replaced by that.
+///
+/// # Errors
+/// The bytes are no tar of this dialect, or what reading or writing reports.
+pub fn retime(tar: &mut dyn Read, latest: i64, out: &mut dyn Write) -> io::Result<()> {
+    let mut header = [0; BLOCK];
+    loop {
+        if let Err(error) = tar.read_exact(&mut header) {
+            return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(()) } else { Err(error) };
+        }
+        if header.iter().all(|byte| *byte == 0) {
+            out.write_all(&header)?;
+            continue;
+        }
+        let size = octal(&header[SIZE]).ok_or_else(|| invalid("a size"))?;
+        let size = u64::try_from(size).map_err(|_| invalid("a size"))?;
+        let time = octal(&header[TIME]).ok_or_else(|| invalid("a time"))?;
+        if time > latest {
+            header[TIME].copy_from_slice(format!("{:011o}\0", latest.max(0)).as_bytes());
+        }
+        if header[TYPE] == b'x' {
+            let mut records = vec![0; usize::try_from(size).map_err(|_| invalid("a pax header"))?];
+            tar.read_exact(&mut records)?;
+            skip(tar, padding(size))?;
+            let records = without_late_times(&records, latest)?;
+            header[SIZE].copy_from_slice(format!("{:011o}\0", records.len()).as_bytes());
+            out.write_all(&summed(header))?;
+            out.write_all(&records)?;
+            out.write_all(&[0; BLOCK][..padding(records.len() as u64)])?;
+            continue;
+        }
+        out.write_all(&summed(header))?;
+        let whole = size + padding(size) as u64;
+        if io::copy(&mut (&mut *tar).take(whole), out)? != whole {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// The records of a pax header, with `mtime` where it is not later.
+fn without_late_times(records: &[u8], latest: i64) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::with_capacity(records.len());
+    let mut rest = records;
+    while !rest.is_empty() {
+        let space = rest.iter().position(|byte| *byte == b' ').ok_or_else(|| invalid("a pax record"))?;
+        let length: usize =
+            std::str::from_utf8(&rest[..space]).ok().and_then(|text| text.parse().ok()).unwrap_or_default();
+        let record = rest.get(..length).filter(|record| record.len() > space).ok_or_else(|| invalid("a pax record"))?;
+        let value =
+            record[space + 1..].strip_prefix(b"mtime=").map(|value| String::from_utf8_lossy(value).into_owned());
+        let seconds =
+            value.as_deref().map(|value| value.trim_end().split('.').next().unwrap_or_default().parse::<i64>());
+        match seconds {
+            // A fraction of the last second allowed is later, too.
+            Some(Ok(seconds)) if seconds >= latest => {
+                let text = format!(" mtime={latest}\n");
+                // The length counts its own digits.
+                let mut length = text.len() + 2;
+                while format!("{length}{text}").len() != length {
+                    length += 1;
+                }
+                kept.extend_from_slice(format!("{length}{text}").as_bytes());
+            }
+            Some(Err(_)) => return Err(invalid("a time")),
+            Some(Ok(_)) | None => kept.extend_from_slice(record),
+        }
+        rest = &rest[length..];
+    }
+    Ok(kept)
+}
+
+fn octal(field: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(field).ok()?.trim_matches([' ', '\0']);
+    if text.is_empty() { Some(0) } else { i64::from_str_radix(text, 8).ok() }
+}
+
+fn padding(size: u64) -> usize {
+    (BLOCK - (size % BLOCK as u64) as usize) % BLOCK
+}
+
+fn skip(tar: &mut dyn Read, count: usize) -> io::Result<()> {
+    tar.read_exact(&mut [0; BLOCK][..count])
+}
+
+/// The header with its check sum, which counts its own field as spaces.
+fn summed(mut header: [u8; BLOCK]) -> [u8; BLOCK] {
+    header[SUM].copy_from_slice(b"        ");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[SUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} in a layer cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::write::TarWriter;
+    use crate::tree::{Kind, Node, Time};
+
+    fn tar(times: &[(i64, u32)]) -> Vec<u8> {
+        let mut tar = TarWriter::new(Vec::new());
+        for (number, (seconds, nanoseconds)) in times.iter().enumerate() {
+            let time = Time { seconds: *seconds, nanoseconds: *nanoseconds };
+            let node = Node { kind: Kind::File { size: 3, digest: None }, ..Node::directory(time) };
+            // Too long for ustar, so that there is a pax header with more than a time in it.
+            let path = format!("{}/{number}", "x".repeat(if number % 2 == 0 { 300 } else { 3 }));
+            tar.append(path.as_bytes(), &node, None, &mut &b"abc"[..]).unwrap();
+            tar.whiteout(format!("gone{number}").as_bytes()).unwrap();
+        }
+        tar.finish().unwrap()
+    }
+
+    #[test]
+    fn later_times_become_the_latest_one_and_nothing_else_changes() {
+        let latest = 1_000;
+        let times = [(0, 0), (999, 0), (999, 5), (1_000, 0), (1_000, 5), (5_000, 0), (5_000, 7), (8_000_000_000, 0)];
+        let expected: Vec<(i64, u32)> = times.iter().map(|time| (*time).min((latest, 0))).collect();
+        let mut out = Vec::new();
+        retime(&mut tar(&times).as_slice(), latest, &mut out).unwrap();
+        let entries = |bytes: &[u8]| -> Vec<(Vec<u8>, u64, Vec<u8>)> {
+            let mut archive = ::tar::Archive::new(bytes);
+            let read = archive.entries().unwrap().map(|entry| {
+                let mut entry = entry.unwrap();
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                (entry.path_bytes().into_owned(), entry.header().mtime().unwrap(), content)
+            });
+            read.collect()
+        };
+        assert_eq!(entries(&out), entries(&tar(&expected)));
+        let late = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains("mtime=5000");
+        assert!(late(&tar(&times)) && !late(&out), "a pax header kept a later time");
+    }
+
+    #[test]
+    fn a_cut_off_tar_is_an_error() {
+        let whole = tar(&[(5_000, 0)]);
+        assert!(retime(&mut &whole[..BLOCK + 10], 0, &mut Vec::new()).is_err());
+    }
+}
