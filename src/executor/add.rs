@@ -145,7 +145,7 @@ impl Work<'_> {
         entries.sort_by(|left, right| left.path.cmp(&right.path));
         // An archive's entries come in any order, with any directory left out: no tree can be packed into the same tar again.
         let wanted = self.wanted().with_blob();
-        let layer = self.services.layers.create(wanted, |out| {
+        let (layer, _) = self.services.layers.create(wanted, |out| {
             let mut tar = TarWriter::new(out);
             write_entries(&entries, &request.sources, &mut tar)?;
             let mut landing = Landing::new(view.as_ref(), owner, &entries);

@@ -22,7 +22,7 @@ impl Layers<'_> {
             return Ok(known.layer);
         }
         let mut tar = self.open_tar(layer, &Progress::silent().task(""))?;
-        let made = self.create(Wanted { blob, tree: false }.with_blob(), |out| retime(&mut tar, latest, out))?;
+        let (made, _) = self.create(Wanted { blob, tree: false }.with_blob(), |out| retime(&mut tar, latest, out))?;
         let created = crate::image::time::rfc3339(latest, None);
         let record = StepRecord { layer: made, title: "rewrite-timestamp".to_owned(), created };
         self.store.write_record(RecordKind::Step, &key, &record)?;
