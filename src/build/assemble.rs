@@ -29,13 +29,10 @@ impl Build<'_> {
         let task = crate::progress::Progress::silent().task("");
         let mut size = 0;
         let names = self.retimed(plan, steps, layers)?;
+        // A RUN's layer gets its diffID when it is packed: into the blob that an output wants, where one does.
+        layers.pack_all(&names, self.outputs.iter().find_map(Output::blob_form), &task)?;
         for layer in &names {
-            let mut record = layers.record(layer)?;
-            if record.diff_id.is_none() {
-                // A RUN's layer gets its diffID when it is packed.
-                layers.index(layer, &task)?;
-                record = layers.record(layer)?;
-            }
+            let record = layers.record(layer)?;
             let missing = || ExecuteError::Internal(format!("layer {layer} has no diffID"));
             config.rootfs.diff_ids.push(record.diff_id.ok_or_else(missing)?);
             size += record.size;

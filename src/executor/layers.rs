@@ -217,9 +217,33 @@ impl<'a> Layers<'a> {
 
     /// Trees of layers given lowest first; the result is highest first, as overlay takes them.
     pub fn trees(&self, layers: &[Digest], task: &Task) -> Result<Vec<PathBuf>> {
-        let mut trees = abreast(layers, |number, layer| self.tree(layer, &layers[..number], task))?;
+        let mapping = self.namespace.mapping()?;
+        let is_there = |layer: &Digest| self.store.tree(&mapping.name, &TreeName::of(layer)).is_some();
+        let make = |number: usize, layer: &Digest| self.tree(layer, &layers[..number], task);
+        let mut trees = if layers.iter().all(is_there) {
+            // Threads for what is there already would cost more than all else that a short RUN does.
+            layers.iter().enumerate().map(|(number, layer)| make(number, layer)).collect::<Result<Vec<_>>>()?
+        } else {
+            abreast(layers, make)?
+        };
         trees.reverse();
         Ok(trees)
+    }
+
+    /// Has what RUN wrote packed, where it is not yet: a layer's diffID is known only then. Several at a time, and into a
+    /// blob of this form at once, so that nothing is read twice.
+    pub fn pack_all(&self, layers: &[Digest], blob: Option<BlobForm>, task: &Task) -> Result<()> {
+        let mut unpacked = Vec::new();
+        for layer in layers {
+            if self.record(layer)?.diff_id.is_none() {
+                unpacked.push(*layer);
+            }
+        }
+        let pack = |_: usize, layer: &Digest| match blob {
+            Some(form) => self.blob(layer, form, Reuse::AsPulled, task).map(drop),
+            None => self.index(layer, task).map(drop),
+        };
+        abreast(&unpacked, pack).map(drop)
     }
 
     /// A compressed layer for an output.

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::ExecuteError;
 use super::layers::WorkerReader;
@@ -18,6 +18,7 @@ pub struct Namespace {
     /// Whether a command may come; without one, workers can do without namespaces where there are none.
     commands: AtomicBool,
     started: OnceLock<Result<Started, Arc<SandboxError>>>,
+    discarded: Mutex<Vec<PathBuf>>,
 }
 
 struct Started {
@@ -28,7 +29,8 @@ struct Started {
 impl Namespace {
     /// A sandbox with these options, not started.
     pub fn new(options: Options) -> Namespace {
-        Namespace { options, commands: AtomicBool::new(true), started: OnceLock::new() }
+        let commands = AtomicBool::new(true);
+        Namespace { options, commands, started: OnceLock::new(), discarded: Mutex::default() }
     }
 
     /// No command will be run: a place that allows no user namespace is good enough.
@@ -88,6 +90,18 @@ impl Namespace {
         fds.push(writer.into());
         let worker = self.worker(name, args, fds)?;
         Ok(Box::new(WorkerReader { file: File::from(OwnedFd::from(reader)), worker: Some(worker) }))
+    }
+
+    /// Takes nearly empty directories to be removed with others at the end: a worker for each would cost as much as a
+    /// short RUN. Where that end is not reached, the next run sweeps them.
+    pub(super) fn discard(&self, paths: impl IntoIterator<Item = PathBuf>) {
+        self.discarded.lock().unwrap_or_else(PoisonError::into_inner).extend(paths);
+    }
+
+    /// Removes what was discarded.
+    pub(super) fn remove_discarded(&self) -> Result<(), ExecuteError> {
+        let paths = std::mem::take(&mut *self.discarded.lock().unwrap_or_else(PoisonError::into_inner));
+        self.remove(&paths)
     }
 
     /// Removes directories whose files may belong to any id of the namespace.

@@ -74,11 +74,14 @@ impl Work<'_> {
         let user = self.find_user(op, &lowers)?;
         let mut mounted = self.mounts(op, contents)?;
         let mut env = op.env.clone();
-        for (name, value) in op.proxy_env.iter().chain(&mounted.env) {
+        for (name, value) in &op.proxy_env {
             if !env.iter().any(|(known, _)| known == name) {
                 env.push((name.clone(), value.clone()));
             }
         }
+        // A secret that is asked for by name wins over an ENV or ARG of that name.
+        env.retain(|(name, _)| !mounted.env.iter().any(|(secret, _)| secret == name));
+        env.extend(mounted.env.iter().cloned());
         if !env.iter().any(|(name, _)| name == "HOME") {
             env.push(("HOME".to_owned(), user.home.clone()));
         }
@@ -117,10 +120,17 @@ impl Work<'_> {
             Ok(exit) => self.judge(op, exit).and_then(|()| self.keep_written(&draft, key)),
             Err(error) => Err(error.into()),
         };
-        let removed = services.layers.namespace.remove(&[draft.upper().to_owned(), draft.work().to_owned()]);
-        let layer = result?;
-        removed?;
-        Ok(Made::New(layer))
+        match result {
+            Ok(layer) => {
+                services.layers.namespace.discard([draft.upper().to_owned(), draft.work().to_owned()]);
+                Ok(Made::New(layer))
+            }
+            Err(error) => {
+                // Why the command failed is what is to be told; what stays is swept by a later run.
+                drop(services.layers.namespace.remove(&[draft.upper().to_owned(), draft.work().to_owned()]));
+                Err(error)
+            }
+        }
     }
 
     fn judge(&self, op: &RunOp, exit: sandbox::Exit) -> Result<(), ExecuteError> {
