@@ -103,9 +103,12 @@ pub fn main() -> std::process::ExitCode {
 
 /// Understands a command line; `argv` starts with the program's name.
 pub fn parse(argv: Vec<OsString>, environment: &Environment) -> Result<Command, UsageError> {
-    let argv = with_default_subcommand(argv);
-    let subcommand = argv.iter().filter_map(|word| word.to_str()).find(|word| is_subcommand(word)).map(str::to_owned);
-    let parsed = command().try_get_matches_from(argv).and_then(|matches| Arguments::from_arg_matches(&matches));
+    // Made once: it has two hundred parts, which is a good share of what a build that changes nothing costs.
+    let command = command();
+    let argv = with_default_subcommand(argv, &command);
+    let words = argv.iter().filter_map(|word| word.to_str());
+    let subcommand = words.into_iter().find(|word| is_subcommand(word, &command)).map(str::to_owned);
+    let parsed = command.try_get_matches_from(argv).and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) if !error.use_stderr() => return Ok(Command::Show(error.render().to_string())),
@@ -140,7 +143,7 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
 ///
 /// Only flags that every subcommand has may stand before a subcommand. A word that names one wins over a directory of
 /// that name, which is written `./images`.
-fn with_default_subcommand(mut argv: Vec<OsString>) -> Vec<OsString> {
+fn with_default_subcommand(mut argv: Vec<OsString>, command: &clap::Command) -> Vec<OsString> {
     let mut place = 1;
     while let Some(word) = argv.get(place).and_then(|word| word.to_str()) {
         match word {
@@ -152,7 +155,7 @@ fn with_default_subcommand(mut argv: Vec<OsString>) -> Vec<OsString> {
     }
     let is_known = match argv.get(place).and_then(|word| word.to_str()) {
         Some("-h" | "--help" | "-V" | "--version" | "help") => true,
-        Some(word) => is_subcommand(word),
+        Some(word) => is_subcommand(word, command),
         None => false,
     };
     if !is_known {
@@ -161,8 +164,8 @@ fn with_default_subcommand(mut argv: Vec<OsString>) -> Vec<OsString> {
     argv
 }
 
-fn is_subcommand(word: &str) -> bool {
-    Arguments::command()
+fn is_subcommand(word: &str, command: &clap::Command) -> bool {
+    command
         .get_subcommands()
         .any(|command| command.get_name() == word || command.get_all_aliases().any(|alias| alias == word))
 }
