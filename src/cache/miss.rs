@@ -1,10 +1,10 @@
 //! Why a step was not in the cache, in words.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::key::{FILES, Key, PARENT};
-use crate::digest::Digest;
 use crate::store::SlotRecord;
 
 /// Why a step has to run.
@@ -62,18 +62,32 @@ pub struct FileChanges {
 }
 
 impl FileChanges {
-    /// Compares what was with what is.
-    pub fn between(old: &BTreeMap<String, Digest>, new: &BTreeMap<String, Digest>) -> FileChanges {
+    /// Compares what was with what is: paths and what they stand for, each list sorted by path. Nothing is collected but
+    /// the differences, for a context has a hundred thousand files and more.
+    pub fn between<'a, T: PartialEq>(
+        old: impl Iterator<Item = (&'a [u8], T)>,
+        new: impl Iterator<Item = (&'a [u8], T)>,
+        shown: impl Fn(&[u8]) -> String,
+    ) -> FileChanges {
         let mut changes = FileChanges::default();
-        for (path, digest) in new {
-            match old.get(path) {
-                Some(before) if before == digest => {}
-                Some(_) => changes.changed.push(path.clone()),
-                None => changes.added.push(path.clone()),
+        let (mut old, mut new) = (old.peekable(), new.peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (Some((before, _)), Some((now, _))) => before.cmp(now),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return changes,
+            };
+            match order {
+                Ordering::Less => changes.removed.extend(old.next().map(|(path, _)| shown(path))),
+                Ordering::Greater => changes.added.extend(new.next().map(|(path, _)| shown(path))),
+                Ordering::Equal => {
+                    let before = old.next();
+                    let now = new.next().filter(|now| before.as_ref() != Some(now));
+                    changes.changed.extend(now.map(|(path, _)| shown(path)));
+                }
             }
         }
-        changes.removed = old.keys().filter(|path| !new.contains_key(*path)).cloned().collect();
-        changes
     }
 
     /// Whether nothing differs.
@@ -179,6 +193,7 @@ impl fmt::Display for FileChanges {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
 
     fn key(name: &str, ingredients: &[(&str, &str)]) -> Key {
         let ingredients = ingredients.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -204,12 +219,12 @@ mod tests {
 
     #[test]
     fn files_are_named_and_counted() {
-        let files = |list: &[(&str, &str)]| -> BTreeMap<String, Digest> {
-            list.iter().map(|(path, text)| ((*path).to_owned(), Digest::of(text.as_bytes()))).collect()
-        };
+        let old = [("a", 1), ("b", 1), ("gone", 1)];
+        let new = [("a", 2), ("b", 1), ("x", 0), ("y", 0), ("z", 0)];
         let changes = FileChanges::between(
-            &files(&[("a", "1"), ("b", "1"), ("gone", "1")]),
-            &files(&[("a", "2"), ("b", "1"), ("x", ""), ("y", ""), ("z", "")]),
+            old.iter().map(|(path, content)| (path.as_bytes(), *content)),
+            new.iter().map(|(path, content)| (path.as_bytes(), *content)),
+            |path| String::from_utf8_lossy(path).into_owned(),
         );
         let text = reason(&[(FILES, "1")], &[(FILES, "2")], Some(changes));
         assert_eq!(text, "a changed, x and 2 more files added, gone removed");

@@ -153,7 +153,7 @@ impl Work<'_> {
             }
         }
         entries.sort_by(|left, right| left.path.cmp(&right.path));
-        let layer = self.services.layers.create(self.wanted(), |out| {
+        let (layer, _) = self.services.layers.create(self.wanted(), |out| {
             let mut tar = TarWriter::new(out);
             write_entries(&entries, &request.sources, &mut tar)?;
             let mut landing = Landing::new(view.as_ref(), owner);

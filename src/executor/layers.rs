@@ -103,7 +103,7 @@ impl<'a> Layers<'a> {
                 None => {
                     let mut tar = self.open_tar(layer, task)?;
                     let ingested = self.ingest(layer, None, None, |out| io::copy(&mut tar, out).map(drop))?;
-                    self.keep(layer, ingested, None)?
+                    Arc::new(self.keep(layer, ingested, None)?)
                 }
             };
             self.indexes.lock().expect("no holder panics").insert(*layer, Arc::clone(&index));
@@ -112,7 +112,7 @@ impl<'a> Layers<'a> {
     }
 
     /// A missing, damaged or older index is made again.
-    fn read_index(&self, layer: &Digest) -> Option<Index> {
+    pub(super) fn read_index(&self, layer: &Digest) -> Option<Index> {
         Index::read_from(&std::fs::read(self.store.index_path(layer)).ok()?).ok()
     }
 
@@ -340,20 +340,25 @@ impl<'a> Layers<'a> {
     }
 
     /// Writes a layer: `write` streams its tar. Its name is its diffID.
-    pub fn create(&self, wanted: Wanted, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Digest> {
+    /// The index is not kept in memory: who made a layer seldom looks into it.
+    pub fn create(
+        &self,
+        wanted: Wanted,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(Digest, Index)> {
         let nothing = Digest::of(b"");
         let blob = wanted.blob.or((!wanted.tree).then_some(KEPT));
         if !wanted.tree {
             let ingested = self.ingest(&nothing, blob, None, write)?;
             let layer = ingested.diff_id;
-            self.keep(&layer, ingested, blob)?;
-            return Ok(layer);
+            let index = self.keep(&layer, ingested, blob)?;
+            return Ok((layer, index));
         }
         let (ingested, tree) = self.unpack(&nothing, blob, &[], write)?;
         let layer = ingested.diff_id;
-        self.keep(&layer, ingested, blob)?;
+        let index = self.keep(&layer, ingested, blob)?;
         tree.seal(self, &layer)?;
-        Ok(layer)
+        Ok((layer, index))
     }
 
     fn ingest(
@@ -401,7 +406,7 @@ impl<'a> Layers<'a> {
     }
 
     /// Records what was learnt of a layer.
-    fn keep(&self, layer: &Digest, ingested: Ingested, form: Option<BlobForm>) -> Result<Arc<Index>> {
+    fn keep(&self, layer: &Digest, ingested: Ingested, form: Option<BlobForm>) -> Result<Index> {
         let before = self.record(layer)?;
         if let Some(expected) = before.diff_id.filter(|expected| *expected != ingested.diff_id) {
             let text = format!("its tar has digest {}, expected {expected}", ingested.diff_id);
@@ -416,7 +421,7 @@ impl<'a> Layers<'a> {
                 record.blobs.insert(form.name(), BlobRecord { digest, size, compression });
             }
         })?;
-        Ok(Arc::new(ingested.index))
+        Ok(ingested.index)
     }
 }
 

@@ -133,8 +133,9 @@ impl Work<'_> {
             }
         };
         let files = |before: &SlotRecord| {
-            let old = self.services.layers.index(&before.layer?, self.task).ok()?;
-            Some(FileChanges::between(&listed_index(&old, op), &listed_recipe(place().ok()?, op)))
+            // Not kept in memory, and not made anew where it is gone: it is for a message only.
+            let old = self.services.layers.read_index(&before.layer?)?;
+            Some(file_changes(&old, place().ok()?, op))
         };
         self.settle(&key, chain, files, || self.make_copy(&copying, place()?))
     }
@@ -219,7 +220,7 @@ impl Work<'_> {
         if let Some(record) = self.find(&by_content)? {
             return Ok(Made::Found(record));
         }
-        let layer = match &copying.origin {
+        let (layer, index) = match &copying.origin {
             Origin::Context(_) => {
                 let request = copying.request(None, None, self.services.options.epoch);
                 let write = |out: &mut dyn Write| write_recipe(&recipe.entries, &request.sources, out).map(drop);
@@ -230,7 +231,7 @@ impl Work<'_> {
                 self.services.layers.create(self.wanted(), |out| io::copy(&mut tar, out).map(drop))?
             }
         };
-        self.check_unchanged(recipe, &layer)?;
+        self.check_unchanged(recipe, &index)?;
         let created = super::timestamp(self.services.options);
         let record = StepRecord { layer, title: self.step.title.clone(), created };
         self.services.cache.keep(&by_content, &record)?;
@@ -238,8 +239,7 @@ impl Work<'_> {
     }
 
     /// The digests that made the key must be those of what was written, or the cache would lie.
-    fn check_unchanged(&self, recipe: &Recipe, layer: &Digest) -> Result<(), ExecuteError> {
-        let index = self.services.layers.index(layer, self.task)?;
+    fn check_unchanged(&self, recipe: &Recipe, index: &Index) -> Result<(), ExecuteError> {
         for entry in &recipe.entries {
             let Kind::File { digest: Some(expected), .. } = &entry.node.kind else { continue };
             let Some(Item::Present(present)) = index.find(&entry.path) else { continue };
@@ -353,9 +353,9 @@ impl Work<'_> {
         }
         let sources = [CopySource::View { view: context.view(), pattern: path.to_owned() }];
         let wanted = super::layers::Wanted { blob: None, tree: true };
-        let layer =
+        let (layer, index) =
             self.services.layers.create(wanted, |out| write_recipe(&recipe.entries, &sources, out).map(drop))?;
-        self.check_unchanged(&recipe, &layer)?;
+        self.check_unchanged(&recipe, &index)?;
         let record = StepRecord {
             layer,
             title: format!("bind mount of {path}"),
@@ -485,29 +485,37 @@ fn read_small(entry: &RecipeEntry, sources: &[CopySource<'_>]) -> Option<io::Res
     Some(read())
 }
 
-/// Name and digest of each file, as a miss is explained with: names as people write them at the destination.
-fn listed(path: &[u8], node: &Node, op: &CopyOp) -> Option<(String, Digest)> {
-    let mut frame = Frame::new("rbuild.listed.1");
-    frame.number("mode", node.mode.into()).number("uid", node.uid.into()).number("gid", node.gid.into());
-    match &node.kind {
-        Kind::Directory => return None,
-        Kind::File { digest, .. } => frame.digest("content", digest.as_ref()?),
-        Kind::Symlink(target) => frame.bytes("target", target),
-        _ => frame.text("kind", "other"),
-    };
-    let destination = tree::clean(op.destination.as_bytes());
-    let shown = path.strip_prefix(destination.as_slice()).and_then(|rest| rest.strip_prefix(b"/")).unwrap_or(path);
-    Some((String::from_utf8_lossy(shown).into_owned(), frame.finish()))
+/// What a miss is explained with: everything that two states of a file can differ in but its time.
+#[derive(PartialEq)]
+struct Listed<'a> {
+    mode: u32,
+    owner: (u32, u32),
+    content: Option<&'a Digest>,
+    target: Option<&'a [u8]>,
 }
 
-fn listed_recipe(recipe: &Recipe, op: &CopyOp) -> BTreeMap<String, Digest> {
-    recipe.entries.iter().filter_map(|entry| listed(&entry.path, &entry.node, op)).collect()
+impl<'a> Listed<'a> {
+    fn of(node: &'a Node) -> Option<Listed<'a>> {
+        let (content, target) = match &node.kind {
+            Kind::Directory => return None,
+            Kind::File { digest, .. } => (Some(digest.as_ref()?), None),
+            Kind::Symlink(target) => (None, Some(target.as_slice())),
+            Kind::CharDevice { .. } | Kind::BlockDevice { .. } | Kind::Fifo | Kind::Socket => (None, None),
+        };
+        Some(Listed { mode: node.mode, owner: (node.uid, node.gid), content, target })
+    }
 }
 
-fn listed_index(index: &Index, op: &CopyOp) -> BTreeMap<String, Digest> {
-    let present = |item: &Item| match item {
-        Item::Present(present) => Some(present.node.clone()),
+/// How the files of a copy differ from those of an earlier layer; they are named as people write them at the destination.
+fn file_changes(old: &Index, new: &Recipe, op: &CopyOp) -> FileChanges {
+    let old = old.entries().iter().filter_map(|entry| match &entry.item {
+        Item::Present(present) => Some((entry.path.as_slice(), Listed::of(&present.node)?)),
         Item::Whiteout => None,
-    };
-    index.entries().iter().filter_map(|entry| listed(&entry.path, &present(&entry.item)?, op)).collect()
+    });
+    let new = new.entries.iter().filter_map(|entry| Some((entry.path.as_slice(), Listed::of(&entry.node)?)));
+    let destination = tree::clean(op.destination.as_bytes());
+    FileChanges::between(old, new, |path| {
+        let shown = path.strip_prefix(destination.as_slice()).and_then(|rest| rest.strip_prefix(b"/")).unwrap_or(path);
+        String::from_utf8_lossy(shown).into_owned()
+    })
 }

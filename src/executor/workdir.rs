@@ -23,7 +23,7 @@ impl Work<'_> {
         let layers = self.services.layers;
         let view = layers.view(&self.parent()?.layers, self.task)?;
         let missing = self.missing_directories(op, &view)?;
-        let layer = layers.create(self.wanted(), |out| {
+        let (layer, _) = layers.create(self.wanted(), |out| {
             let mut tar = TarWriter::new(out);
             for (path, node) in &missing {
                 tar.append(path, node, None, &mut io::empty())?;
