@@ -28,13 +28,9 @@ impl Build<'_> {
         let mut config = plan.result.config.clone();
         let task = crate::progress::Progress::silent().task("");
         let mut size = 0;
+        layers.pack_all(&result.layers, &task)?;
         for layer in &result.layers {
-            let mut record = layers.record(layer)?;
-            if record.diff_id.is_none() {
-                // A RUN's layer gets its diffID when it is packed.
-                layers.index(layer, &task)?;
-                record = layers.record(layer)?;
-            }
+            let record = layers.record(layer)?;
             let missing = || ExecuteError::Internal(format!("layer {layer} has no diffID"));
             config.rootfs.diff_ids.push(record.diff_id.ok_or_else(missing)?);
             size += record.size;

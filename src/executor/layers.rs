@@ -183,16 +183,46 @@ impl<'a> Layers<'a> {
 
     /// Trees of layers given lowest first; the result is highest first, as overlay takes them.
     pub fn trees(&self, layers: &[Digest], task: &Task) -> Result<Vec<PathBuf>> {
-        let mut trees = std::thread::scope(|scope| {
+        let mapping = self.namespace.mapping()?;
+        // A thread for each that is there already would cost more than all else that a short RUN does.
+        let mut trees: Vec<Option<PathBuf>> =
+            layers.iter().map(|layer| self.store.tree(&mapping.name, layer)).collect();
+        std::thread::scope(|scope| {
+            let missing = (0..layers.len()).filter(|number| trees[*number].is_none());
             let make = |number: usize| scope.spawn(move || self.tree(&layers[number], &layers[..number], task));
-            let threads: Vec<_> = (0..layers.len()).map(make).collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<PathBuf>>| {
-                thread.join().unwrap_or_else(|_| Err(ExecuteError::panicked("unpack")))
-            };
-            threads.into_iter().map(join).collect::<Result<Vec<_>>>()
+            let threads: Vec<_> = missing.map(|number| (number, make(number))).collect();
+            for (number, thread) in threads {
+                let made = thread.join().unwrap_or_else(|_| Err(ExecuteError::panicked("unpack")));
+                trees[number] = Some(made?);
+            }
+            Ok::<_, ExecuteError>(())
         })?;
-        trees.reverse();
-        Ok(trees)
+        Ok(trees.into_iter().flatten().rev().collect())
+    }
+
+    /// Has what RUN wrote packed, where it is not yet: a layer's diffID is known only then. Several at a time.
+    pub fn pack_all(&self, layers: &[Digest], task: &Task) -> Result<()> {
+        let mut unpacked = Vec::new();
+        for layer in layers {
+            if self.record(layer)?.diff_id.is_none() {
+                unpacked.push(*layer);
+            }
+        }
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let work = || {
+            while let Some(layer) = unpacked.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                self.index(layer, task)?;
+            }
+            Ok(())
+        };
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(unpacked.len());
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
+                thread.join().unwrap_or_else(|_| Err(ExecuteError::panicked("pack")))
+            };
+            threads.into_iter().try_for_each(join)
+        })
     }
 
     /// A compressed layer for an output. A blob that came from a registry is used as it came, whatever its compression.

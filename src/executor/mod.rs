@@ -184,10 +184,14 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
             }
         }
     });
+    let removed = services.layers.namespace.remove_discarded();
     match failure {
         Some(error) => Err(error),
         None if services.cancel.is_cancelled() => Err(ExecuteError::Cancelled),
-        None => Ok(outputs.into_iter().map(|output| output.expect("every step is done")).collect()),
+        None => {
+            removed?;
+            Ok(outputs.into_iter().map(|output| output.expect("every step is done")).collect())
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::ExecuteError;
 use super::layers::WorkerReader;
@@ -15,6 +15,7 @@ use crate::snapshot::Mapping;
 pub struct Namespace {
     options: Options,
     started: OnceLock<Result<Started, Arc<SandboxError>>>,
+    discarded: Mutex<Vec<PathBuf>>,
 }
 
 struct Started {
@@ -25,7 +26,7 @@ struct Started {
 impl Namespace {
     /// A sandbox with these options, not started.
     pub fn new(options: Options) -> Namespace {
-        Namespace { options, started: OnceLock::new() }
+        Namespace { options, started: OnceLock::new(), discarded: Mutex::default() }
     }
 
     fn started(&self) -> Result<&Started, ExecuteError> {
@@ -64,6 +65,18 @@ impl Namespace {
         fds.push(writer.into());
         let worker = self.worker(name, args, fds)?;
         Ok(Box::new(WorkerReader { file: File::from(OwnedFd::from(reader)), worker: Some(worker) }))
+    }
+
+    /// Takes a nearly empty directory to be removed with others at the end: a worker for each would cost as much as a
+    /// short RUN. Where that end is not reached, the next run sweeps it.
+    pub(super) fn discard(&self, path: PathBuf) {
+        self.discarded.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    }
+
+    /// Removes what was discarded.
+    pub(super) fn remove_discarded(&self) -> Result<(), ExecuteError> {
+        let paths = std::mem::take(&mut *self.discarded.lock().unwrap_or_else(PoisonError::into_inner));
+        self.remove(&paths)
     }
 
     /// Removes directories whose files may belong to any id of the namespace.

@@ -117,10 +117,17 @@ impl Work<'_> {
             Ok(exit) => self.judge(op, exit).and_then(|()| self.keep_written(&draft, key)),
             Err(error) => Err(error.into()),
         };
-        let removed = services.layers.namespace.remove(&[draft.folder().to_owned()]);
-        let layer = result?;
-        removed?;
-        Ok(Made::New(layer))
+        match result {
+            Ok(layer) => {
+                services.layers.namespace.discard(draft.folder().to_owned());
+                Ok(Made::New(layer))
+            }
+            Err(error) => {
+                // Why the command failed is what is to be told; what stays is swept by a later run.
+                drop(services.layers.namespace.remove(&[draft.folder().to_owned()]));
+                Err(error)
+            }
+        }
     }
 
     fn judge(&self, op: &RunOp, exit: sandbox::Exit) -> Result<(), ExecuteError> {
