@@ -105,16 +105,9 @@ impl<'a> Layers<'a> {
     pub fn is_available(&self, layer: &Digest, record: &LayerRecord) -> bool {
         record.blobs.values().any(|blob| self.store.has_blob(&blob.digest))
             || !record.remotes.is_empty()
-            || self.tree_in_any_mapping(layer)
-    }
-
-    /// Asked before it is known whether a namespace will be needed at all, so every mapping's folder is looked at.
-    fn tree_in_any_mapping(&self, layer: &Digest) -> bool {
-        if let Some(mapping) = self.namespace.mapping_if_started() {
-            return self.store.tree(&mapping.name, &TreeName::of(layer)).is_some();
-        }
-        let Ok(mappings) = std::fs::read_dir(self.store.root().join("trees")) else { return false };
-        mappings.flatten().any(|mapping| mapping.path().join(layer.hex()).is_dir())
+            // Asked before it is known whether a namespace will be needed at all: a tree that was made with other ids
+            // than those that this user has now is of no use.
+            || self.store.tree(&self.namespace.likely_mapping_name(), &TreeName::of(layer)).is_some()
     }
 
     fn once<T>(&self, layer: &Digest, form: Form, make: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -19,6 +19,7 @@ pub struct Namespace {
     commands: AtomicBool,
     started: OnceLock<Result<Started, Arc<SandboxError>>>,
     discarded: Mutex<Vec<PathBuf>>,
+    expected: OnceLock<String>,
 }
 
 struct Started {
@@ -30,7 +31,13 @@ impl Namespace {
     /// A sandbox with these options, not started.
     pub fn new(options: Options) -> Namespace {
         let commands = AtomicBool::new(true);
-        Namespace { options, commands, started: OnceLock::new(), discarded: Mutex::default() }
+        Namespace {
+            options,
+            commands,
+            started: OnceLock::new(),
+            discarded: Mutex::default(),
+            expected: OnceLock::new(),
+        }
     }
 
     /// No command will be run: a place that allows no user namespace is good enough.
@@ -77,6 +84,14 @@ impl Namespace {
     /// The id mapping, where the sandbox runs already.
     pub fn mapping_if_started(&self) -> Option<&Mapping> {
         self.started.get()?.as_ref().ok().map(|started| &started.mapping)
+    }
+
+    /// The name of the id mapping: of the sandbox that runs, else of the one that would be started.
+    pub fn likely_mapping_name(&self) -> String {
+        match self.started.get() {
+            Some(Ok(started)) => started.mapping.name.clone(),
+            Some(Err(_)) | None => self.expected.get_or_init(Sandbox::expected_mapping_name).clone(),
+        }
     }
 
     /// Starts a worker.

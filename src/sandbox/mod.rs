@@ -87,6 +87,7 @@ pub struct Sandbox {
     user_namespace: Option<OwnedFd>,
     isolation: Isolation,
     ownership: Ownership,
+    mapping: String,
     /// Waits for the holder. It started it too: the parent-death signal comes when the starting *thread* ends.
     keeper: Option<JoinHandle<()>>,
 }
@@ -112,14 +113,14 @@ impl Sandbox {
         self.ownership
     }
 
+    /// The name that [`Sandbox::mapping_name`] will most likely have, without starting one.
+    pub fn expected_mapping_name() -> String {
+        userns::IdMap::expected_name()
+    }
+
     /// The name of this id mapping: trees that were made under one are of no use under another.
     pub fn mapping_name(&self) -> String {
-        let (uid, gid) = self.owner;
-        match (self.isolation, self.ownership) {
-            (Isolation::Full, Ownership::Kept) => format!("{uid}-{gid}"),
-            (Isolation::Full, Ownership::Recorded) => format!("{uid}-{gid}-single"),
-            (Isolation::None, _) => format!("{uid}-{gid}-plain"),
-        }
+        self.mapping.clone()
     }
 
     /// How a path beneath the base directory has to be called in a worker, whose working directory is the base.

@@ -95,6 +95,7 @@ pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox,
             None if !rustix::process::geteuid().is_root() => Ownership::Recorded,
             Some(_) | None => Ownership::Kept,
         },
+        mapping: map.as_ref().map_or_else(plain_name, IdMap::name),
         keeper: Some(keeper),
     };
     if let Some(map) = map {
@@ -109,6 +110,12 @@ pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox,
     }
     expect(&sandbox.control, wire::READY)?;
     Ok(sandbox)
+}
+
+/// The name of the ids without a namespace.
+fn plain_name() -> String {
+    let (uid, gid) = own_ids();
+    format!("{uid}-{gid}-plain")
 }
 
 fn own_ids() -> (u32, u32) {

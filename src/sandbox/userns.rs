@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::process::{Command, Stdio};
 
+use crate::digest::Digest;
 use rustix::process::Pid;
 
 /// First host id of the range that root uses when none is granted to it: above what useradd hands out (`SUB_UID_MAX` of
@@ -80,6 +81,26 @@ impl IdMap {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let one = |outside| vec![Extent { inside: 0, outside, count: 1 }];
         IdMap { uids: one(uid), gids: one(gid), writer: Writer::Ourselves }
+    }
+
+    /// A name that no other map has: files that were made under one belong to other ids under another.
+    pub(super) fn name(&self) -> String {
+        let (uid, gid) = self.root();
+        if is_single(&self.uids) {
+            return format!("{uid}-{gid}-single");
+        }
+        let ranges = Digest::of(format!("{}\n{}", lines(&self.uids), lines(&self.gids)).as_bytes());
+        format!("{uid}-{gid}-{}", ranges.short())
+    }
+
+    /// The name of the map that a sandbox will get here, as far as can be told without trying.
+    pub(super) fn expected_name() -> String {
+        // newuidmap and newgidmap get no rights where no process may gain any.
+        let helpers_work = rustix::thread::no_new_privs().is_ok_and(|none| !none);
+        match IdMap::of_caller() {
+            Ok(map) if helpers_work || map.writer == Writer::Ourselves => map.name(),
+            Ok(_) | Err(_) => IdMap::single().name(),
+        }
     }
 
     /// The host ids of container root.
