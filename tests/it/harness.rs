@@ -229,7 +229,8 @@ impl Rbuild {
         self.path("store")
     }
 
-    fn program(&self) -> PathBuf {
+    /// The program under test, where the user can run it.
+    pub fn program(&self) -> PathBuf {
         self.path("rbuild")
     }
 

@@ -26,7 +26,7 @@ fn drafts(rbuild: &Rbuild) -> Vec<PathBuf> {
 }
 
 /// The folder of the trees of the user's ids.
-fn mapping(rbuild: &Rbuild) -> PathBuf {
+pub fn mapping(rbuild: &Rbuild) -> PathBuf {
     let mappings = fs::read_dir(rbuild.store().join("trees")).expect("list the mappings").flatten();
     mappings.map(|entry| entry.path()).find(|path| path.join("caches").is_dir()).expect("a mapping")
 }

@@ -29,5 +29,6 @@ mod main_job;
 mod mounts;
 mod offline;
 mod outputs;
+mod places;
 mod registry;
 mod remote;
