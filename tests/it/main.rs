@@ -24,4 +24,5 @@ mod interrupt;
 mod main_job;
 mod offline;
 mod outputs;
+mod owners;
 mod registry;

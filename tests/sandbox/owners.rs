@@ -2,9 +2,10 @@
 
 use rbuild::sandbox::{RunSpec, Status, UserSpec};
 
+use crate::Case;
 use crate::world::World;
 
-pub const CASES: &[(&str, fn(&World))] = &[
+pub const CASES: &[Case] = &[
     ("owners: chown, links, pipes, groups handed down", chowned),
     ("owners: what a user makes is the user's", made_by_a_user),
     ("owners: they outlive the command, and a rename", outlive),
