@@ -29,6 +29,7 @@ mod main_job;
 mod mounts;
 mod offline;
 mod outputs;
+mod owners;
 mod places;
 mod registry;
 mod remote;

@@ -2,10 +2,8 @@
 
 use rbuild::sandbox::{RunSpec, Status, UserSpec};
 
+use crate::Case;
 use crate::world::World;
-
-/// A case's name and what it does.
-type Case = (&'static str, fn(&World));
 
 pub const CASES: &[Case] = &[
     ("owners: chown, links, pipes, groups handed down", chowned),

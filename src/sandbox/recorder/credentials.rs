@@ -141,7 +141,8 @@ fn set_one(ids: Ids, privileged: bool, id: u32) -> Result<Ids, Errno> {
 /// `setreuid`: the saved one follows where the real one is set, or the effective one to something new.
 fn set_two(ids: Ids, privileged: bool, real: Option<u32>, effective: Option<u32>) -> Result<Ids, Errno> {
     let real_allowed = real.is_none_or(|id| [ids.real, ids.effective].contains(&id));
-    if !(privileged || real_allowed && effective.is_none_or(|id| ids.has(id))) {
+    let allowed = real_allowed && effective.is_none_or(|id| ids.has(id));
+    if !privileged && !allowed {
         return Err(Errno::PERM);
     }
     let mut new = Ids { real: real.unwrap_or(ids.real), effective: effective.unwrap_or(ids.effective), ..ids };
@@ -250,8 +251,7 @@ mod tests {
     use super::*;
 
     fn user(id: u32) -> Credentials {
-        let mut credentials = Credentials::default();
-        credentials.groups = Ids::all(id);
+        let mut credentials = Credentials { groups: Ids::all(id), ..Credentials::default() };
         credentials.set_users(Ids::all(id));
         credentials
     }
