@@ -73,39 +73,14 @@ impl Work<'_> {
         let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;
         let mut mounted = self.mounts(op, contents)?;
-        let mut env = op.env.clone();
-        for (name, value) in &op.proxy_env {
-            if !env.iter().any(|(known, _)| known == name) {
-                env.push((name.clone(), value.clone()));
-            }
-        }
-        // A secret that is asked for by name wins over an ENV or ARG of that name.
-        env.retain(|(name, _)| !mounted.env.iter().any(|(secret, _)| secret == name));
-        env.extend(mounted.env.iter().cloned());
-        if !env.iter().any(|(name, _)| name == "HOME") {
-            env.push(("HOME".to_owned(), user.home.clone()));
-        }
         let spec = sandbox::RunSpec {
             lowers,
             upper: draft.upper().to_owned(),
             work: draft.work().to_owned(),
-            args: op.args.clone(),
-            env,
-            cwd: op.cwd.clone(),
-            user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups: user.groups.clone() },
-            hostname: op.hostname.clone(),
-            network: match op.network {
-                Network::None => sandbox::Network::None,
-                Network::Default | Network::Host => sandbox::Network::Host,
-            },
             mounts: std::mem::take(&mut mounted.mounts),
-            hosts: hosts_file(&op.hostname, &services.options.hosts),
-            resolv_conf: resolv_conf(),
-            security: match op.security {
-                Security::Sandbox => sandbox::Security::Sandbox,
-                Security::Insecure => sandbox::Security::Insecure,
-            },
-            shm_size: services.options.shm_size,
+            env: environment(op, &mounted.env, &user.home),
+            user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups: user.groups },
+            ..self.spec(op)
         };
         let output = |stream: sandbox::Stream, bytes: &[u8]| {
             let stream = match stream {
@@ -130,6 +105,33 @@ impl Work<'_> {
                 drop(services.layers.namespace.remove(&[draft.upper().to_owned(), draft.work().to_owned()]));
                 Err(error)
             }
+        }
+    }
+
+    /// What the command is run with, as far as the Dockerfile and the command line say it.
+    fn spec(&self, op: &RunOp) -> sandbox::RunSpec {
+        let options = self.services.options;
+        sandbox::RunSpec {
+            lowers: Vec::new(),
+            upper: PathBuf::new(),
+            work: PathBuf::new(),
+            args: op.args.clone(),
+            env: Vec::new(),
+            cwd: op.cwd.clone(),
+            user: sandbox::UserSpec::default(),
+            hostname: op.hostname.clone(),
+            network: match op.network {
+                Network::None => sandbox::Network::None,
+                Network::Default | Network::Host => sandbox::Network::Host,
+            },
+            mounts: Vec::new(),
+            hosts: hosts_file(&op.hostname, &options.hosts),
+            resolv_conf: resolv_conf(),
+            security: match op.security {
+                Security::Sandbox => sandbox::Security::Sandbox,
+                Security::Insecure => sandbox::Security::Insecure,
+            },
+            shm_size: options.shm_size,
         }
     }
 
@@ -383,6 +385,24 @@ fn cache_name(resolved: &ResolvedMount, content: Option<&Digest>) -> Frame {
     }
     frame.optional("content", content.map(|content| content.to_string()).as_deref());
     frame
+}
+
+/// The command's environment: the stage's, then what the Dockerfile does not set: proxies, HOME; a secret that is asked for
+/// by name wins over an ENV or ARG of that name.
+fn environment(op: &RunOp, secrets: &[(String, String)], home: &str) -> Vec<(String, String)> {
+    let mut env = op.env.clone();
+    let is_set = |env: &[(String, String)], name: &str| env.iter().any(|(known, _)| known == name);
+    for (name, value) in &op.proxy_env {
+        if !is_set(&env, name) {
+            env.push((name.clone(), value.clone()));
+        }
+    }
+    env.retain(|(name, _)| !is_set(secrets, name));
+    env.extend(secrets.iter().cloned());
+    if !is_set(&env, "HOME") {
+        env.push(("HOME".to_owned(), home.to_owned()));
+    }
+    env
 }
 
 fn target(mount: &Mount) -> String {
