@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::outputs::observed;
 use super::{Build, BuildError, FileTimes, Output};
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, StepOutput};
@@ -26,11 +27,15 @@ impl Build<'_> {
         layers: &Layers<'_>,
     ) -> Result<Assembled, BuildError> {
         let mut config = plan.result.config.clone();
-        let task = crate::progress::Progress::silent().task("");
         let mut size = 0;
         let names = self.retimed(plan, steps, layers)?;
         // A RUN's layer gets its diffID when it is packed: into the blob that an output wants, where one does.
-        layers.pack_all(&names, self.outputs.iter().find_map(Output::blob_form), &task)?;
+        let not_packed = layers.not_packed(&names)?;
+        if !not_packed.is_empty() {
+            let task = self.progress.task("packing layers");
+            let blob = self.outputs.iter().find_map(Output::blob_form);
+            observed(&task, || Ok(layers.pack_all(&not_packed, blob, &task)?))?;
+        }
         for layer in &names {
             let record = layers.record(layer)?;
             let missing = || ExecuteError::Internal(format!("layer {layer} has no diffID"));

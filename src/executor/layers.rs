@@ -19,7 +19,7 @@ use crate::layer::decompress::decompress;
 use crate::layer::index::Index;
 use crate::layer::view::MergedView;
 use crate::owners::{Table, table_path};
-use crate::progress::Task;
+use crate::progress::{Part, Task};
 use crate::registry::Client;
 use crate::sandbox::Ownership;
 use crate::snapshot::Mapping;
@@ -223,20 +223,25 @@ impl<'a> Layers<'a> {
         Ok(trees)
     }
 
-    /// Has what RUN wrote packed, where it is not yet: a layer's diffID is known only then. Several at a time, and into a
-    /// blob of this form at once, so that nothing is read twice.
-    pub fn pack_all(&self, layers: &[Digest], blob: Option<BlobForm>, task: &Task) -> Result<()> {
-        let mut unpacked = Vec::new();
+    /// Those of some layers that RUN wrote and nobody has packed yet.
+    pub fn not_packed(&self, layers: &[Digest]) -> Result<Vec<Digest>> {
+        let mut found = Vec::new();
         for layer in layers {
             if self.record(layer)?.diff_id.is_none() {
-                unpacked.push(*layer);
+                found.push(*layer);
             }
         }
+        Ok(found)
+    }
+
+    /// Has what RUN wrote packed: a layer's diffID is known only then. Several at a time, and into a blob of this form at
+    /// once, so that nothing is read twice.
+    pub fn pack_all(&self, layers: &[Digest], blob: Option<BlobForm>, task: &Task) -> Result<()> {
         let pack = |_: usize, layer: &Digest| match blob {
             Some(form) => self.blob(layer, form, Reuse::AsPulled, task).map(drop),
             None => self.index(layer, task).map(drop),
         };
-        abreast(&unpacked, pack).map(drop)
+        abreast(layers, pack).map(drop)
     }
 
     /// A compressed layer for an output.
@@ -251,8 +256,10 @@ impl<'a> Layers<'a> {
                 return self.pull(layer, &record, task);
             }
             let mut tar = self.open_tar(layer, task)?;
-            let ingested = self.ingest(layer, Some(form), None, |out| io::copy(&mut tar, out).map(drop))?;
+            let mut part = task.part(format!("packing {}", layer.short()), record.size);
+            let ingested = self.ingest(layer, Some(form), None, |out| copy(&mut tar, out, &mut part))?;
             self.keep(layer, ingested, Some(form))?;
+            part.finish();
             let record = self.record(layer)?;
             self.stored(&record, &form.name()).ok_or_else(|| ExecuteError::layer(layer, io::ErrorKind::NotFound.into()))
         })
@@ -307,15 +314,7 @@ impl<'a> Layers<'a> {
         let mut part = task.part(remote.digest.to_string(), remote.size);
         let mut reader = self.registry.blob(&repository, &descriptor);
         let mut writer = self.store.blob_writer()?;
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let count = reader.read(&mut buffer).map_err(|error| ExecuteError::layer(&remote.digest, error))?;
-            if count == 0 {
-                break;
-            }
-            writer.write_all(&buffer[..count]).map_err(|error| ExecuteError::layer(&remote.digest, error))?;
-            part.advance(count as u64);
-        }
+        copy(&mut reader, &mut writer, &mut part).map_err(|error| ExecuteError::layer(&remote.digest, error))?;
         writer.commit(Some(remote.digest))?;
         part.finish();
         Ok(blob)
@@ -492,6 +491,19 @@ impl Drop for Layers<'_> {
         // The next rbuild removes what stays.
         let drafts = self.store.own_drafts(&mapping.name).unwrap_or_default();
         drop(self.namespace.remove(&drafts));
+    }
+}
+
+/// Copies bytes and tells how many.
+fn copy(reader: &mut dyn Read, out: &mut dyn Write, part: &mut Part) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = reader.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        out.write_all(&buffer[..count])?;
+        part.advance(count as u64);
     }
 }
 
