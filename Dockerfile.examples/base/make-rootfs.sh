@@ -74,7 +74,7 @@ debian_rootfs() {
     # shellcheck disable=SC2016  # $1 is the hook's
     hooks+=('--customize-hook=rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED')
     SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} mmdebstrap --quiet --variant=minbase --include="$packages" \
-        "${hooks[@]}" bookworm "$work/rootfs.tar" "${mirror:-http://deb.debian.org/debian}"
+        "${hooks[@]}" bookworm "$work/rootfs.tar" ${mirror:+"$mirror"}
     xz -T0 -1 <"$work/rootfs.tar" >"$output.part"
 }
 
