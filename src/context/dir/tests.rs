@@ -317,7 +317,7 @@ fn digests_come_from_the_cache_only_while_a_file_is_the_same() {
     let open = || DirContext::open(root.path(), IgnoreRules::default(), Some(&cache)).unwrap();
     let files = |context: &DirContext| {
         let mut files = context.walk(b"").unwrap();
-        fill(&context, &mut files);
+        fill(context, &mut files);
         let digest = |node: &Node| match node.kind {
             Kind::File { digest, .. } => digest,
             _ => None,
