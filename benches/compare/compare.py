@@ -5,8 +5,9 @@
 
 Each workload is run alternately by each builder, so that a disturbance of the machine hits all; what is compared is the
 median of the ratios of neighbouring runs. Memory is the largest resident set of any one process that the builder started
-(wait4). The base image comes from a registry on loopback that this program starts. Every builder works in a store of its
-own below a temporary directory, with its default settings but the cache switched on (buildah: --layers).
+(wait4); less than this program itself has (some 20 MiB) cannot be seen. The base image comes from a registry on loopback
+that this program starts. Every builder works in a store of its own below a temporary directory, with its default settings
+but the cache switched on (buildah: --layers).
 
 Needs docker-registry, busybox, and at least one peer (buildah); nothing but Python's standard library.
 """
@@ -246,6 +247,11 @@ def edit(context, number):
     (context / "module7.txt").write_text(f"edited for the {number}th time at {time.time_ns()}\n")
 
 
+def edit_one_of_many(context, number):
+    """As `edit`, in a large tree."""
+    (context / "tree" / "d000" / "e00" / "f7.txt").write_text(f"edited for the {number}th time at {time.time_ns()}\n")
+
+
 def workloads():
     """All of them, with what is timed: a function of the builder, the context, a name and the number of the run."""
     cached = lambda builder, context, name, number: builder.build(context, name, False)
@@ -258,8 +264,11 @@ def workloads():
         Workload("edit", "build again after an edit of one file", write_small, cached, edit),
         Workload("runs", "20 small RUN steps", write_runs, fresh),
         Workload("many", "COPY of 100,000 small files, to an OCI archive", write_many, archive),
+        Workload("many-noop", "100,000 small files, nothing changed", write_many, cached),
+        Workload("many-edit", "100,000 small files, one edited", write_many, cached, edit_one_of_many),
         Workload("large", "COPY of 1 GB, to an OCI archive", write_large, archive),
         Workload("push", "push to another repository", write_small, push),
+        Workload("push-large", "push of 1 GB to another repository", write_large, push),
     ]
 
 
@@ -273,11 +282,26 @@ def make_base(directory, registry, builders):
     return name
 
 
+def write_apart(workload, context, base, scale):
+    """Writes a context in a process of its own. A process starts with the peak memory of the one that started it
+    (getrusage(2) keeps it over execve), so this one has to stay small for what it measures to be the builders'."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            workload.write(context, base, scale)
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+        raise Failed(f"the context of {workload.name} cannot be written")
+
+
 def compare(workload, builders, contexts, base, registry, runs, scale):
     """Runs a workload; the rows of the table: per builder its seconds, memory and ratio to rbuild."""
     context = contexts / workload.name
     context.mkdir()
-    workload.write(context, base, scale)
+    write_apart(workload, context, base, scale)
     results = {builder.name: [] for builder in builders}
     for builder in builders:
         builder.run(workload.task(builder, context, f"{registry.host}/{builder.name}-{workload.name}:1", "warm"))
@@ -320,12 +344,14 @@ def main():
     parser.add_argument("--rbuild", default=str(SOURCE / "target" / "release" / "rbuild"), help="the program to compare")
     parser.add_argument("--runs", type=int, default=5, help="measured runs per workload (default 5)")
     parser.add_argument("--scale", type=float, default=1.0, help="size of the large contexts (default 1.0)")
-    parser.add_argument("--only", default="", help="names of workloads, with commas")
+    parser.add_argument("--only", default="", help="names of workloads, with commas: noop, edit, runs, many, many-noop, …")
     arguments = parser.parse_args()
     chosen = [word for word in arguments.only.split(",") if word]
     missing = [name for name in ("docker-registry", "buildah") if not shutil.which(name)]
     if missing or not Path(arguments.rbuild).exists():
         sys.exit(f"compare.py needs {', '.join(missing) or arguments.rbuild}")
+    # Ended from outside, it still has to end the registry and remove its mounts and stores.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = Path(tempfile.mkdtemp(prefix="rbuild-compare-"))
     registry = None
     try:
