@@ -21,6 +21,8 @@ pub struct RunFailure {
     pub command: String,
     /// Its exit code; 128 and the signal's number where a signal ended it.
     pub code: i32,
+    /// The file that has everything the command wrote, where it is kept.
+    pub log: Option<std::path::PathBuf>,
     /// Whether the kernel ended a process of it for lack of memory.
     pub out_of_memory: bool,
     /// The instruction's place.

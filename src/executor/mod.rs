@@ -13,6 +13,7 @@ mod error;
 pub mod git;
 pub mod ingest;
 pub mod layers;
+mod log;
 pub mod namespace;
 pub mod passwd;
 mod retime;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::contexts::Context;
 use super::error::RunFailure;
+use super::log::Log;
 use super::passwd::lookup_user;
 use super::step::{Made, Work};
 use super::{ExecuteError, StepOutput};
@@ -82,17 +83,24 @@ impl Work<'_> {
             user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups: user.groups },
             ..self.spec(op)
         };
+        // What a command with secrets writes may hold them, and secrets go to no disk.
+        let is_secret = |resolved: &ResolvedMount| resolved.mount.kind == MountKind::Secret;
+        let log =
+            if op.mounts.iter().any(is_secret) { None } else { Some(Log::new(services.layers.store.log_path(key))) };
         let output = |stream: sandbox::Stream, bytes: &[u8]| {
             let stream = match stream {
                 sandbox::Stream::Stdout => Stream::Stdout,
                 sandbox::Stream::Stderr => Stream::Stderr,
             };
             self.task.output(stream, bytes);
+            if let Some(log) = &log {
+                log.write(bytes);
+            }
         };
         let ended = sandbox.run(&spec, &output, services.cancel);
         drop(mounted);
         let result = match ended {
-            Ok(exit) => self.judge(op, exit).and_then(|()| self.keep_written(&draft, key)),
+            Ok(exit) => self.judge(op, exit, log.and_then(Log::whole)).and_then(|()| self.keep_written(&draft, key)),
             Err(error) => Err(error.into()),
         };
         match result {
@@ -135,7 +143,7 @@ impl Work<'_> {
         }
     }
 
-    fn judge(&self, op: &RunOp, exit: sandbox::Exit) -> Result<(), ExecuteError> {
+    fn judge(&self, op: &RunOp, exit: sandbox::Exit, log: Option<PathBuf>) -> Result<(), ExecuteError> {
         if self.services.cancel.is_cancelled() {
             return Err(ExecuteError::Cancelled);
         }
@@ -152,6 +160,7 @@ impl Work<'_> {
                 title: self.step.title.clone(),
                 command: op.command_text.clone(),
                 code,
+                log,
                 out_of_memory: exit.out_of_memory,
                 span: self.step.span,
             })),

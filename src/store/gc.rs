@@ -46,7 +46,10 @@ impl Store {
         Usage {
             blobs: size("blobs"),
             trees: size("trees"),
-            records: ["layers", "index", "steps", "slots", "fetched", "refs", "stat"].into_iter().map(size).sum(),
+            records: ["layers", "index", "steps", "slots", "fetched", "logs", "refs", "stat"]
+                .into_iter()
+                .map(size)
+                .sum(),
         }
     }
 
@@ -111,7 +114,7 @@ impl<'a> Collection<'a> {
 
     fn remove_old_steps(&mut self, unused_for: Duration) -> Result<()> {
         let now = SystemTime::now();
-        for folder in ["steps", "slots", "fetched"] {
+        for folder in ["steps", "slots", "fetched", "logs"] {
             for name in self.names(folder)? {
                 let path = self.root.join(folder).join(name.hex());
                 let used = fs::metadata(&path).and_then(|metadata| metadata.modified());

@@ -12,6 +12,7 @@
 //!                         a tree that is being made; removed in the namespace when its session is gone
 //! ROOT/steps/HEX          results of steps by cache key
 //! ROOT/slots/HEX          the last step at a place in a Dockerfile: what a miss is explained with
+//! ROOT/logs/HEX           what the command of a step wrote when it ran last
 //! ROOT/refs/…             names of images
 //! ROOT/stat/HEX           stat caches of contexts
 //! ROOT/locks/…            flock files: one for the store, one for each entry being made
@@ -140,7 +141,7 @@ pub struct Store {
 }
 
 const FOLDERS: &[&str] =
-    &["blobs/sha256", "layers", "index", "trees", "steps", "slots", "fetched", "refs", "stat", "locks", "tmp"];
+    &["blobs/sha256", "layers", "index", "trees", "steps", "slots", "fetched", "logs", "refs", "stat", "locks", "tmp"];
 
 impl Store {
     /// Opens the store in a directory, making it where it is not there, and sweeps what dead processes left.
@@ -184,6 +185,11 @@ impl Store {
     /// A name for a new file or directory in this process's own folder, on the store's file system.
     pub fn temporary(&self) -> PathBuf {
         self.session.join(self.counter.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// The file that keeps what a step's command writes.
+    pub fn log_path(&self, key: &crate::digest::Digest) -> PathBuf {
+        self.root.join("logs").join(key.hex())
     }
 
     /// The file of a context's stat cache.

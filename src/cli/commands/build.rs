@@ -1,6 +1,7 @@
 //! `rbuild build`: the request becomes a build, its result the answer.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::inputs::Inputs;
@@ -286,6 +287,13 @@ fn write_results(request: &Request, built: &Built) -> Result<(), Failure> {
     write(path, format!("{text}\n"))
 }
 
+/// Whether a log has more than the lines that are shown of it anyway.
+fn is_long(log: &Path) -> bool {
+    const SHOWN: usize = 10;
+    let Ok(file) = std::fs::File::open(log) else { return false };
+    BufReader::new(file).split(b'\n').take(SHOWN + 1).count() > SHOWN
+}
+
 /// The failure of a build, with its place in the Dockerfile.
 fn explain(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) -> Failure {
     let error = match failure {
@@ -305,7 +313,12 @@ fn explain(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color
             let status = u8::try_from(failed.code.clamp(1, 255)).unwrap_or(1);
             let text = ExecuteError::Run(failed.clone()).to_string();
             let place = excerpt(failed.span, &text);
-            Failure::new(FailureKind::Command { status }, format!("{} failed", failed.title)).excerpt(place)
+            let failure =
+                Failure::new(FailureKind::Command { status }, format!("{} failed", failed.title)).excerpt(place);
+            match failed.log.filter(|path| is_long(path)) {
+                Some(path) => failure.hint(format!("all that the command wrote is in {}", path.display())),
+                None => failure,
+            }
         }
         BuildError::Execute(ExecuteError::Cancelled) => Failure::interrupted(),
         _ if cancel.is_cancelled() && super::super::signals::was_signalled() => Failure::interrupted(),
