@@ -162,8 +162,12 @@ fn apply(files: &mut Listing, layer: &[Entry]) {
 }
 
 fn remove_below(files: &mut Listing, directory: &str) {
+    // Only what begins with the prefix is looked at: for each file of an image, all files would be too many.
     let prefix = format!("{directory}/");
-    files.retain(|path, _| !path.starts_with(&prefix));
+    let below = files.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix));
+    for path in below.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+        files.remove(&path);
+    }
 }
 
 /// A listing for people: one line per entry that is new or different, and one for each that is gone.
