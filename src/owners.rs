@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_inode_that_is_used_again_is_another_one() {
-        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let open = std::fs::File::open(directory.path()).unwrap();
         let make = || {
             std::os::unix::fs::symlink("x", directory.path().join("link")).unwrap();

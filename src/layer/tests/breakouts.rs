@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink as make_link};
 use std::path::Path;
 
-use super::{archive, directory, file, link, symlink};
-use crate::layer::unpack::{Ownership, Style, UnpackError, unpack};
+use super::{archive, directory, file, link, ownership, symlink};
+use crate::layer::unpack::{Style, UnpackError, unpack};
 use crate::rootfs::RootDir;
 
 /// Unpacks onto what `prepare` made; the root lies in a directory whose other content must not change.
@@ -19,7 +19,7 @@ fn apply(prepare: impl FnOnce(&Path), parts: &[Vec<u8>], check: impl FnOnce(&Pat
     fs::write(outer.path().join("etc/passwd"), "outside").unwrap();
     prepare(&root);
     let opened = RootDir::open(&root).unwrap();
-    let result = unpack(archive(parts).as_slice(), &opened, Ownership::Keep, Style::Plain);
+    let result = unpack(archive(parts).as_slice(), &opened, ownership(), Style::Plain);
     check(&root, result.map(|_| ()));
     assert_eq!(fs::read_to_string(outer.path().join("etc/passwd")).unwrap(), "outside");
     assert_eq!(fs::read_dir(outer.path().join("etc")).unwrap().count(), 1);

@@ -2,10 +2,10 @@
 
 use std::io::{self, Read};
 
-use super::{archive, directory, file, link, pax, raw, symlink};
+use super::{archive, directory, file, link, ownership, pax, raw, symlink};
 use crate::layer::index::index_tar;
 use crate::layer::read::{Entry, Limits, Marker, TarReader, is_tar};
-use crate::layer::unpack::{Ownership, Style, UnpackError, unpack};
+use crate::layer::unpack::{Style, UnpackError, unpack};
 use crate::rootfs::RootDir;
 use crate::tree::{Kind, Time};
 
@@ -172,7 +172,7 @@ fn markers_are_told_from_files() {
 fn unpacked(parts: &[Vec<u8>], style: Style) -> (tempfile::TempDir, Result<(), UnpackError>) {
     let directory = tempfile::tempdir().unwrap();
     let root = RootDir::open(directory.path()).unwrap();
-    let result = unpack(archive(parts).as_slice(), &root, Ownership::Keep, style).map(|_| ());
+    let result = unpack(archive(parts).as_slice(), &root, ownership(), style).map(|_| ());
     (directory, result)
 }
 

@@ -4,10 +4,10 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{archive, directory, file, link, list, raw, symlink};
+use super::{archive, directory, file, link, list, ownership, raw, symlink};
 use crate::digest::Digest;
 use crate::layer::index::{Index, IndexEntry, Indexer, Item, Present, index_tar};
-use crate::layer::unpack::{Ownership, Style, unpack};
+use crate::layer::unpack::{Style, unpack};
 use crate::layer::view::MergedView;
 use crate::rootfs::RootDir;
 use crate::tree::{Kind, Node, Time, View};
@@ -108,7 +108,7 @@ fn names_through_links_are_where_the_tree_has_them() {
     assert_eq!(index.kept(b"etc/passwd"), Some(&b"p"[..]));
     let tree = tempfile::tempdir().unwrap();
     let root = RootDir::open(tree.path()).unwrap();
-    unpack(archive(&parts).as_slice(), &root, Ownership::Keep, Style::OverlayLower).unwrap();
+    unpack(archive(&parts).as_slice(), &root, ownership(), Style::OverlayLower).unwrap();
     let listed: Vec<Vec<u8>> = list(tree.path()).into_keys().collect();
     assert_eq!(listed, index.entries().iter().map(|entry| entry.path.clone()).collect::<Vec<_>>());
 }
@@ -186,7 +186,7 @@ fn a_removal_and_a_new_directory_in_one_layer_hide_the_old_one() {
         let tree = tempfile::tempdir().unwrap();
         let root = RootDir::open(tree.path()).unwrap();
         for parts in [&lower, upper] {
-            unpack(archive(parts).as_slice(), &root, Ownership::Keep, Style::Plain).unwrap();
+            unpack(archive(parts).as_slice(), &root, ownership(), Style::Plain).unwrap();
         }
         // Applied in place, an implied directory takes over the one that was removed only if the removal came first.
         assert!(!tree.path().join("d/old").exists());

@@ -36,6 +36,12 @@ fn file(name: &str, content: &str) -> Vec<u8> {
     raw(b'0', name, "", content.as_bytes())
 }
 
+/// What can be done about owners here: only root can give files away.
+fn ownership() -> crate::layer::unpack::Ownership {
+    use crate::layer::unpack::Ownership;
+    if rustix::process::geteuid().is_root() { Ownership::Keep } else { Ownership::Ignore }
+}
+
 fn directory(name: &str) -> Vec<u8> {
     raw(b'5', name, "", b"")
 }

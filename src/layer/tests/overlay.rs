@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
-use super::{archive, directory, file, is_root, link, list, symlink, whole_seconds};
+use super::{archive, directory, file, is_root, link, list, ownership, symlink, whole_seconds};
 use crate::layer::index::{Index, Item, index_tar};
 use crate::layer::pack::pack;
 use crate::layer::read::{Marker, TarReader};
@@ -302,7 +302,7 @@ fn a_tree_that_was_unpacked_is_a_lower_layer_for_overlayfs() {
         directory("emptied/one"),
     ]);
     let root = RootDir::open(&work.path().join("lower")).unwrap();
-    unpack(layer.as_slice(), &root, Ownership::Keep, Style::OverlayLower).unwrap();
+    unpack(layer.as_slice(), &root, ownership(), Style::OverlayLower).unwrap();
     if mount_script(work.path(), "lower:base", "true").is_none() {
         return;
     }
