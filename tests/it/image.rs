@@ -125,6 +125,11 @@ impl Image {
         }
     }
 
+    /// The digests of the layers' content, lowest first.
+    pub fn diff_ids(&self) -> &[Value] {
+        self.config["rootfs"]["diff_ids"].as_array().expect("a config has diff_ids")
+    }
+
     /// The texts of the history, each with `(empty)` where it has no layer.
     pub fn history(&self) -> Vec<String> {
         let history = self.config["history"].as_array().expect("a config has a history");
