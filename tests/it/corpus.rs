@@ -8,7 +8,11 @@
 //! * `flags` (one argument of `rbuild build` per line);
 //! * `times`: paths in the image of which the expectation holds the time of the last change;
 //! * `says`: words that stderr must hold although the build works;
-//! * `expect`: what [`describe`] prints, written by `UPDATE=1`; or `fails`: the exit code, then words that stderr must hold.
+//! * `expect`: what [`describe`] prints, written by `UPDATE=1`; or `fails`: the exit code, then words that stderr must hold;
+//! * `buildkit`, where BuildKit does something else on purpose of ours: what, and why we do not.
+//!
+//! With `RBUILD_TEST_PEER` set, the program under test is BuildKit (see tests/buildkit-for-rbuild): it must make the same
+//! images and fail where we fail, in words of its own, but for the cases that say `buildkit`.
 //!
 //! All cases of one user share a store and run at once, so what they build must not depend on another case; the ids of
 //! their cache mounts are their own.
@@ -34,8 +38,8 @@ use crate::image::{Image, describe_changes};
 const BASE: &str = "localhost/base:1";
 
 /// What a case may consist of.
-const SECTIONS: [&str; 10] =
-    ["title", "before", "Dockerfile", "context", "files", "flags", "times", "says", "expect", "fails"];
+const SECTIONS: [&str; 11] =
+    ["title", "before", "Dockerfile", "context", "files", "flags", "times", "says", "expect", "fails", "buildkit"];
 
 /// One text.
 struct Case {
@@ -72,7 +76,7 @@ fn run_at_once(cases: &[Case], rbuild: &Rbuild, base: &Image) -> BTreeMap<usize,
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some((case, written)) = cases.get(at).zip(written.get(at)) else { return };
-            if let Err(message) = case.run(written, rbuild, base) {
+            if let Err(message) = case.judge(written, rbuild, base) {
                 let message = format!("=== {}\n{message}\n", case.path.display());
                 wrong.lock().expect("no case panics with the lock").insert(at, message);
             }
@@ -139,17 +143,27 @@ impl Case {
         }
     }
 
+    /// Runs the case; for BuildKit, right is what differs where the case says so.
+    fn judge(&self, written: &Written, rbuild: &Rbuild, base: &Image) -> Result<(), String> {
+        let result = self.run(written, rbuild, base);
+        match (is_peer() && self.sections.contains_key("buildkit"), result) {
+            (true, Ok(())) => Err("BuildKit does the same, but the case says that it differs".to_owned()),
+            (true, Err(_)) => Ok(()),
+            (false, result) => result,
+        }
+    }
+
     fn run(&self, written: &Written, rbuild: &Rbuild, base: &Image) -> Result<(), String> {
-        let before = format!("localhost/before-{}:1", self.name());
+        let archive = rbuild.path(format!("out/{}.tar", self.name()));
+        let mut arguments = vec!["-o".to_owned(), format!("type=oci,dest={}", archive.display())];
         if self.sections.contains_key("before") {
-            let run = self.build(written, rbuild, "before", &["-t".to_owned(), before.clone()]);
+            let before = format!("localhost/before-{}:1", self.name());
+            arguments.extend(["--build-arg".to_owned(), format!("BEFORE={before}")]);
+            let run = self.build(written, rbuild, "before", &["-t".to_owned(), before]);
             if run.code != Some(0) {
                 return Err(format!("the build of what is before failed ({:?}):\n{}", run.code, run.stderr));
             }
         }
-        let archive = rbuild.path(format!("out/{}.tar", self.name()));
-        let mut arguments = vec!["-o".to_owned(), format!("type=oci,dest={}", archive.display())];
-        arguments.extend(["--build-arg".to_owned(), format!("BEFORE={before}")]);
         let files = written.files.directory.to_str().expect("paths are UTF-8");
         arguments.extend(self.section("flags").lines().map(|flag| flag.replace("{files}", files)));
         let run = self.build(written, rbuild, "Dockerfile", &arguments);
@@ -159,15 +173,20 @@ impl Case {
         if run.code != Some(0) {
             return Err(format!("the build failed ({:?}):\n{}", run.code, run.stderr));
         }
-        if let Some(words) = self.section("says").lines().find(|words| !run.stderr.contains(words)) {
+        let mut says = self.section("says").lines().filter(|_| !is_peer());
+        if let Some(words) = says.find(|words| !run.stderr.contains(words)) {
             return Err(format!("missing {words:?} in:\n{}", run.stderr));
         }
         let image = Image::read(&archive);
         if image.id != run.image_id() {
             return Err(format!("stdout says {} but the image is {}", run.image_id(), image.id));
         }
-        let on_base = image.diff_ids().starts_with(base.diff_ids());
-        self.compare(&describe(&image, on_base.then_some(base), self.section("times")))
+        let on_base = image.diff_ids().starts_with(&base.diff_ids());
+        let found = describe(&image, on_base.then_some(base), self.section("times"));
+        if is_peer() {
+            return self.compare(&without_mount_points(&found));
+        }
+        self.compare(&found)
     }
 
     fn build(&self, written: &Written, rbuild: &Rbuild, dockerfile: &str, arguments: &[String]) -> Run {
@@ -187,7 +206,7 @@ impl Case {
         if found == expected {
             return Ok(());
         }
-        if std::env::var_os("UPDATE").is_some() {
+        if std::env::var_os("UPDATE").is_some() && !is_peer() {
             let text = fs::read_to_string(&self.path).expect("read a case");
             let head = text.split("=== expect\n").next().expect("a split has a first part");
             fs::write(&self.path, format!("{head}=== expect\n{found}")).expect("write a case");
@@ -215,10 +234,18 @@ struct Written {
     dockerfiles: Files,
 }
 
+/// Whether BuildKit stands in the place of rbuild.
+fn is_peer() -> bool {
+    std::env::var_os("RBUILD_TEST_PEER").is_some()
+}
+
 fn check_failure(wanted: &str, code: Option<i32>, stderr: &str) -> Result<(), String> {
     let mut lines = wanted.lines();
     let exit: i32 =
         lines.next().and_then(|line| line.parse().ok()).expect("the first line of `fails` is the exit code");
+    if is_peer() && code != Some(0) {
+        return Ok(());
+    }
     if code != Some(exit) {
         return Err(format!("exit code {code:?} instead of {exit}:\n{stderr}"));
     }
@@ -226,6 +253,12 @@ fn check_failure(wanted: &str, code: Option<i32>, stderr: &str) -> Result<(), St
         Some(words) => Err(format!("missing {words:?} in:\n{stderr}")),
         None => Ok(()),
     }
+}
+
+/// A listing without the mount points that BuildKit makes where a base has none; a real base has them.
+fn without_mount_points(listing: &str) -> String {
+    let made = ["dir /dev 0755 0:0", "dir /proc 0755 0:0", "dir /sys 0755 0:0"];
+    listing.split_inclusive('\n').filter(|line| !made.contains(&line.trim_end())).collect()
 }
 
 /// What an image adds to its base (or to nothing): files, the times that are asked for, the config that differs, history.
