@@ -335,9 +335,9 @@ impl Work<'_> {
         let Mount { mode, uid, gid, source, .. } = &resolved.mount;
         let seed = super::workers::Seed {
             source: crate::tree::clean(source.as_deref().unwrap_or_default().as_bytes()),
-            mode: mode.unwrap_or(0o755),
-            uid: uid.unwrap_or(0),
-            gid: gid.unwrap_or(0),
+            mode: *mode,
+            uid: *uid,
+            gid: *gid,
             records: layers.namespace.ownership()? == sandbox::Ownership::Recorded,
         };
         let failed = |error: std::io::Error| {
