@@ -215,6 +215,10 @@ impl Rbuild {
             let value = rbuild.path(place);
             rbuild.set_variable(name, value);
         }
+        // Where BuildKit is, if it takes the place of rbuild.
+        if let Some(address) = std::env::var_os("BUILDKIT_HOST") {
+            rbuild.set_variable("BUILDKIT_HOST", address);
+        }
         rbuild.set_variable("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         rbuild
     }
