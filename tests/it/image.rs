@@ -125,6 +125,11 @@ impl Image {
         }
     }
 
+    /// The digests of the layers' content, lowest first.
+    pub fn diff_ids(&self) -> Vec<&Value> {
+        list(&self.config["rootfs"]["diff_ids"]).collect()
+    }
+
     /// The texts of the history, each with `(empty)` where it has no layer.
     pub fn history(&self) -> Vec<String> {
         let line = |entry: &Value| {
