@@ -362,6 +362,8 @@ impl Work<'_> {
                     "secret {id} is required; give it with --secret id={id},src=FILE or --secret id={id},env=NAME"
                 )));
             }
+            // The variable is set and empty, as in BuildKit, so that a shell with `set -u` can ask for it.
+            mounted.env.extend(mount.env.iter().map(|name| (name.clone(), String::new())));
             return Ok(());
         };
         let value = match source {

@@ -29,8 +29,8 @@ impl Walk<'_, '_> {
             instruction: which,
             from,
             sources,
-            destination: path::destination(self.workdir_path(), &destination),
-            workdir: self.workdir_path().to_owned(),
+            destination: path::destination(&self.workdir_path(), &destination),
+            workdir: self.workdir_path(),
             chown,
             chmod,
             link: if transfer.link { Link::Independent } else { Link::Follow },
@@ -120,7 +120,7 @@ impl Walk<'_, '_> {
     }
 
     fn inline(&mut self, heredoc: &Heredoc) -> Result<Source, Reported> {
-        let body = Word::new(heredoc.body.clone(), heredoc.span);
+        let body = Word::new(heredoc.content(), heredoc.span);
         let content = if heredoc.expand { self.expand_body(&body)? } else { body.value };
         Ok(Source::Inline { name: heredoc.name.clone(), content })
     }

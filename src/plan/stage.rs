@@ -351,7 +351,8 @@ impl<'p, 'a> Walk<'p, 'a> {
     /// Expands a word, then splits it again.
     pub(super) fn expand_words(&mut self, word: &Word) -> Result<Vec<String>, Reported> {
         match expand::expand_words(&word.value, self.escape(), &self.state.environment) {
-            Ok((words, unset)) => self.check_unset(word, &unset).map(|()| words),
+            // BuildKit does not warn of what is not set here, and a check that is an error must be one for both.
+            Ok((words, _)) => Ok(words),
             Err(error) => Err(self.expansion_error(word, &error)),
         }
     }
