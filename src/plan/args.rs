@@ -106,18 +106,14 @@ impl BuildArgs {
         self.values.get(name).map(String::as_str)
     }
 
-    /// The proxy variables that a command sees beside its environment, in both cases.
-    pub(super) fn proxies(&self, environment: &Environment) -> Vec<(String, String)> {
+    /// The proxy variables that a command sees, in both cases; they win over its environment.
+    pub(super) fn proxies(&self) -> Vec<(String, String)> {
         let mut proxies = Vec::new();
         for name in PROXIES {
             // BuildKit goes through the names in order, so the lower-case spelling wins over the upper-case one.
             let given = self.values.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
             let Some((_, value)) = given.filter(|(_, value)| !value.is_empty()) else { continue };
-            for name in [name.to_owned(), name.to_lowercase()] {
-                if environment.value(&name).is_none() {
-                    proxies.push((name, value.clone()));
-                }
-            }
+            proxies.extend([name.to_owned(), name.to_lowercase()].map(|name| (name, value.clone())));
         }
         proxies
     }

@@ -31,7 +31,7 @@ impl Walk<'_, '_> {
             sources,
             destination: path::destination(&self.workdir_path(), &destination),
             workdir: self.workdir_path(),
-            chown,
+            chown: chown.filter(|chown| !chown.is_empty()),
             chmod,
             link: if transfer.link { Link::Independent } else { Link::Follow },
             parents: if transfer.parents { Parents::Keep } else { Parents::Drop },
@@ -188,7 +188,7 @@ fn history_text(op: &CopyOp, destination: &str) -> String {
     history::copy(&history::CopyText {
         instruction: op.instruction,
         parents: op.parents,
-        chown: op.chown.as_deref().filter(|chown| !chown.is_empty()),
+        chown: op.chown.as_deref(),
         chmod: op.chmod.as_deref(),
         sources: op.sources.iter().map(source).collect(),
         destination,

@@ -47,7 +47,7 @@ impl Walk<'_, '_> {
             args: executed.args,
             heredoc_file: executed.file,
             env: environment.to_vec(),
-            proxy_env: self.planner.build_args.proxies(environment),
+            proxy_env: self.planner.build_args.proxies(),
             cwd: self.workdir_path(),
             user: self.state.config.config.user.clone(),
             hostname: self.hostname(),

@@ -26,8 +26,8 @@ pub fn entries(section: &str) -> Vec<Entry> {
 }
 
 /// Writes an entry: `file PATH MODE`, `dir PATH MODE`, `link PATH TARGET`, `hard PATH EXISTING`, `time PATH SECONDS` (of
-/// the last change of what is there), `socket PATH`, or `tar PATH COMPRESSION` whose text is again entries, each with
-/// `UID:GID` after the mode. `\s` is a space in a name.
+/// the last change of what is there), `socket PATH`, `packed PATH COMPRESSION`, or `tar PATH COMPRESSION` whose text is again entries, each
+/// with `UID:GID` after the mode; `cut` is a `tar` without its last quarter. `\s` is a space in a name.
 pub fn write_entry(files: Files, entry: &Entry) -> Files {
     let words: Vec<String> = entry.line.split(' ').map(|word| word.replace("\\s", " ")).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -39,6 +39,11 @@ pub fn write_entry(files: Files, entry: &Entry) -> Files {
         "hard" => files.hard_link(words[1], words[2]),
         "time" => files.modified(words[1], words[2].parse().expect("a time is a number of seconds")),
         "socket" => files.socket(words[1]),
+        "packed" => files.file(words[1], compress(entry.text.as_bytes(), words[2])),
+        "cut" => {
+            let whole = compress(&archive(&entry.text), words[2]);
+            files.file(words[1], &whole[..whole.len() * 3 / 4])
+        }
         "tar" => files.file(words[1], compress(&archive(&entry.text), words[2])),
         _ => panic!("not an entry: {}", entry.line),
     }
