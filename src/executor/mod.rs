@@ -5,6 +5,7 @@
 
 mod abreast;
 mod add;
+mod agent;
 mod base;
 pub mod contexts;
 pub mod copy;

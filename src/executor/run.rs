@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use super::agent::Relay;
 use super::contexts::Context;
 use super::error::RunFailure;
 use super::log::Log;
@@ -26,6 +27,7 @@ struct Mounted {
     env: Vec<(String, String)>,
     /// Where the first ssh agent is, or would be if one were given.
     agent: Option<String>,
+    relays: Vec<Relay>,
     locks: Vec<Lock>,
 }
 
@@ -391,7 +393,15 @@ impl Work<'_> {
             }
             return Ok(());
         };
-        let kind = sandbox::MountKind::Socket { path: path.clone() };
+        let mapping = self.services.layers.mapping()?;
+        let directory = self.services.layers.store.draft_name(&mapping.name, mapping.owner)?;
+        let relay = Relay::start(directory, path, mapping.owner)
+            .map_err(|error| self.refuse(format!("cannot offer ssh agent {id} at a socket: {error}")))?;
+        let Mount { mode, uid, gid, .. } = mount;
+        let (mode, uid, gid) = (mode.unwrap_or(0o600), uid.unwrap_or(0), gid.unwrap_or(0));
+        let owner = Some(sandbox::SocketOwner { mode, uid, gid });
+        let kind = sandbox::MountKind::Socket { path: relay.path(), owner };
+        mounted.relays.push(relay);
         mounted.mounts.push(sandbox::Mount { target: target(mount), kind });
         Ok(())
     }

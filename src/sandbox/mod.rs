@@ -59,7 +59,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 pub use cancel::Cancel;
 pub use error::SandboxError;
 pub use probe::{Finding, Report, Rung, probe};
-pub use spec::{Access, Exit, Mount, MountKind, Network, RunSpec, Secret, Security, Status, Stream, UserSpec};
+pub use spec::{
+    Access, Exit, Mount, MountKind, Network, RunSpec, Secret, Security, SocketOwner, Status, Stream, UserSpec,
+};
 pub use start::{Isolation, Options, Ownership};
 pub use worker::Worker;
 
@@ -261,7 +263,10 @@ impl Sandbox {
             MountKind::File { content, mode, uid, gid } => {
                 OrderedKind::File { content: Bytes(content.0.clone()), mode: *mode, uid: *uid, gid: *gid }
             }
-            MountKind::Socket { path } => {
+            MountKind::Socket { path, owner: Some(owner) } => {
+                OrderedKind::Socket { path: self.name(path)?, owner: *owner }
+            }
+            MountKind::Socket { path, owner: None } => {
                 let (root, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
                 // Connecting is writing, as far as the socket's permissions go; the mount itself changes nothing.
                 let place = self.place(root, name.as_bytes(), Access::ReadOnly, passed)?;

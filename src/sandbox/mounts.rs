@@ -16,7 +16,7 @@ use rustix::mount::{
 use super::child::{Reason, SetUp, While, file_type, mount_log, write_file};
 use super::order::{Bytes, OrderedKind, OrderedMount, Place};
 use super::overlay::{Overlay, make_directory};
-use super::spec::Access;
+use super::spec::{Access, SocketOwner};
 use crate::owners::{ATTRIBUTE, Owner};
 use crate::rootfs::RootDir;
 use crate::sys::mount::set_attributes;
@@ -103,6 +103,17 @@ fn open(setup: &mut SetUp, number: usize, kind: OrderedKind) -> Result<OwnedFd, 
         OrderedKind::Tmpfs { size, mode } => {
             let size = size.map(|bytes| bytes.to_string());
             tmpfs(mode, size.as_deref(), NO_SUID_DEV_EXEC.difference(MountAttrFlags::MOUNT_ATTR_NOEXEC))
+        }
+        OrderedKind::Socket { path, owner } => {
+            let SocketOwner { mode, uid, gid } = owner;
+            rustix::fs::chmod(path.path(), Mode::from_raw_mode(mode))?;
+            // With a single id there is nobody to give it to, and nobody else who connects.
+            if setup.recorder.is_none() {
+                rustix::fs::chown(path.path(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            }
+            let socket =
+                rustix::fs::open(path.path(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            clone_mount(&socket, Access::ReadOnly)
         }
         OrderedKind::File { content, mode, uid, gid } => {
             let (scratch, name) = (setup.scratch()?, number.to_string());

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::spec::{Access, Network, Security, UserSpec};
+use super::spec::{Access, Network, Security, SocketOwner, UserSpec};
 
 /// What the child has to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub(super) enum OrderedKind {
     Merged { lowers: Vec<Bytes>, source: Bytes, access: Access },
     /// An empty directory in memory.
     Tmpfs { size: Option<u64>, mode: u32 },
+    /// A socket beneath the base directory, to be given away.
+    Socket { path: Bytes, owner: SocketOwner },
     /// A file in memory.
     File { content: Bytes, mode: u32, uid: u32, gid: u32 },
 }

@@ -138,7 +138,21 @@ pub enum MountKind {
     Socket {
         /// The socket.
         path: PathBuf,
+        /// Who may connect; not given, who may on the host. Only a socket beneath the sandbox's base directory can be given
+        /// away.
+        owner: Option<SocketOwner>,
     },
+}
+
+/// Who may connect to a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketOwner {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner inside the image.
+    pub uid: u32,
+    /// Group inside the image.
+    pub gid: u32,
 }
 
 /// Bytes that are never printed.

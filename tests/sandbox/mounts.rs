@@ -131,7 +131,7 @@ fn socket(world: &World) {
         std::io::Write::write_all(&mut stream, b"hello").unwrap();
     });
     let spec = RunSpec {
-        mounts: vec![mount("/run/agent.sock", MountKind::Socket { path })],
+        mounts: vec![mount("/run/agent.sock", MountKind::Socket { path, owner: None })],
         ..crate::inside::command(world, &["connect", "/run/agent.sock"])
     };
     let went = world.run(&spec);
