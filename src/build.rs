@@ -3,6 +3,7 @@
 mod assemble;
 mod bases;
 mod checks;
+mod epoch;
 mod layout;
 mod outline;
 mod outputs;
@@ -134,8 +135,9 @@ pub enum BuildError {
 pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     let (dockerfile, warnings) = build.load_dockerfile()?;
     let layers = Layers::new(build.store, build.registry, build.namespace);
-    let bases = build.resolve_bases(&dockerfile, &layers)?;
-    let plan = build.plan(&dockerfile, warnings, &bases)?;
+    let dated = build.dated(&dockerfile)?;
+    let bases = build.resolve_bases(&dockerfile, &dated, &layers)?;
+    let plan = build.plan(&dockerfile, &dated, warnings, &bases)?;
     if !plan.steps.iter().any(|step| matches!(step.op, plan::Op::Run(_))) {
         build.namespace.expect_no_commands();
     }
@@ -182,12 +184,13 @@ impl Build<'_> {
     fn plan(
         &self,
         dockerfile: &Dockerfile,
+        options: &plan::Options,
         warnings: Vec<Diagnostic>,
         bases: &BTreeMap<BaseKey, ResolvedBase>,
     ) -> Result<Plan, BuildError> {
         let configs: BTreeMap<BaseKey, ImageConfig> =
             bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-        let mut plan = match plan::plan(dockerfile, &self.options, &configs) {
+        let mut plan = match plan::plan(dockerfile, options, &configs) {
             Ok(plan) => plan,
             Err(diagnostics) => {
                 self.warn_parsed(dockerfile, warnings);

@@ -28,7 +28,7 @@ pub fn check(build: &Build<'_>) -> Result<Checked, BuildError> {
     }
     let options = build.check_options(&parsed.dockerfile)?;
     let layers = Layers::new(build.store, build.registry, build.namespace);
-    let bases = build.resolve_bases(&parsed.dockerfile, &layers)?;
+    let bases = build.resolve_bases(&parsed.dockerfile, &build.options, &layers)?;
     let configs = bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
     let every_stage = plan::Options { scope: plan::Scope::EveryStage, ..build.options.clone() };
     let plan = plan::plan(&parsed.dockerfile, &every_stage, &configs).map_err(BuildError::Dockerfile)?;

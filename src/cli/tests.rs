@@ -99,7 +99,6 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         verbosity,
         registries,
         store_root,
-        source_date_epoch,
         notices,
     )
 }

@@ -24,6 +24,17 @@ pub struct Contexts {
     pub main: Context,
     /// Those of `--build-context`, by name.
     pub named: BTreeMap<String, Context>,
+    /// When what was fetched for them was last changed, in seconds since 1970, where that is known.
+    pub dates: Dates,
+}
+
+/// When contexts were last changed, in seconds since 1970.
+#[derive(Debug, Clone, Default)]
+pub struct Dates {
+    /// The main one.
+    pub main: Option<i64>,
+    /// Others, by name.
+    pub named: BTreeMap<String, i64>,
 }
 
 struct Nothing;

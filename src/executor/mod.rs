@@ -31,8 +31,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use abreast::abreast;
 pub use base::ResolvedBase;
-pub use contexts::{Context, Contexts};
-pub use download::http_authorization;
+pub use contexts::{Context, Contexts, Dates};
+pub use download::{DownloadError, Downloads, FetchedFile};
 pub use error::{ExecuteError, RunFailure};
 pub use ingest::BlobForm;
 pub use layers::{Layers, Reuse};

@@ -20,6 +20,7 @@ mod args;
 mod config;
 mod copy;
 mod display;
+pub mod epoch;
 pub mod expand;
 mod expose;
 pub mod git;
@@ -37,6 +38,7 @@ mod stages;
 mod tests;
 mod title;
 
+pub use epoch::{Epoch, EpochSource};
 pub use git::GitReference;
 pub use options::{BaseKey, BaseSource, NamedContext, Options, Scope};
 
@@ -55,7 +57,7 @@ pub struct Plan {
     pub arguments: Vec<Argument>,
     /// What COPY and ADD of the stages that were planned name in the build context.
     pub context_paths: Vec<ContextPath>,
-    /// Seconds since 1970 that `SOURCE_DATE_EPOCH` (option, build argument or global ARG) asks for.
+    /// Seconds since 1970 that `SOURCE_DATE_EPOCH` (build argument or global ARG) asks for.
     pub epoch: Option<i64>,
 }
 

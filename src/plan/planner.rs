@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::args::{self, BuildArgs, Globals};
+use super::epoch;
 use super::graph;
 use super::stage::{StageState, Walk};
 use super::stages::{Header, Origin, headers};
@@ -64,6 +65,8 @@ pub(super) struct Planner<'a> {
     pub(super) context_paths: Vec<ContextPath>,
     /// ARGs that triggers of base images declared.
     pub(super) fired_args: BTreeSet<String>,
+    /// The moment that dates the build.
+    epoch: Option<i64>,
 }
 
 impl<'a> Planner<'a> {
@@ -72,9 +75,12 @@ impl<'a> Planner<'a> {
         options: &'a Options,
         bases: &'a BTreeMap<BaseKey, ImageConfig>,
     ) -> Planner<'a> {
-        let build_args = BuildArgs::new(options);
+        let mut build_args = BuildArgs::new(options);
         let mut diagnostics = Vec::new();
-        let globals = Globals::evaluate(dockerfile, options, &build_args, &mut diagnostics);
+        let mut globals = Globals::evaluate(dockerfile, options, &build_args, &mut diagnostics);
+        let epoch = epoch::moment(dockerfile, options, &build_args, &globals, &mut diagnostics);
+        build_args.date(epoch);
+        globals.date(epoch);
         let headers = headers(dockerfile, options, &globals, &mut diagnostics);
         Planner {
             dockerfile,
@@ -91,15 +97,12 @@ impl<'a> Planner<'a> {
             arguments: Vec::new(),
             context_paths: Vec::new(),
             fired_args: BTreeSet::new(),
+            epoch,
         }
     }
 
     pub(super) fn run(mut self) -> Outcome {
         self.check_syntax();
-        let epoch = args::epoch(self.dockerfile, &self.build_args, &self.globals).unwrap_or_else(|error| {
-            self.diagnostics.push(error);
-            None
-        });
         self.arguments = args::globals(self.dockerfile, &self.build_args, &self.globals);
         let target = self.target().ok();
         let state = target.map(|target| self.reachable(target));
@@ -122,7 +125,7 @@ impl<'a> Planner<'a> {
                 stages: summaries,
                 arguments: self.arguments,
                 context_paths: self.context_paths,
-                epoch,
+                epoch: self.epoch,
             })
         });
         Outcome { plan, diagnostics: in_order(self.diagnostics), missing: self.missing }
