@@ -22,8 +22,8 @@ pub use stored::{pull_image, push_stored};
 use crate::cache::Cache;
 use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::digest::{Digest, Frame};
-use crate::dockerfile;
 use crate::dockerfile::ast::Dockerfile;
+use crate::dockerfile::{self, Parsed};
 use crate::executor::{Contexts, ExecuteError, ExecuteOptions, Layers, Namespace, ResolvedBase, Services, execute};
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
@@ -167,18 +167,26 @@ impl Build<'_> {
     fn load_dockerfile(&self) -> Result<(Dockerfile, Vec<Diagnostic>), BuildError> {
         let task = self.progress.task(format!("[internal] load build definition from {}", self.source.name));
         task.start();
-        let parsed = dockerfile::parse(self.source);
-        let (errors, warnings): (Vec<Diagnostic>, Vec<Diagnostic>) =
-            parsed.diagnostics.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
-        task.end(if errors.is_empty() {
-            Outcome::Done
-        } else {
-            Outcome::Failed("the Dockerfile has errors".to_owned())
-        });
-        if !errors.is_empty() {
-            return Err(BuildError::Dockerfile(errors));
+        let Parsed { dockerfile, diagnostics } = self.parsed();
+        let (errors, warnings) = checks::split(diagnostics);
+        if errors.is_empty() {
+            task.end(Outcome::Done);
+            return Ok((dockerfile, warnings));
         }
-        Ok((parsed.dockerfile, warnings))
+        task.end(Outcome::Failed("the Dockerfile has errors".to_owned()));
+        self.warn_parsed(&dockerfile, warnings);
+        Err(BuildError::Dockerfile(errors))
+    }
+
+    fn parsed(&self) -> Parsed {
+        let mut parsed = dockerfile::parse(self.source);
+        if parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+            && let Some(foreign) = plan::refused_frontend(&parsed.dockerfile.directives, &self.options)
+        {
+            // What is written in another language has no errors of this one.
+            parsed.diagnostics = vec![foreign];
+        }
+        parsed
     }
 
     fn plan(

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::checks::split;
 use super::{Build, BuildError};
-use crate::diagnostic::{Severity, Span};
-use crate::dockerfile;
+use crate::diagnostic::Span;
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::mount::MountKind;
+use crate::dockerfile::{self, Parsed};
 use crate::executor::Layers;
 use crate::plan::{self, Argument, Op, Plan};
 
@@ -99,10 +100,11 @@ pub fn outline(build: &Build<'_>) -> Result<Outline, BuildError> {
 }
 
 fn parsed(build: &Build<'_>) -> Result<Dockerfile, BuildError> {
-    let parsed = dockerfile::parse(build.source);
-    match parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-        true => Err(BuildError::Dockerfile(parsed.diagnostics)),
-        false => Ok(parsed.dockerfile),
+    let Parsed { dockerfile, diagnostics } = build.parsed();
+    let (errors, _) = split(diagnostics);
+    match errors.is_empty() {
+        true => Ok(dockerfile),
+        false => Err(BuildError::Dockerfile(errors)),
     }
 }
 

@@ -82,10 +82,13 @@ impl Context {
         Ok(Some(bytes))
     }
 
-    /// Whether ignore rules exclude a path as an instruction writes it; never the context as a whole.
+    /// Whether ignore rules leave nothing of a path as an instruction writes it.
     pub fn leaves_out(&self, path: &str) -> bool {
         let path = tree::clean(path.as_bytes());
-        !path.is_empty() && self.is_ignored(&path)
+        match self {
+            Context::Directory(directory) => directory.leaves_nothing_of(&path),
+            Context::Archive(_) | Context::Empty => false,
+        }
     }
 
     /// Whether ignore rules exclude a path.

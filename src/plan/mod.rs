@@ -23,6 +23,7 @@ mod display;
 pub mod epoch;
 pub mod expand;
 mod expose;
+mod frontend;
 pub mod git;
 mod graph;
 mod history;
@@ -39,6 +40,7 @@ mod tests;
 mod title;
 
 pub use epoch::{Epoch, EpochSource};
+pub use frontend::refused_frontend;
 pub use git::GitReference;
 pub use options::{BaseKey, BaseSource, NamedContext, Options, Scope};
 

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::args::{self, BuildArgs, Globals};
 use super::epoch;
+use super::frontend::refused_frontend;
 use super::graph;
 use super::stage::{StageState, Walk};
 use super::stages::{Header, Origin, headers};
@@ -15,7 +16,6 @@ use super::{Argument, BaseKey, ContextPath, Op, Options, Plan, Scope, StageResul
 use crate::diagnostic::{Diagnostic, Span, did_you_mean};
 use crate::dockerfile::ast::Dockerfile;
 use crate::image::config::{ImageConfig, RootFs};
-use crate::image::reference::Reference;
 
 /// A token: the error is recorded already, the rest of the instruction is skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn run(mut self) -> Outcome {
-        self.check_syntax();
+        self.diagnostics.extend(refused_frontend(&self.dockerfile.directives, self.options));
         self.arguments = args::globals(self.dockerfile, &self.build_args, &self.globals);
         let target = self.target().ok();
         let state = target.map(|target| self.reachable(target));
@@ -140,27 +140,6 @@ impl<'a> Planner<'a> {
             self.stage(index, self.dockerfile.stages[index].span);
         }
         self.stage(target, self.dockerfile.stages[target].span)
-    }
-
-    /// Refuses a frontend that this binary does not bring. A mirror's copy of docker/dockerfile is the same frontend.
-    fn check_syntax(&mut self) {
-        let given = self.build_args.value("BUILDKIT_SYNTAX").map(|text| (text, Span::default()));
-        let written = self.dockerfile.directives.syntax.as_ref().map(|word| (word.value.as_str(), word.span));
-        let Some((text, span)) = given.or(written) else { return };
-        let Some(name) = text.split_whitespace().next() else { return };
-        let is_built_in = name == "dockerfile.v0"
-            || name.parse::<Reference>().is_ok_and(|reference| {
-                let repository = format!("/{}", reference.repository());
-                repository.ends_with("/docker/dockerfile") || repository.ends_with("/docker/dockerfile-upstream")
-            });
-        if !is_built_in {
-            let message = format!("the frontend {name} cannot be run: only docker/dockerfile is built in");
-            let help = match given {
-                Some(_) => "leave the build argument BUILDKIT_SYNTAX out",
-                None => "remove the syntax line, or write `# syntax=docker/dockerfile:1` if the file is a Dockerfile",
-            };
-            self.diagnostics.push(Diagnostic::error(span, message).help(help));
-        }
     }
 
     /// The stage to build.

@@ -53,7 +53,12 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let (inputs, done) = result?;
     let built = match done {
         Done::Built(built) => built,
-        Done::Checked(checked, format) => return report::checked(&inputs.source, &checked, format),
+        Done::Checked(checked, format) => {
+            report::checked(&inputs.source, &checked, format)?;
+            let failure =
+                checked.failure.map(|error| explain(BuildFailure::Build(error), &inputs.source, &cancel, color));
+            return failure.map_or(Ok(()), Err);
+        }
         Done::Outlined(outline, format) => return report::outline(&inputs.source, &outline, format),
         Done::Listed(targets, format) => return report::targets(&inputs.source, &targets, format),
     };
