@@ -80,6 +80,8 @@ pub struct Request {
     pub entitlements: Vec<Entitlement>,
     /// Bytes of `/dev/shm`.
     pub shm_size: Option<u64>,
+    /// Where devices are described, where that is not the usual place.
+    pub cdi_directories: Vec<PathBuf>,
     /// Limits of RUN.
     pub ulimits: Vec<Ulimit>,
     /// Steps that run at once.
@@ -272,6 +274,7 @@ impl Request {
             network: run::network(&arguments.network)?,
             hosts: run::hosts(&arguments.hosts)?,
             entitlements: run::entitlements(&arguments.entitlements)?,
+            cdi_directories: arguments.cdi_directories.iter().map(|path| environment.absolute(path)).collect(),
             shm_size: arguments.shm_size.as_deref().map(|text| byte_size("--shm-size", text)).transpose()?,
             ulimits: run::ulimits(&arguments.ulimits)?,
             jobs: jobs(arguments.jobs.as_deref(), environment)?,

@@ -93,6 +93,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         hosts,
         entitlements,
         shm_size,
+        cdi_directories,
         ulimits,
         jobs,
         progress,

@@ -173,10 +173,21 @@ pub struct RunOp {
     pub network: Network,
     /// `--security=`.
     pub security: Security,
+    /// `--device=`, in order.
+    pub devices: Vec<Device>,
     /// Who interprets the command.
     pub form: CommandForm,
     /// The command as messages show it (`process "…" did not complete successfully`).
     pub command_text: String,
+}
+
+/// A device that a command asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name, as written.
+    pub name: String,
+    /// Whether the command cannot do without it.
+    pub required: bool,
 }
 
 /// A here-document that starts with `#!`, which is run as a file.

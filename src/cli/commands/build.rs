@@ -19,7 +19,9 @@ use crate::cli::request::{
     NamedContext, NetworkMode, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
 };
 use crate::diagnostic::{Color, Severity, Source};
-use crate::executor::{Allow, BlobForm, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource};
+use crate::executor::{
+    Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource,
+};
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
 use crate::plan;
@@ -202,8 +204,25 @@ fn execute_options(request: &Request, environment: &Environment) -> Result<Execu
             network_host: request.network == NetworkMode::Host
                 || request.entitlements.contains(&Entitlement::NetworkHost),
             security_insecure: request.entitlements.contains(&Entitlement::SecurityInsecure),
+            devices: allowed_devices(request),
+        },
+        cdi_directories: match request.cdi_directories.as_slice() {
+            [] => CDI_DIRECTORIES.map(PathBuf::from).to_vec(),
+            given => given.to_vec(),
         },
     })
+}
+
+fn allowed_devices(request: &Request) -> AllowedDevices {
+    if request.entitlements.contains(&Entitlement::AnyDevice) {
+        return AllowedDevices::All;
+    }
+    let device = |entitlement: &Entitlement| match entitlement {
+        Entitlement::Device { name, real } => Some((name.clone(), real.clone())),
+        _ => None,
+    };
+    let named: BTreeMap<String, String> = request.entitlements.iter().filter_map(device).collect();
+    if named.is_empty() { AllowedDevices::None } else { AllowedDevices::Named(named) }
 }
 
 /// One image comes out for all outputs, so what one of them asks for counts for each.
