@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::inputs::Inputs;
 use super::remote::Remote;
-use super::report;
 use super::{client, failed, open_store, print};
+use super::{explain, report};
 use crate::build::{
-    Build, BuildError, Built, Checked, FileTimes, Outline, Output, OutputKind, Pull, Reuse, Target, build, check,
-    outline, targets,
+    Build, BuildError, Built, Checked, FileTimes, Foreseen, Outline, Output, OutputKind, Pull, Reuse, Target, build,
+    check, foresee, outline, planned, targets,
 };
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
@@ -48,7 +48,7 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let remote = Remote { request, environment, store: &store, client: &client, cancel: &cancel, progress: &progress };
     let result = Inputs::load(&remote).and_then(|inputs| {
         let done = build_with(&remote, &inputs, color);
-        let done = done.map_err(|error| explain(*error, &inputs.source, &cancel, color))?;
+        let done = done.map_err(|error| shown(*error, &inputs.source, &cancel, color))?;
         Ok((inputs, done))
     });
     ui.finish();
@@ -58,11 +58,13 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
         Done::Checked(checked, format) => {
             report::checked(&inputs.source, &checked, format)?;
             let failure =
-                checked.failure.map(|error| explain(BuildFailure::Build(error), &inputs.source, &cancel, color));
+                checked.failure.map(|error| shown(BuildFailure::Build(error), &inputs.source, &cancel, color));
             return failure.map_or(Ok(()), Err);
         }
         Done::Outlined(outline, format) => return report::outline(&inputs.source, &outline, format),
         Done::Listed(targets, format) => return report::targets(&inputs.source, &targets, format),
+        Done::Foreseen(foreseen, format) => return explain::print_foreseen(&foreseen, format),
+        Done::Planned(plan) => return print(&plan.to_string()),
     };
     write_results(request, &built)?;
     // Only the result goes to standard output: the image's id, unless an output is written there.
@@ -112,6 +114,8 @@ fn build_with(remote: &Remote<'_>, inputs: &Inputs, color: Color) -> Result<Done
         Action::Check(format) => check(&whole).map(|checked| Done::Checked(checked, format)),
         Action::Outline(format) => outline(&whole).map(|outline| Done::Outlined(outline, format)),
         Action::Targets(format) => targets(&whole).map(|targets| Done::Listed(targets, format)),
+        Action::Explain(format) => foresee(&whole).map(|foreseen| Done::Foreseen(Box::new(foreseen), format)),
+        Action::Plan => planned(&whole).map(|plan| Done::Planned(Box::new(plan))),
     };
     done.map_err(|error| Box::new(BuildFailure::Build(error)))
 }
@@ -126,6 +130,10 @@ enum Done {
     Outlined(Outline, ReportFormat),
     /// What can be built.
     Listed(Vec<Target>, ReportFormat),
+    /// What a build would do.
+    Foreseen(Box<Foreseen>, ReportFormat),
+    /// The plan.
+    Planned(Box<plan::Plan>),
 }
 
 /// What stops a build before or while it runs.
@@ -313,7 +321,7 @@ fn is_long(log: &Path) -> bool {
 }
 
 /// The failure of a build, with its place in the Dockerfile.
-fn explain(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) -> Failure {
+fn shown(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) -> Failure {
     let error = match failure {
         BuildFailure::Input(failure) => return failure,
         BuildFailure::Build(error) => error,
