@@ -19,11 +19,11 @@ pub(super) fn checked(source: &Source, checked: &Checked, format: ReportFormat) 
     match format {
         ReportFormat::Json => {
             let warnings: Vec<Value> = checked.warnings.iter().map(|warning| warning_json(source, warning)).collect();
-            let file =
-                json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) });
-            let mut answer = json!({ "warnings": warnings, "sources": [file] });
+            let mut answer = json!({ "warnings": warnings, "sources": [file_json(source)] });
             if let Some(failure) = &checked.failure {
-                answer["buildError"] = failure_json(source, failure);
+                let errors = failures_json(source, failure);
+                answer["buildError"] = errors[0].clone();
+                answer["buildErrors"] = errors.into();
             }
             print_json(&answer)?;
         }
@@ -155,18 +155,24 @@ fn detail(warning: &Diagnostic) -> String {
     }
 }
 
+fn file_json(source: &Source) -> Value {
+    json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) })
+}
+
 fn location(source: &Source, span: Span) -> Value {
     let (first, last) = lines(source, span);
     json!({ "ranges": [{ "start": { "line": first }, "end": { "line": last } }] })
 }
 
-fn failure_json(source: &Source, failure: &BuildError) -> Value {
+/// What ended a check: BuildKit has one error at most; here are all of them, one at least.
+fn failures_json(source: &Source, failure: &BuildError) -> Vec<Value> {
     match failure {
         BuildError::Dockerfile(errors) if !errors.is_empty() => {
-            let first = &errors[0];
-            json!({ "message": detail(first), "location": location(source, first.span) })
+            let error =
+                |error: &Diagnostic| json!({ "message": detail(error), "location": location(source, error.span) });
+            errors.iter().map(error).collect()
         }
-        other => json!({ "message": chain(other), "location": {} }),
+        other => vec![json!({ "message": chain(other), "location": {} })],
     }
 }
 
