@@ -33,6 +33,8 @@ struct Rule {
     /// Whether it starts with `!`.
     exception: bool,
     pattern: PathPattern,
+    /// Whether it is written so that it matches whatever there is.
+    everything: bool,
 }
 
 /// The verdicts that a directory's entries share: what already matched the directory or one above it, and which rules
@@ -108,6 +110,15 @@ impl IgnoreRules {
     pub fn excludes(&self, path: &[u8]) -> bool {
         // The root always exists ("Don't let them exclude everything, kind of silly").
         !path.is_empty() && self.deciding(path).is_some_and(|index| !self.rules[index].exception)
+    }
+
+    /// Whether nothing of a path, the root included, can be part of the context: neither itself nor anything below it.
+    pub fn leave_nothing_of(&self, path: &[u8]) -> bool {
+        match self.rules.iter().rposition(|rule| rule.everything && !rule.exception) {
+            _ if !path.is_empty() => self.excludes(path) && !self.may_descend(path),
+            Some(index) => !self.rules[index + 1..].iter().any(|rule| rule.exception),
+            None => false,
+        }
     }
 
     /// Whether anything below a directory can be part of the context: false where the directory is excluded and no
@@ -228,8 +239,9 @@ fn rule(pattern: &[u8]) -> Result<Option<Rule>, InvalidPattern> {
     if pattern == b"!" {
         return Err(InvalidPattern("illegal exclusion pattern: \"!\""));
     }
-    let pattern = PathPattern::parse(&pattern[usize::from(exception)..])?;
-    Ok(Some(Rule { exception, pattern }))
+    let text = &pattern[usize::from(exception)..];
+    let everything = matches!(text, b"*" | b"**" | b"**/*");
+    Ok(Some(Rule { exception, pattern: PathPattern::parse(text)?, everything }))
 }
 
 /// Without white space at both ends, as Go's `strings.TrimSpace`: Unicode's, where the bytes are UTF-8.

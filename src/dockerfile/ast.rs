@@ -171,6 +171,15 @@ impl Heredoc {
     }
 }
 
+/// `--device=` of RUN: a device that the machine describes by CDI, the container device interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name, `vendor.com/class=name` in full.
+    pub name: Word,
+    /// Whether the command cannot do without it.
+    pub required: bool,
+}
+
 /// RUN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
@@ -185,7 +194,7 @@ pub struct Run {
     /// `--security=`.
     pub security: Option<Word>,
     /// `--device=` flags.
-    pub devices: Vec<Word>,
+    pub devices: Vec<Device>,
 }
 
 /// One `--mount=` flag, split at its commas.

@@ -40,11 +40,24 @@ impl<'l> Statement<'l> {
         let name = self.keyword.as_str();
         Keyword::of(name).ok_or_else(|| {
             let error = Diagnostic::error(self.keyword.span(), format!("unknown instruction: {name}"));
-            match Keyword::meant_by(name) {
-                Some(meant) => error.help(format!("did you mean {meant}?")),
+            match self.help_for_unknown(name) {
+                Some(help) => error.help(help),
                 None => error,
             }
         })
+    }
+
+    fn help_for_unknown(&self, name: &str) -> Option<String> {
+        if let Some(meant) = Keyword::meant_by(name) {
+            return Some(format!("did you mean {meant}?"));
+        }
+        match name {
+            _ if name.starts_with("//") => Some("a comment begins with #".to_owned()),
+            "&&" | "||" | "|" | ";" => {
+                Some(format!("the line before needs a {} at its end to go on here", self.escape))
+            }
+            _ => None,
+        }
     }
 
     /// Whether `<<NAME` words in it announce here-documents.

@@ -242,9 +242,9 @@ impl<'p, 'a> Walk<'p, 'a> {
         let _: Result<(), Reported> = match &instruction.operation {
             Operation::Add(transfer) => self.copy(instruction, transfer, CopyInstruction::Add),
             Operation::Arg(declarations) => self.arg(declarations),
-            Operation::Cmd(command) => self.cmd(command),
+            Operation::Cmd(command) => self.cmd(instruction, command),
             Operation::Copy(transfer) => self.copy(instruction, transfer, CopyInstruction::Copy),
-            Operation::Entrypoint(command) => self.entrypoint(command),
+            Operation::Entrypoint(command) => self.entrypoint(instruction, command),
             Operation::Env(pairs) => self.env(pairs),
             Operation::Expose(words) => self.expose(words),
             Operation::Healthcheck(check) => self.healthcheck(check),
