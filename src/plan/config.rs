@@ -45,7 +45,12 @@ impl Walk<'_, '_> {
         }
         self.state.has_workdir = true;
         // As BuildKit has it, what is absolute stands in the config as it is written: WORKDIR /app/ with its slash.
-        let shown = if text.starts_with('/') { text } else { path::absolute(&self.workdir_path(), &text) };
+        let before = &self.state.config.config.working_dir;
+        let shown = match text.as_str() {
+            "" if !before.is_empty() => before.clone(),
+            text if text.starts_with('/') => text.to_owned(),
+            text => path::absolute(&self.workdir_path(), text),
+        };
         let history = format!("WORKDIR {shown}");
         let is_root = shown == "/";
         self.state.config.config.working_dir = shown;

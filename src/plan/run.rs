@@ -32,6 +32,9 @@ impl Walk<'_, '_> {
         let security = self.security(run.security.as_ref());
         let mounts = mounts.into_iter().collect::<Result<Vec<ResolvedMount>, Reported>>()?;
         let executed = self.executed(run);
+        if executed.args.is_empty() {
+            return Err(self.error(instruction.span, "RUN has no command: its list is empty"));
+        }
         let environment = &self.state.environment;
         let secrets: Vec<String> = mounts.iter().filter_map(|mount| mount.mount.env.clone()).collect();
         let text = title::instruction(instruction, environment, &secrets) + &executed.summary;
