@@ -120,7 +120,7 @@ pub enum BuildError {
         stage: Option<String>,
         /// Why.
         #[source]
-        source: bases::BaseError,
+        source: Box<bases::BaseError>,
     },
     /// An image cannot be had.
     #[error("resolve base image {name}")]

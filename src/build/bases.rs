@@ -87,7 +87,7 @@ impl Build<'_> {
                     name: key.source.to_string(),
                     span,
                     stage: meant(&key, dockerfile),
-                    source,
+                    source: Box::new(source),
                 })?;
                 resolved.insert(key, base);
             }
