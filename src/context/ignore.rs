@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::pattern::{InvalidPattern, PathPattern, clean};
+use super::pattern::{InvalidPattern, Lineage, PathPattern, clean};
 
 /// A line longer than this is refused (the limit of Go's `bufio.Scanner`, which reads the file for Docker).
 const MAX_LINE: usize = 64 * 1024 - 1;
@@ -139,7 +139,8 @@ impl IgnoreRules {
 
     /// The verdicts shared by the entries of a directory (the empty path is the root).
     pub fn scope(&self, directory: &[u8]) -> Scope<'_> {
-        self.scope_with(directory, |_, rule| !directory.is_empty() && rule.pattern.matches_or_parent(directory))
+        let lineage = Lineage::of(directory);
+        self.scope_with(directory, |_, rule| !directory.is_empty() && rule.pattern.matches_any(&lineage))
     }
 
     fn scope_with(&self, directory: &[u8], holds: impl Fn(usize, &Rule) -> bool) -> Scope<'_> {
@@ -153,7 +154,8 @@ impl IgnoreRules {
 
     /// The rule that decides: the last that matches the path or a directory above it.
     fn deciding(&self, path: &[u8]) -> Option<usize> {
-        self.rules.iter().rposition(|rule| rule.pattern.matches_or_parent(path))
+        let lineage = Lineage::of(path);
+        self.rules.iter().rposition(|rule| rule.pattern.matches_any(&lineage))
     }
 
     /// Whether an exception after a rule may match below a directory.

@@ -148,18 +148,18 @@ fn parse_operation(
     heredocs: &[RawHeredoc<'_>],
 ) -> Result<Operation, Problems> {
     Ok(match kind {
-        Keyword::Add => Operation::Add(transfer::parse_add(statement, heredocs)?),
+        Keyword::Add => Operation::Add(Box::new(transfer::parse_add(statement, heredocs)?)),
         Keyword::Arg => Operation::Arg(parse_arg(statement)?),
         Keyword::Cmd => Operation::Cmd(parse_command(statement)?),
-        Keyword::Copy => Operation::Copy(transfer::parse_copy(statement, heredocs)?),
+        Keyword::Copy => Operation::Copy(Box::new(transfer::parse_copy(statement, heredocs)?)),
         Keyword::Entrypoint => Operation::Entrypoint(parse_command(statement)?),
         Keyword::Env => Operation::Env(parse_pairs(statement, "ENV")?),
         Keyword::Expose => Operation::Expose(parse_expose(statement)?),
-        Keyword::Healthcheck => Operation::Healthcheck(healthcheck::parse(statement)?),
+        Keyword::Healthcheck => Operation::Healthcheck(Box::new(healthcheck::parse(statement)?)),
         Keyword::Label => Operation::Label(parse_pairs(statement, "LABEL")?),
         Keyword::Maintainer => Operation::Maintainer(parse_text(statement, "MAINTAINER")?),
         Keyword::Onbuild => Operation::Onbuild(Box::new(parse_onbuild(statement, heredocs)?)),
-        Keyword::Run => Operation::Run(run::parse(statement, heredocs)?),
+        Keyword::Run => Operation::Run(Box::new(run::parse(statement, heredocs)?)),
         Keyword::Shell => Operation::Shell(parse_shell(statement)?),
         // BuildKit looks at no flags of STOPSIGNAL.
         Keyword::Stopsignal => Operation::Stopsignal(text_argument(statement, "STOPSIGNAL")?),

@@ -79,14 +79,20 @@ pub(super) struct DeclaredArg {
     pub(super) value: Option<String>,
 }
 
-/// The ARGs as a RUN's history shows them: each once, in order of declaration, with the value it has now.
-pub(super) fn shown(declared: &[DeclaredArg], environment: &Environment) -> Vec<(String, String)> {
-    let mut shown = Environment::default();
-    for argument in declared {
-        let value = environment.value(&argument.name).or(argument.value.as_deref()).unwrap_or_default();
-        shown.set(&argument.name, value);
+/// Adds an ARG; one that is declared already keeps its place.
+pub(super) fn declare(declared: &mut Vec<DeclaredArg>, argument: DeclaredArg) {
+    match declared.iter_mut().find(|known| known.name == argument.name) {
+        Some(known) => *known = argument,
+        None => declared.push(argument),
     }
-    shown.to_vec()
+}
+
+/// The ARGs as a RUN's history shows them, with the value that each has now.
+pub(super) fn shown(declared: &[DeclaredArg], environment: &Environment) -> Vec<(String, String)> {
+    let value = |argument: &DeclaredArg| {
+        environment.value(&argument.name).or(argument.value.as_deref()).unwrap_or_default().to_owned()
+    };
+    declared.iter().map(|argument| (argument.name.clone(), value(argument))).collect()
 }
 
 /// What `--build-arg` gives.

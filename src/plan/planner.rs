@@ -12,7 +12,9 @@ use super::frontend::refused_frontend;
 use super::graph;
 use super::stage::{StageState, Walk};
 use super::stages::{Header, Origin, headers};
-use super::{Argument, BaseKey, ContextPath, Op, Options, Plan, Scope, StageResult, StageSummary, Step, StepId};
+use super::{
+    Argument, BaseKey, ContextPath, HistoryEntry, Op, Options, Plan, Scope, StageResult, StageSummary, Step, StepId,
+};
 use crate::diagnostic::{Diagnostic, Span, did_you_mean};
 use crate::dockerfile::ast::Dockerfile;
 use crate::image::config::{ImageConfig, RootFs};
@@ -308,7 +310,8 @@ impl<'a> Planner<'a> {
                 config.os_version.clone_from(&platform.os_version);
             }
         }
-        StageResult { step: state.step, config, history: state.history.clone() }
+        let history = state.history.iter().map(|entry| HistoryEntry::clone(entry)).collect();
+        StageResult { step: state.step, config, history }
     }
 }
 
