@@ -263,6 +263,7 @@ impl Sandbox {
             MountKind::File { content, mode, uid, gid } => {
                 OrderedKind::File { content: Bytes(content.0.clone()), mode: *mode, uid: *uid, gid: *gid }
             }
+            MountKind::Device { path } => OrderedKind::Device { path: Bytes::of_path(path) },
             MountKind::Socket { path, owner: Some(owner) } => {
                 OrderedKind::Socket { path: self.name(path)?, owner: *owner }
             }
