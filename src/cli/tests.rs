@@ -93,13 +93,13 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         hosts,
         entitlements,
         shm_size,
+        cdi_directories,
         ulimits,
         jobs,
         progress,
         verbosity,
         registries,
         store_root,
-        source_date_epoch,
         notices,
     )
 }
