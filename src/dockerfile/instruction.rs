@@ -128,7 +128,7 @@ fn span(statement: &Statement<'_>, heredocs: &[RawHeredoc<'_>]) -> Span {
 /// A statement's text with the bodies of its here-documents. White space at its end stays, as it does in the `OnBuild` of
 /// BuildKit's configs.
 fn original(statement: &Statement<'_>, heredocs: &[RawHeredoc<'_>]) -> String {
-    let mut text = statement.whole.to_end_of_line().to_owned();
+    let mut text = statement.whole.with_rest_of_line().to_owned();
     for heredoc in heredocs {
         text.push('\n');
         text.push_str(heredoc.raw);

@@ -179,7 +179,7 @@ impl<'l> Text<'l> {
     }
 
     /// Its characters and all that follow in its line.
-    pub(super) fn to_end_of_line(&self) -> &'l str {
+    pub(super) fn with_rest_of_line(&self) -> &'l str {
         &self.line.text[self.start..]
     }
 
