@@ -14,6 +14,7 @@ pub mod git;
 pub mod ingest;
 pub mod layers;
 mod log;
+mod mask;
 pub mod namespace;
 pub mod passwd;
 mod retime;

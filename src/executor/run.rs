@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::contexts::Context;
 use super::error::RunFailure;
-use super::log::Log;
+use super::log::{Log, Written};
+use super::mask::Secrets;
 use super::passwd::lookup_user;
 use super::step::{Made, Work};
 use super::{ExecuteError, StepOutput};
@@ -25,6 +26,8 @@ struct Mounted {
     mounts: Vec<sandbox::Mount>,
     env: Vec<(String, String)>,
     locks: Vec<Lock>,
+    /// What must not be seen in what the command writes.
+    secrets: Secrets,
 }
 
 impl Work<'_> {
@@ -83,24 +86,19 @@ impl Work<'_> {
             user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups: user.groups },
             ..self.spec(op)
         };
-        // What a command with secrets writes may hold them, and secrets go to no disk.
-        let is_secret = |resolved: &ResolvedMount| resolved.mount.kind == MountKind::Secret;
-        let log =
-            if op.mounts.iter().any(is_secret) { None } else { Some(Log::new(services.layers.store.log_path(key))) };
+        let written = Written::new(self.task, Log::new(services.layers.store.log_path(key)), &mounted.secrets);
         let output = |stream: sandbox::Stream, bytes: &[u8]| {
             let stream = match stream {
                 sandbox::Stream::Stdout => Stream::Stdout,
                 sandbox::Stream::Stderr => Stream::Stderr,
             };
-            self.task.output(stream, bytes);
-            if let Some(log) = &log {
-                log.write(bytes);
-            }
+            written.write(stream, bytes);
         };
-        let ended = sandbox.run(&spec, &output, services.cancel);
+        let ended = sandbox.run(&spec, &sandbox::Streams::captured(&output), services.cancel);
+        let log = written.finish();
         drop(mounted);
         let result = match ended {
-            Ok(exit) => self.judge(op, exit, log.and_then(Log::whole)).and_then(|()| self.keep_written(&draft, key)),
+            Ok(exit) => self.judge(op, exit, log).and_then(|()| self.keep_written(&draft, key)),
             Err(error) => Err(error.into()),
         };
         match result {
@@ -356,6 +354,7 @@ impl Work<'_> {
             super::SecretSource::File(path) => std::fs::read(path)
                 .map_err(|error| self.refuse(format!("cannot read secret {id} from {}: {error}", path.display())))?,
         };
+        mounted.secrets.add(&value);
         if let Some(name) = &mount.env {
             let text = String::from_utf8(value.clone())
                 .map_err(|_| self.refuse(format!("secret {id} is no UTF-8 text and cannot be the variable {name}")))?;

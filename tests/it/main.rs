@@ -33,3 +33,4 @@ mod owners;
 mod places;
 mod registry;
 mod remote;
+mod secrets;
