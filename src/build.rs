@@ -23,7 +23,9 @@ use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::digest::{Digest, Frame};
 use crate::dockerfile;
 use crate::dockerfile::ast::Dockerfile;
-use crate::executor::{Contexts, ExecuteError, ExecuteOptions, Layers, Namespace, ResolvedBase, Services, execute};
+use crate::executor::{
+    Aftermath, Contexts, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, ResolvedBase, Services, execute,
+};
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
 use crate::image::manifest::Descriptor;
@@ -66,9 +68,14 @@ pub struct Build<'a> {
     pub cancel: &'a Cancel,
     /// Whether files of new layers may be later than the build's own time.
     pub times: FileTimes,
+    /// What is done when a RUN has failed, while all that it had is still there.
+    pub on_failure: Option<&'a OnFailure<'a>>,
     /// How warnings are drawn.
     pub color: Color,
 }
+
+/// Looks at a RUN that failed.
+pub type OnFailure<'a> = dyn Fn(&FailedRun, &Namespace) + Sync + 'a;
 
 /// What becomes of the times of files in new layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -145,6 +152,7 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
         options.created = Some(epoch);
     }
     options.blob = options.blob.or_else(|| build.outputs.iter().find_map(Output::blob_form));
+    let aftermath = Aftermath::default();
     let services = Services {
         layers: &layers,
         cache: Cache::new(build.store, Frame::new("rbuild.scope.1").text("scope", &build.scope).finish()),
@@ -153,8 +161,13 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
         progress: build.progress,
         cancel: build.cancel,
         options: &options,
+        aftermath: build.on_failure.map(|_| &aftermath),
     };
-    let steps = execute(&plan, &services)?;
+    let steps = execute(&plan, &services).inspect_err(|error| {
+        if let (Some(look), Some(failed)) = (build.on_failure, aftermath.take(error)) {
+            look(&failed, build.namespace);
+        }
+    })?;
     build.contexts.save();
     let image = build.assemble(&plan, &steps, &layers)?;
     build.export(&image, &layers)

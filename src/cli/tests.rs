@@ -29,6 +29,7 @@ fn surroundings() -> (tempfile::TempDir, Environment) {
         user_id: 1000,
         now: SystemTime::UNIX_EPOCH,
         processors: NonZeroUsize::new(4).unwrap(),
+        stdin: Stdio::Other,
         stdout: Stdio::Other,
         stderr: Stdio::Other,
     };

@@ -5,7 +5,9 @@
 
 mod abreast;
 mod add;
+mod aftermath;
 mod base;
+pub mod container;
 pub mod contexts;
 pub mod copy;
 mod download;
@@ -31,6 +33,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use abreast::abreast;
+pub use aftermath::{Aftermath, FailedRun};
 pub use base::ResolvedBase;
 pub use contexts::{Context, Contexts};
 pub use download::http_authorization;
@@ -63,6 +66,8 @@ pub struct Services<'a> {
     pub cancel: &'a Cancel,
     /// What the command line says.
     pub options: &'a ExecuteOptions,
+    /// Where the first RUN that fails is kept; without it, nothing of one stays.
+    pub aftermath: Option<&'a Aftermath>,
 }
 
 /// What the command line says about execution.

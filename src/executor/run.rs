@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use super::aftermath::FailedRun;
 use super::contexts::Context;
 use super::error::RunFailure;
 use super::log::{Log, Written};
@@ -96,7 +97,6 @@ impl Work<'_> {
         };
         let ended = sandbox.run(&spec, &sandbox::Streams::captured(&output), services.cancel);
         let log = written.finish();
-        drop(mounted);
         let result = match ended {
             Ok(exit) => self.judge(op, exit, log).and_then(|()| self.keep_written(&draft, key)),
             Err(error) => Err(error.into()),
@@ -105,6 +105,10 @@ impl Work<'_> {
             Ok(layer) => {
                 services.layers.namespace.discard([draft.upper().to_owned(), draft.work().to_owned()]);
                 Ok(Made::New(layer))
+            }
+            Err(ExecuteError::Run(failure)) if let Some(aftermath) = services.aftermath => {
+                aftermath.keep(FailedRun { failure: failure.clone(), spec, locks: mounted.locks });
+                Err(ExecuteError::Run(failure))
             }
             Err(error) => {
                 // Why the command failed is what is to be told; what stays is swept by a later run.
@@ -422,7 +426,7 @@ fn file(content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> sandbox::MountKind {
 }
 
 /// `/etc/hosts` as BuildKit writes it, with `--add-host` after the usual lines.
-fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
+pub(super) fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     let mut line = |address: &str, name: &str| writeln!(text, "{address}\t{name}").expect("text can be written to");
     line("127.0.1.1", hostname);
@@ -433,7 +437,7 @@ fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
 }
 
 /// The host's `resolv.conf`; where it names only systemd's stub, the file behind the stub (as BuildKit does).
-fn resolv_conf() -> Vec<u8> {
+pub(super) fn resolv_conf() -> Vec<u8> {
     let read = |path: &str| std::fs::read(path).unwrap_or_default();
     let text = read("/etc/resolv.conf");
     let servers: BTreeMap<String, ()> = String::from_utf8_lossy(&text)

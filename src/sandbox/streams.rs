@@ -57,6 +57,13 @@ pub struct TerminalSize {
     pub rows: u16,
 }
 
+impl Default for TerminalSize {
+    /// What terminals had before they had windows.
+    fn default() -> TerminalSize {
+        TerminalSize { columns: 80, rows: 24 }
+    }
+}
+
 impl TerminalSize {
     /// The size of a terminal of the caller's.
     ///
@@ -82,19 +89,13 @@ pub struct Foreground(Arc<Mutex<Reached>>);
 struct Reached {
     command: Option<OwnedFd>,
     terminal: Option<Arc<OwnedFd>>,
-    /// Signals that came before the command.
-    early: Vec<Signal>,
 }
 
 impl Foreground {
-    /// Sends the command a signal; one that comes too early reaches it when it begins.
-    pub fn signal(&self, signal: Signal) {
-        let mut reached = self.lock();
-        match &reached.command {
-            // Where it cannot be sent the command has ended: whoever wants more than to ask it cancels the run.
-            Some(command) => pidfd_send_signal(command, signal).unwrap_or(()),
-            None => reached.early.push(signal),
-        }
+    /// Sends the command a signal; says whether there is one.
+    pub fn signal(&self, signal: Signal) -> bool {
+        // Where it cannot be sent the command has ended: whoever wants more than to ask it cancels the run.
+        self.lock().command.as_ref().is_some_and(|command| pidfd_send_signal(command, signal).is_ok())
     }
 
     /// Gives the command's terminal a new size, if it has one.
@@ -106,12 +107,7 @@ impl Foreground {
     }
 
     pub(super) fn command_runs(&self, command: OwnedFd) {
-        let mut reached = self.lock();
-        for signal in std::mem::take(&mut reached.early) {
-            // As in `signal`.
-            pidfd_send_signal(&command, signal).unwrap_or(());
-        }
-        reached.command = Some(command);
+        self.lock().command = Some(command);
     }
 
     fn lock(&self) -> MutexGuard<'_, Reached> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::inputs::Inputs;
 use super::report;
+use super::shell::Shell;
 use super::{client, failed, open_store, print};
 use crate::build::{
     Build, BuildError, Built, Checked, FileTimes, Outline, Output, OutputKind, Pull, Reuse, Target, build, check,
@@ -15,10 +16,11 @@ use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::{
     self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
-    NamedContext, NetworkMode, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
+    NamedContext, NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
 };
+use crate::cli::signals::{OnSignal, was_signalled};
 use crate::diagnostic::{Color, Severity, Source};
-use crate::executor::{Allow, BlobForm, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource};
+use crate::executor::{Allow, BlobForm, ExecuteError, ExecuteOptions, FailedRun, Namespace, NoCache, SecretSource};
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
 use crate::plan;
@@ -41,9 +43,10 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let inputs = Inputs::load(request, environment, &store)?;
     let cancel = Cancel::new();
     let ui = Ui::start(request.progress, &environment.ui());
-    super::super::signals::stop_on_signal(&cancel, store.session());
-    let result = build_with(request, environment, &store, &inputs, &cancel, &ui, color);
-    let result = result.map_err(|error| explain(*error, &inputs.source, &cancel, color));
+    let shell = Shell::new(&ui);
+    OnSignal::new(vec![cancel.clone(), shell.cancel.clone()], &shell.foreground, store.session()).stop();
+    let result = build_with(request, environment, &store, &inputs, &cancel, &shell, color);
+    let result = result.map_err(|error| shell.explain(explain(*error, &inputs.source, &cancel, color)));
     ui.finish();
     let done = result?;
     let built = match done {
@@ -71,10 +74,10 @@ fn build_with(
     store: &Store,
     inputs: &Inputs,
     cancel: &Cancel,
-    ui: &Ui,
+    shell: &Shell<'_>,
     color: Color,
 ) -> Result<Done, Box<BuildFailure>> {
-    let progress = Progress::new(ui.sink());
+    let progress = Progress::new(shell.ui.sink());
     for notice in &request.notices {
         progress.notice(notice.clone());
     }
@@ -82,6 +85,7 @@ fn build_with(
     let namespace = Namespace::new(SandboxOptions::new(store.root().join("trees")));
     let execute = execute_options(request, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(output).collect();
+    let open_shell = |failed: &FailedRun, namespace: &Namespace| shell.open(failed, namespace);
     let whole = Build {
         source: &inputs.source,
         scope: inputs.scope.clone(),
@@ -102,6 +106,10 @@ fn build_with(
         namespace: &namespace,
         progress: &progress,
         cancel,
+        on_failure: match request.on_error {
+            OnError::Stop => None,
+            OnError::Shell => Some(&open_shell),
+        },
         color,
     };
     let done = match request.action {
@@ -321,7 +329,7 @@ fn explain(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color
             }
         }
         BuildError::Execute(ExecuteError::Cancelled) => Failure::interrupted(),
-        _ if cancel.is_cancelled() && super::super::signals::was_signalled() => Failure::interrupted(),
+        _ if cancel.is_cancelled() && was_signalled() => Failure::interrupted(),
         BuildError::Execute(error) => {
             let failure = failed(&error);
             match error.span() {
