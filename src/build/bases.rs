@@ -127,6 +127,7 @@ impl Build<'_> {
         Ok(ResolvedBase {
             name: reference.to_string(),
             layers: pulled.config.rootfs.diff_ids.clone(),
+            digest: Some(pulled.index_digest.unwrap_or(pulled.manifest_digest)),
             config: pulled.config,
         })
     }
@@ -150,7 +151,12 @@ impl Build<'_> {
             }
         }
         let config = ImageConfig::parse(&bytes)?;
-        Ok(Some(ResolvedBase { name: reference.to_string(), config, layers: tagged.image.layers }))
+        Ok(Some(ResolvedBase {
+            name: reference.to_string(),
+            config,
+            digest: tagged.image.source,
+            layers: tagged.image.layers,
+        }))
     }
 
     /// An image in an OCI layout on disk: its blobs are copied into the store, which is then asked as usual.
@@ -171,7 +177,7 @@ impl Build<'_> {
                 .map_err(|error| BaseError::Layout { path: path.display().to_string(), reason: error.to_string() })?;
         }
         let layers = layout.config.rootfs.diff_ids.clone();
-        Ok(ResolvedBase { name: key.source.to_string(), layers, config: layout.config })
+        Ok(ResolvedBase { name: key.source.to_string(), layers, digest, config: layout.config })
     }
 }
 

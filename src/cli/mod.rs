@@ -148,6 +148,9 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
             Command::Build(Box::new(Request::resolve(*build, global, environment)?))
         }
         Subcommand::Run(run) => Command::Run(Box::new(RunImage::resolve(*run, global, environment)?)),
+        Subcommand::Explain(explain) => {
+            Command::Build(Box::new(Request::resolve_explain(*explain, global, environment)?))
+        }
         Subcommand::Images(images) => Command::Images(Images::resolve(images, global, environment)?),
         Subcommand::Rmi(remove) => Command::Remove(Remove::resolve(remove, global, environment)?),
         Subcommand::Prune(prune) => Command::Prune(Prune::resolve(prune, global, environment)?),

@@ -26,6 +26,8 @@ use crate::tree::View;
 struct Mounted {
     mounts: Vec<sandbox::Mount>,
     env: Vec<(String, String)>,
+    /// Where the first ssh agent is, or would be if one were given.
+    agent: Option<String>,
     locks: Vec<Lock>,
     /// What must not be seen in what the command writes.
     secrets: Secrets,
@@ -61,8 +63,7 @@ impl Work<'_> {
             MountSource::Context => Some(self.context_content(&self.services.contexts.main, path)?),
             MountSource::NamedContext(name) => Some(self.context_content(self.named_context(name)?, path)?),
             MountSource::Step(id) => {
-                let output = self.output(*id)?;
-                let view = self.services.layers.view(&output.layers, self.task)?;
+                let view = self.services.layers.view(self.layers_of(*id)?, self.task)?;
                 Some(self.view_content(&view, path)?)
             }
         })
@@ -71,10 +72,9 @@ impl Work<'_> {
     /// Runs the command and makes what it wrote a layer.
     fn run_command(&self, op: &RunOp, key: &Digest, contents: &[Option<Digest>]) -> Result<Made, ExecuteError> {
         let services = self.services;
-        let parent = self.parent()?;
         let sandbox = services.layers.namespace.sandbox()?;
         let mapping = services.layers.mapping()?;
-        let lowers = services.layers.trees(&parent.layers, self.task)?;
+        let lowers = services.layers.trees(self.below()?, self.task)?;
         let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;
         let mut mounted = self.mounts(op, contents)?;
@@ -83,7 +83,7 @@ impl Work<'_> {
             upper: draft.upper().to_owned(),
             work: draft.work().to_owned(),
             mounts: std::mem::take(&mut mounted.mounts),
-            env: environment(op, &mounted.env, &user.home),
+            env: environment(op, &mounted, &user.home),
             user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups: user.groups },
             ..self.spec(op)
         };
@@ -99,7 +99,7 @@ impl Work<'_> {
         let log = written.finish();
         let result = match ended {
             Ok(exit) => self.judge(op, exit, log).and_then(|()| self.keep_written(&draft, key)),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(self.not_run(error)),
         };
         match result {
             Ok(layer) => {
@@ -145,6 +145,17 @@ impl Work<'_> {
         }
     }
 
+    /// A program that cannot be started is the Dockerfile's fault, so its place is told.
+    fn not_run(&self, error: sandbox::SandboxError) -> ExecuteError {
+        let sandbox::SandboxError::Program { program, source } = error else { return error.into() };
+        let advice = match source.kind() {
+            std::io::ErrorKind::NotFound => "is it in the image, and its directory in PATH?",
+            std::io::ErrorKind::PermissionDenied => "is it a program, and may this user run it?",
+            _ => "is it a program for this machine?",
+        };
+        self.refuse(format!("cannot run {program:?} in the image: {source}; {advice}"))
+    }
+
     fn judge(&self, op: &RunOp, exit: sandbox::Exit, log: Option<PathBuf>) -> Result<(), ExecuteError> {
         if self.services.cancel.is_cancelled() {
             return Err(ExecuteError::Cancelled);
@@ -187,7 +198,7 @@ impl Work<'_> {
 
     fn seal(&self, draft: &Draft, layer: &Digest) -> Result<Digest, ExecuteError> {
         let layers = self.services.layers;
-        let below = self.parent()?.layers.clone();
+        let below = self.below()?.to_vec();
         layers.store.update_layer(layer, |record| record.below = below)?;
         draft.seal(layers.store, layers.mapping()?, layer)?;
         Ok(*layer)
@@ -209,7 +220,7 @@ impl Work<'_> {
             let kind = file(script.content.clone().into_bytes(), 0o755, 0, 0);
             mounted.mounts.push(sandbox::Mount { target: script.path(), kind });
         }
-        for (number, (resolved, content)) in op.mounts.iter().zip(contents).enumerate() {
+        for (resolved, content) in op.mounts.iter().zip(contents) {
             let content = content.as_ref();
             match resolved.mount.kind {
                 MountKind::Bind => mounted.mounts.push(self.bind(resolved, content)?),
@@ -219,7 +230,7 @@ impl Work<'_> {
                     mounted.mounts.push(sandbox::Mount { target: target(&resolved.mount), kind });
                 }
                 MountKind::Secret => self.secret(&resolved.mount, &mut mounted)?,
-                MountKind::Ssh => self.agent(&resolved.mount, number, &mut mounted)?,
+                MountKind::Ssh => self.agent(&resolved.mount, &mut mounted)?,
             }
         }
         Ok(mounted)
@@ -243,7 +254,7 @@ impl Work<'_> {
     fn mount_trees(&self, resolved: &ResolvedMount, content: Option<&Digest>) -> Result<Vec<PathBuf>, ExecuteError> {
         let path = resolved.mount.source.as_deref().unwrap_or("/");
         match &resolved.source {
-            MountSource::Step(id) => self.services.layers.trees(&self.output(*id)?.layers, self.task),
+            MountSource::Step(id) => self.services.layers.trees(self.layers_of(*id)?, self.task),
             MountSource::Context => self.context_tree(&self.services.contexts.main, path, content),
             MountSource::NamedContext(name) => self.context_tree(self.named_context(name)?, path, content),
             MountSource::Empty => Ok(Vec::new()),
@@ -324,9 +335,9 @@ impl Work<'_> {
         let Mount { mode, uid, gid, source, .. } = &resolved.mount;
         let seed = super::workers::Seed {
             source: crate::tree::clean(source.as_deref().unwrap_or_default().as_bytes()),
-            mode: mode.unwrap_or(0o755),
-            uid: uid.unwrap_or(0),
-            gid: gid.unwrap_or(0),
+            mode: *mode,
+            uid: *uid,
+            gid: *gid,
             records: layers.namespace.ownership()? == sandbox::Ownership::Recorded,
         };
         let failed = |error: std::io::Error| {
@@ -351,6 +362,8 @@ impl Work<'_> {
                     "secret {id} is required; give it with --secret id={id},src=FILE or --secret id={id},env=NAME"
                 )));
             }
+            // The variable is set and empty, as in BuildKit, so that a shell with `set -u` can ask for it.
+            mounted.env.extend(mount.env.iter().map(|name| (name.clone(), String::new())));
             return Ok(());
         };
         let value = match source {
@@ -372,17 +385,17 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn agent(&self, mount: &Mount, number: usize, mounted: &mut Mounted) -> Result<(), ExecuteError> {
+    fn agent(&self, mount: &Mount, mounted: &mut Mounted) -> Result<(), ExecuteError> {
         let id = mount.id.as_deref().unwrap_or("default");
+        mounted.agent.get_or_insert_with(|| target(mount));
         let Some(path) = self.services.options.agents.get(id) else {
             if mount.required {
                 return Err(self.refuse(format!("ssh agent {id} is required; give it with --ssh {id}")));
             }
             return Ok(());
         };
-        let place = mount.target.clone().unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{number}"));
-        mounted.env.push(("SSH_AUTH_SOCK".to_owned(), place.clone()));
-        mounted.mounts.push(sandbox::Mount { target: place, kind: sandbox::MountKind::Socket { path: path.clone() } });
+        let kind = sandbox::MountKind::Socket { path: path.clone() };
+        mounted.mounts.push(sandbox::Mount { target: target(mount), kind });
         Ok(())
     }
 }
@@ -399,20 +412,19 @@ fn cache_name(resolved: &ResolvedMount, content: Option<&Digest>) -> Frame {
     frame
 }
 
-/// The command's environment: the stage's, then what the Dockerfile does not set: proxies, HOME; a secret that is asked for
-/// by name wins over an ENV or ARG of that name.
-fn environment(op: &RunOp, secrets: &[(String, String)], home: &str) -> Vec<(String, String)> {
+/// The command's environment: the stage's, where proxies of the command line and then the secrets that are asked for by name
+/// win over an ENV or ARG of that name; and what nobody has set: the agent's socket and HOME.
+fn environment(op: &RunOp, mounted: &Mounted, home: &str) -> Vec<(String, String)> {
     let mut env = op.env.clone();
-    let is_set = |env: &[(String, String)], name: &str| env.iter().any(|(known, _)| known == name);
-    for (name, value) in &op.proxy_env {
-        if !is_set(&env, name) {
-            env.push((name.clone(), value.clone()));
-        }
+    for (name, value) in op.proxy_env.iter().chain(&mounted.env) {
+        env.retain(|(known, _)| known != name);
+        env.push((name.clone(), value.clone()));
     }
-    env.retain(|(name, _)| !is_set(secrets, name));
-    env.extend(secrets.iter().cloned());
-    if !is_set(&env, "HOME") {
-        env.push(("HOME".to_owned(), home.to_owned()));
+    let agent = mounted.agent.iter().map(|place| ("SSH_AUTH_SOCK", place.as_str()));
+    for (name, value) in agent.chain([("HOME", home)]) {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push((name.to_owned(), value.to_owned()));
+        }
     }
     env
 }
@@ -427,11 +439,9 @@ fn file(content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> sandbox::MountKind {
 
 /// `/etc/hosts` as BuildKit writes it, with `--add-host` after the usual lines.
 pub(super) fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
-    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    let mut line = |address: &str, name: &str| writeln!(text, "{address}\t{name}").expect("text can be written to");
-    line("127.0.1.1", hostname);
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
-        line(address, name);
+        writeln!(text, "{address}\t{name}").expect("text can be written to");
     }
     text.into_bytes()
 }

@@ -24,6 +24,7 @@ mod changing;
 mod checks;
 mod concurrent;
 mod errors;
+mod explain;
 mod interrupt;
 mod leftovers;
 mod main_job;

@@ -17,6 +17,8 @@ fn build(rbuild: &Rbuild) -> Result<(), String> {
                 ENTRYPOINT [\"/bin/echo\", \"entry\"]\nCMD [\"the\", \"command\"]\n";
     let context = on_busybox(rbuild, "tried", rest)?;
     rbuild.build(&context, &["-t", IMAGE]).succeeded();
+    // The first time there may be something to unpack, which is said.
+    rbuild.run(["run", "--entrypoint", "true", IMAGE]).succeeded();
     Ok(())
 }
 

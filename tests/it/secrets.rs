@@ -58,7 +58,7 @@ for_each_user! {
         assert_masked(&plain.stderr, "plain progress");
         assert_masked(&output_of(&build("rawjson").stderr), "rawjson progress");
         // After the steps the failed one's last lines are said again.
-        let (_, report) = plain.stderr.rsplit_once("------").expect("a report of the failure");
+        let (_, report) = plain.stderr.split_once("ERROR: ").expect("a report of the failure");
         assert!(report.contains("in pieces ***."), "{report}");
         let logs: Vec<_> = fs::read_dir(rbuild.store().join("logs")).expect("list the logs").flatten().collect();
         let [log] = logs.as_slice() else { panic!("one log is kept: {logs:?}") };

@@ -16,7 +16,7 @@ const FAILING: &str = "RUN echo app:x:1000:1000::/home/app:/bin/sh >> /etc/passw
     RUN echo never\n";
 
 fn failing(rbuild: &Rbuild) -> Result<(Files, String), String> {
-    let context = on_busybox(rbuild, "failing", FAILING)?.file("given/file", "bound\n");
+    let context = on_busybox(rbuild, "failing", FAILING)?.file("given/file", "bound\n").mode("given/file", 0o666);
     let files = rbuild.context("keys").file("token", "s3cr3t-8d1f0a");
     Ok((context, format!("--secret=id=token,src={}/token", files.directory.display())))
 }
@@ -48,7 +48,7 @@ for_each_user! {
         terminal.type_in("cat half /cache/kept /bound/file; echo $GREETING $TOKEN; cat /token; pwd; id -u\n");
         terminal.expect("half\r\nkept\r\nbound\r\nhello s3cr3t-8d1f0a\r\ns3cr3t-8d1f0a");
         terminal.expect("/work\r\n1000\r\n");
-        terminal.type_in("tty; stty size; ls /sys/class/net | wc -l; echo y > /bound/new && echo written; stat -c %U half\n");
+        terminal.type_in("tty; stty size; ls /sys/class/net | wc -l; echo y > /bound/file && echo written; stat -c %U half\n");
         terminal.expect("/dev/pts/0\r\n30 100\r\n1\r\nwritten\r\napp\r\n");
         terminal.resize(90, 20);
         terminal.type_in("sleep 0.2; stty size\n");
@@ -59,7 +59,8 @@ for_each_user! {
         assert_eq!(code, Some(7), "the build ends with the exit code of the RUN:\n{said}");
         assert!(!said.contains("echo never\r\n"), "a later step was begun:\n{said}");
         assert_eq!(drafts(&rbuild), Vec::<String>::new());
-        assert!(!context.directory.join("given/new").exists(), "the shell wrote to the context");
+        let given = fs::read_to_string(context.directory.join("given/file")).expect("read a file of the context");
+        assert_eq!(given, "bound\n", "the shell wrote to the context");
     }
 
     fn rbuild_debug_is_short_for_it(rbuild) {
