@@ -1,6 +1,6 @@
 //! Argv → request, by a table of examples (`testdata/cli/args.txt`).
 //!
-//! An entry is `$ rbuild …`, with `NAME=value` before it where a variable is set, `@stdout=terminal` where standard output
+//! An entry is `$ rbuild …`, with `NAME=value` before it where a variable is set, `@stdout=terminal` (or stdin) where that
 //! is one, and below it what came out: the fields that differ from those of `rbuild .`, or the error and its hints.
 //! `UPDATE=1 cargo test --lib cli` writes the table anew.
 
@@ -141,6 +141,7 @@ fn run_entry(settings: &[&str], command: &str) -> String {
     };
     for setting in settings {
         match setting.split_once('=').unwrap() {
+            ("@stdin", "terminal") => environment.stdin = Stdio::Terminal,
             ("@stdout", "terminal") => environment.stdout = Stdio::Terminal,
             ("@user", id) => environment.user_id = id.parse().unwrap(),
             (name, "-") => _ = environment.variables.remove(name),
