@@ -59,8 +59,8 @@ Examples:
 Exit status: 0, the exit status of a RUN that failed, 2 for a wrong command line, 130 after Ctrl-C, 1 otherwise.";
 
 const RUN_HELP: &str = "\
-The command runs in the sandbox that RUN has, with the network of this machine (no ports to publish), as the image's USER,
-in its WORKDIR. What it writes is gone when it ends, but for what is mounted with --volume.
+The command runs in the sandbox that RUN has, as the image's USER in its WORKDIR, with the network of
+this machine (no ports to publish). What it writes is gone when it ends, but for what is mounted.
 
 Examples:
   rbuild run app                                    ENTRYPOINT and CMD of the image
@@ -69,7 +69,8 @@ Examples:
   rbuild run -v .:/src -w /src node:22 npm test
 
 Ctrl-C, SIGTERM and the like go to the command; the second one kills it.
-Exit status: the command's; 126 if it cannot be executed, 127 if it is not there, 125 if something else kept it from running.";
+Exit status: the command's; 126 if it cannot be executed, 127 if it is not there, 125 if something
+else kept it from running.";
 
 const EXPLAIN_HELP: &str = "\
 Takes the flags of `rbuild build`; give the same ones. Nothing runs and nothing is written; configs of base images and
@@ -450,8 +451,8 @@ pub struct AcceptedArguments {
 #[derive(Debug, Args)]
 #[command(override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND] [ARGUMENT]…")]
 pub struct RunArguments {
-    /// A name or an id, then the command in place of the image's CMD
-    #[arg(value_name = "IMAGE [COMMAND", required = true, num_args = 1.., trailing_var_arg = true)]
+    /// A name or an id; what follows it is the command in place of the image's CMD
+    #[arg(value_name = "IMAGE", required = true, num_args = 1.., trailing_var_arg = true)]
     pub image_and_command: Vec<String>,
 
     /// Pass standard input on

@@ -96,6 +96,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         shm_size,
         ulimits,
         jobs,
+        on_error,
         progress,
         verbosity,
         registries,

@@ -60,10 +60,11 @@ impl Signals {
                 // By the very signal that it waits for: then the byte is there.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
-                Ok(()) => match Signal::from_named_raw(byte[0].into()) {
-                    Some(signal) => return Ok(signal),
-                    None => {}
-                },
+                Ok(()) => {
+                    if let Some(signal) = Signal::from_named_raw(byte[0].into()) {
+                        return Ok(signal);
+                    }
+                }
             }
         }
     }
