@@ -365,9 +365,12 @@ pub(super) fn connect(setup: &mut SetUp) -> Result<(), Reason> {
 
 /// Lets the command's user open a stream by its name (`/dev/stdout`). The group stays: that of a terminal is `tty`.
 fn give_to_user(stream: BorrowedFd<'_>, setup: &SetUp) -> Result<(), Reason> {
-    let user = Uid::from_raw(setup.order.user.uid);
-    match rustix::fs::fchown(stream, Some(user), None) {
-        // No id of this sandbox: becoming that user will say so.
+    let uid = setup.order.user.uid;
+    // No number of a user, and below no id of this sandbox: becoming that user will say so.
+    if uid == u32::MAX {
+        return Ok(());
+    }
+    match rustix::fs::fchown(stream, Some(Uid::from_raw(uid)), None) {
         Err(rustix::io::Errno::INVAL) => Ok(()),
         result => result.doing("give the standard streams to the user"),
     }

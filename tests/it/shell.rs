@@ -40,9 +40,8 @@ for_each_user! {
         let mut terminal = Terminal::start(&rbuild, &["build", "--on-error=shell", &secret, path]);
         // The report of the failure is whole before the shell begins.
         terminal.expect("ERROR");
-        terminal.expect("A shell (/bin/sh) where ");
-        terminal.expect("failed with exit code 7");
-        terminal.expect("The command was: /bin/sh -c echo half > half;");
+        terminal.expect("A shell (/bin/sh) in the step that failed");
+        terminal.expect("What failed (exit code 7): /bin/sh -c echo half > half;");
         terminal.expect("`exit` or Ctrl-D ends the shell");
         terminal.expect("$ ");
         terminal.type_in("cat half /cache/kept /bound/file; echo $GREETING $TOKEN; cat /token; pwd; id -u\n");
@@ -71,7 +70,7 @@ for_each_user! {
         let path = context.directory.to_str().expect("paths of tests are UTF-8");
         for arguments in [&["debug", path][..], &["debug", "build", "--progress=plain", path]] {
             let mut terminal = Terminal::start(&rbuild, arguments);
-            terminal.expect("A shell (/bin/sh) where");
+            terminal.expect("A shell (/bin/sh) in the step");
             terminal.expect("# ");
             terminal.type_in("\x04");
             terminal.expect("exit code: 5");

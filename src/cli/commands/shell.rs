@@ -79,11 +79,10 @@ fn banner(failed: &FailedRun, shell: &[String]) -> String {
         _ => "\nOther builds that want its locked caches wait meanwhile.",
     };
     format!(
-        "\nA shell ({}) where {} failed with exit code {}: its files, variables, user and mounts are as it left them.\n\
-         The command was: {}\n\
+        "\nA shell ({}) in the step that failed, with its files, variables, user, network and mounts.\n\
+         What failed (exit code {}): {}\n\
          `exit` or Ctrl-D ends the shell and the build; what you change here is in no image.{held}\n\n",
         shell.join(" "),
-        failure.title,
         failure.code,
         failure.command,
     )
