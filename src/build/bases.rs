@@ -10,7 +10,7 @@ use crate::image::manifest::Manifest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::plan::needs::needs;
-use crate::plan::{BaseKey, BaseSource};
+use crate::plan::{BaseKey, BaseSource, Options};
 use crate::progress::Outcome;
 use crate::registry::pull::PulledImage;
 use crate::registry::{RegistryError, pull};
@@ -65,13 +65,14 @@ impl Build<'_> {
     pub(super) fn resolve_bases(
         &self,
         dockerfile: &Dockerfile,
+        options: &Options,
         layers: &Layers<'_>,
     ) -> Result<BTreeMap<BaseKey, ResolvedBase>, BuildError> {
         let mut resolved: BTreeMap<BaseKey, ResolvedBase> = BTreeMap::new();
         loop {
             let configs: BTreeMap<BaseKey, ImageConfig> =
                 resolved.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-            let missing = needs(dockerfile, &self.options, &configs).map_err(BuildError::Dockerfile)?;
+            let missing = needs(dockerfile, options, &configs).map_err(BuildError::Dockerfile)?;
             if missing.is_empty() {
                 return Ok(resolved);
             }

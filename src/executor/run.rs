@@ -42,7 +42,7 @@ impl Work<'_> {
     }
 
     fn check_allowed(&self, op: &RunOp) -> Result<(), ExecuteError> {
-        let allow = self.services.options.allow;
+        let allow = &self.services.options.allow;
         if op.security == Security::Insecure && !allow.security_insecure {
             let text =
                 "RUN --security=insecure is not allowed; give --allow security.insecure if you trust this Dockerfile";
@@ -52,7 +52,7 @@ impl Work<'_> {
             let text = "RUN --network=host is not allowed; give --allow network.host if you trust this Dockerfile";
             return Err(self.refuse(text.to_owned()));
         }
-        Ok(())
+        self.check_devices(op)
     }
 
     /// The content that a mount reads, for the key; none for what a key must not depend on.
@@ -78,13 +78,17 @@ impl Work<'_> {
         let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;
         let mut mounted = self.mounts(op, contents)?;
+        let devices = self.device_edits(op)?;
+        mounted.mounts.extend(devices.mounts);
+        mounted.env.extend(devices.env);
+        let groups = user.groups.iter().copied().chain(devices.groups).collect();
         let spec = sandbox::RunSpec {
             lowers,
             upper: draft.upper().to_owned(),
             work: draft.work().to_owned(),
             mounts: std::mem::take(&mut mounted.mounts),
             env: environment(op, &mounted, &user.home),
-            user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups: user.groups },
+            user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups },
             ..self.spec(op)
         };
         let written = Written::new(self.task, Log::new(services.layers.store.log_path(key)), &mounted.secrets);
