@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
@@ -54,7 +55,7 @@ impl Terminal {
         let mut raw = before.clone();
         raw.make_raw();
         *lent() = Some((self.0.try_clone()?, before));
-        let lent = Lent(self);
+        let lent = Lent(PhantomData);
         tcsetattr(&self.0, OptionalActions::Now, &raw)?;
         Ok(lent)
     }
@@ -86,7 +87,7 @@ impl AsFd for Terminal {
 }
 
 /// A terminal in raw mode.
-pub(super) struct Lent<'a>(#[allow(dead_code, reason = "keeps the terminal open")] &'a Terminal);
+pub(super) struct Lent<'a>(PhantomData<&'a Terminal>);
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
@@ -121,4 +122,34 @@ fn take_back_on_panic() {
             before(panic);
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+    use rustix::termios::LocalModes;
+
+    use super::*;
+
+    #[test]
+    fn a_terminal_that_was_lent_is_as_before_after_the_end_and_after_a_panic() {
+        let other = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        unlockpt(&other).unwrap();
+        let flags = OFlags::RDWR | OFlags::NOCTTY;
+        let terminal = Terminal(rustix::fs::open(ptsname(&other, Vec::new()).unwrap(), flags, Mode::empty()).unwrap());
+        let is_raw = || !tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ICANON);
+        assert!(!is_raw());
+        let lent = terminal.lend().unwrap();
+        assert!(is_raw());
+        assert_eq!(size_of_lent(), terminal.size().ok());
+        drop(lent);
+        assert!(!is_raw());
+        assert_eq!(size_of_lent(), None);
+        // As in a release, in which a panic drops nothing.
+        std::mem::forget(terminal.lend().unwrap());
+        assert!(is_raw());
+        std::panic::catch_unwind(|| panic!("on purpose")).unwrap_err();
+        assert!(!is_raw());
+    }
 }

@@ -89,6 +89,7 @@ pub struct Foreground(Arc<Mutex<Reached>>);
 struct Reached {
     command: Option<OwnedFd>,
     terminal: Option<Arc<OwnedFd>>,
+    unread: Vec<Stream>,
 }
 
 impl Foreground {
@@ -104,6 +105,11 @@ impl Foreground {
             // A terminal that hung up meanwhile has no size.
             size.set(terminal).unwrap_or(());
         }
+    }
+
+    /// Nobody wants a stream any more: whoever writes to it is told, as by any pipe (`SIGPIPE`). A terminal has no such end.
+    pub fn nobody_reads(&self, stream: Stream) {
+        self.lock().unread.push(stream);
     }
 
     pub(super) fn command_runs(&self, command: OwnedFd) {
@@ -252,7 +258,8 @@ impl<'a> Ends<'a> {
             Ok(0) => Ok(false),
             Ok(length) => {
                 (self.streams.output)(stream, &self.buffer[..length]);
-                Ok(true)
+                let is_unread = self.streams.foreground.lock().unread.contains(&stream);
+                Ok(!is_unread || self.streams.kind != StreamKind::Pipes)
             }
             Err(rustix::io::Errno::AGAIN) => Ok(true),
             // What a terminal says when nobody has its other side open any more.

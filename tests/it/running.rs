@@ -119,6 +119,18 @@ for_each_user! {
         assert_eq!(given(&["--interactive=false"]), "0\n");
     }
 
+    fn a_reader_that_goes_away_ends_the_command(rbuild) {
+        if let Err(reason) = build(&rbuild) {
+            skip!("{reason}");
+        }
+        let mut child = rbuild.start(["run", "--entrypoint", "yes", IMAGE]);
+        let mut stdout = child.stdout.take().expect("it has an output");
+        std::io::Read::read_exact(&mut stdout, &mut [0; 4]).expect("the command begins");
+        drop(stdout);
+        // As for a shell: 128 and SIGPIPE.
+        finish(child).failed(141);
+    }
+
     fn signals_go_to_the_command_and_the_second_one_kills_it(rbuild) {
         if let Err(reason) = build(&rbuild) {
             skip!("{reason}");

@@ -1,6 +1,7 @@
 //! Secrets that a command prints are seen by nobody: not on the screen, not in a log, not in the image.
 
 use std::fs;
+use std::process::Command;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -64,5 +65,8 @@ for_each_user! {
         let [log] = logs.as_slice() else { panic!("one log is kept: {logs:?}") };
         let log = fs::read_to_string(log.path()).expect("read the log");
         assert_masked(&log, "the log that is kept");
+        // Neither keys, records and logs nor trees.
+        let found = Command::new("grep").args(["-rlF", TOKEN]).arg(rbuild.store()).output().expect("run grep");
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "", "files of the store hold the secret");
     }
 }

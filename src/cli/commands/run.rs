@@ -180,10 +180,15 @@ fn attach(
     foreground: &Foreground,
     cancel: &Cancel,
 ) -> Result<Status, Failure> {
-    // Whoever reads may go away: the command then goes on for nobody, as it would behind any pipe that is read.
-    let output = |stream: Stream, bytes: &[u8]| match stream {
-        Stream::Stdout => write_all(&mut std::io::stdout().lock(), bytes),
-        Stream::Stderr => write_all(&mut std::io::stderr().lock(), bytes),
+    let output = |stream: Stream, bytes: &[u8]| {
+        let written = match stream {
+            Stream::Stdout => write_all(&mut std::io::stdout().lock(), bytes),
+            Stream::Stderr => write_all(&mut std::io::stderr().lock(), bytes),
+        };
+        // `rbuild run app yes | head` has an end.
+        if written.is_err() {
+            foreground.nobody_reads(stream);
+        }
     };
     let stdin = std::io::stdin();
     let terminal = match request.screen {
@@ -220,8 +225,9 @@ fn attach(
     }
 }
 
-fn write_all(out: &mut dyn Write, bytes: &[u8]) {
-    out.write_all(bytes).and_then(|()| out.flush()).unwrap_or(());
+fn write_all(out: &mut dyn Write, bytes: &[u8]) -> std::io::Result<()> {
+    out.write_all(bytes)?;
+    out.flush()
 }
 
 /// The exit codes that docker has for commands that did not run.
