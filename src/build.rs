@@ -22,7 +22,7 @@ pub use outputs::{Output, OutputKind};
 pub use stored::{pull_image, push_stored};
 
 use crate::cache::Cache;
-use crate::diagnostic::{Color, Diagnostic, Severity, Source};
+use crate::diagnostic::{Color, Diagnostic, Severity, Source, Span};
 use crate::digest::{Digest, Frame};
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::{self, Parsed};
@@ -115,7 +115,20 @@ pub enum BuildError {
     /// `BUILDKIT_DOCKERFILE_CHECK` cannot be read.
     #[error("read BUILDKIT_DOCKERFILE_CHECK: {0}")]
     CheckOptions(#[source] dockerfile::lint::CheckError),
-    /// A base image cannot be had.
+    /// A base image of the Dockerfile cannot be had.
+    #[error("resolve base image {name}")]
+    BaseOf {
+        /// The image.
+        name: String,
+        /// The place that asks for it.
+        span: Span,
+        /// A stage that may be meant.
+        stage: Option<String>,
+        /// Why.
+        #[source]
+        source: Box<bases::BaseError>,
+    },
+    /// An image cannot be had.
     #[error("resolve base image {name}")]
     Base {
         /// The image.

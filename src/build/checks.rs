@@ -82,16 +82,22 @@ impl Build<'_> {
     /// `BUILDKIT_DOCKERFILE_CHECK` where it is given, else what the file says.
     fn check_options(&self, dockerfile: &Dockerfile) -> Result<CheckOptions, BuildError> {
         const NAME: &str = "BUILDKIT_DOCKERFILE_CHECK";
-        match self.options.build_args.get(NAME).filter(|text| !text.is_empty()) {
-            Some(text) => CheckOptions::parse(text).map_err(BuildError::CheckOptions),
-            // A directive that cannot be read is an error of its own, which the parser reports.
-            None => Ok(dockerfile
-                .directives
-                .check
-                .as_ref()
-                .and_then(|check| CheckOptions::parse(&check.value).ok())
-                .unwrap_or_default()),
+        let options = match self.options.build_args.get(NAME).filter(|text| !text.is_empty()) {
+            Some(text) => CheckOptions::parse(text).map_err(BuildError::CheckOptions)?,
+            None => match &dockerfile.directives.check {
+                Some(check) => CheckOptions::parse(&check.value).map_err(|error| {
+                    let error = Diagnostic::error(check.span, format!("failed to parse check options: {error}"));
+                    let help = "it takes skip=RULE,…, error=true and experimental=RULE,… with ; between them";
+                    BuildError::Dockerfile(vec![error.help(help)])
+                })?,
+                None => CheckOptions::default(),
+            },
+        };
+        for (name, meant) in options.unknown_rules() {
+            let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+            self.progress.notice(format!("there is no check {name:?}{meant}"));
         }
+        Ok(options)
     }
 
     /// Shows the warnings of a build, those of the parser about stages that the result does not need left out.

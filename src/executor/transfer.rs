@@ -55,6 +55,17 @@ pub(super) struct Copying<'a> {
 }
 
 impl<'a> Copying<'a> {
+    /// A file is missing for a reason where there is no context at all.
+    fn explained(&self, error: CopyError) -> CopyError {
+        match (error, &self.origin) {
+            (CopyError::NotFound { path, hint: None }, Origin::Context(Context::Empty)) => {
+                let hint = "the Dockerfile came without a context; `-f - DIRECTORY` gives it one".to_owned();
+                CopyError::NotFound { path, hint: Some(hint) }
+            }
+            (error, _) => error,
+        }
+    }
+
     /// The request, with an owner where it is known already.
     pub(super) fn request<'b>(
         &'b self,
@@ -118,7 +129,7 @@ impl Work<'_> {
         };
         let epoch = self.services.options.epoch;
         let request = copying.request(None, Some(&ignored), epoch);
-        let mut by_source = plan_copy(&request, None).map_err(|error| self.copy_error(error))?;
+        let mut by_source = plan_copy(&request, None).map_err(|error| self.copy_error(copying.explained(error)))?;
         // Told of a step from the cache, too: what is missing is missing there as well.
         let told = by_source.warnings.clone();
         self.warn(&told);

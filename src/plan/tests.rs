@@ -126,7 +126,8 @@ fn resolve_and_plan(
 ) -> Result<Plan, Vec<Diagnostic>> {
     let mut known: BTreeMap<BaseKey, ImageConfig> = BTreeMap::new();
     loop {
-        let missing = needs::needs(dockerfile, options, &known)?;
+        let missing: Vec<BaseKey> =
+            needs::needs(dockerfile, options, &known)?.into_iter().map(|(key, _)| key).collect();
         if missing.is_empty() {
             return plan(dockerfile, options, &known);
         }

@@ -127,6 +127,23 @@ Dockerfile:7
         assert!(run.stdout.contains("MaintainerDeprecated"), "{}", run.stdout);
     }
 
+    fn directives_that_are_wrong_are_refused_and_unknown_rules_are_spoken_of(rbuild) {
+        for (directive, message, mark) in [
+            ("skp=all", "failed to parse check options: invalid check option \"skp\"", "         ^^^^^^^"),
+            ("error=maybe", "failed to parse check options: failed to parse check option \"error=maybe\"", "^^^^^^^^^^^"),
+        ] {
+            let context = rbuild.context("wrong").file("Dockerfile", format!("# check={directive}\nFROM scratch\nLABEL a=b\n"));
+            for arguments in [&[][..], &["--check"]] {
+                rbuild.build(&context, arguments).failed(1).says(message).says(mark).says("it takes skip=RULE");
+            }
+            rbuild.build(&context, &["--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=all"]).succeeded();
+        }
+        let dockerfile = "# check=skip=StageNameCasng,all2\nFROM scratch AS Base\nLABEL a=b\n";
+        let context = rbuild.context("unknown").file("Dockerfile", dockerfile);
+        let run = rbuild.build(&context, &["--check"]).failed(1);
+        run.says("there is no check \"StageNameCasng\"; did you mean StageNameCasing?").says("there is no check \"all2\"");
+    }
+
     fn check_of_a_target_speaks_of_what_it_needs(rbuild) {
         let dockerfile = "FROM scratch AS base\nMAINTAINER me\nFROM scratch AS other\nENV a b\nFROM base\nLABEL a=b\n";
         let context = rbuild.context("target").file("Dockerfile", dockerfile);

@@ -20,7 +20,7 @@ use crate::cli::request::{
     NamedContext, NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
 };
 use crate::cli::signals::{OnSignal, was_signalled};
-use crate::diagnostic::{Color, Severity, Source};
+use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::executor::{
     Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, ExecuteError, ExecuteOptions, FailedRun, Namespace, NoCache,
     SecretSource,
@@ -340,7 +340,7 @@ fn shown(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) 
         BuildFailure::Input(failure) => return failure,
         BuildFailure::Build(error) => error,
     };
-    let excerpt = |span, text: &str| source.render(&crate::diagnostic::Diagnostic::error(span, text.to_owned()), color);
+    let excerpt = |span, text: &str| source.render(&Diagnostic::error(span, text.to_owned()), color);
     match error {
         BuildError::Dockerfile(diagnostics) => {
             let mut drawn: Vec<String> = Vec::new();
@@ -362,6 +362,14 @@ fn shown(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) 
         }
         BuildError::Execute(ExecuteError::Cancelled) => Failure::interrupted(),
         _ if cancel.is_cancelled() && was_signalled() => Failure::interrupted(),
+        BuildError::BaseOf { span, ref stage, .. } => {
+            let place = Diagnostic::error(span, error.to_string());
+            let place = match stage {
+                Some(stage) => place.help(format!("did you mean the stage {stage}?")),
+                None => place,
+            };
+            Failure { kind: FailureKind::Dockerfile, ..failed(&error) }.excerpt(source.render(&place, color))
+        }
         BuildError::Execute(error) => {
             let failure = failed(&error);
             match error.span() {
