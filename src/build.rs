@@ -27,7 +27,8 @@ use crate::digest::{Digest, Frame};
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::{self, Parsed};
 use crate::executor::{
-    Contexts, ExecuteError, ExecuteOptions, Layers, Namespace, Purpose, ResolvedBase, Services, execute,
+    Aftermath, Contexts, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, Purpose, ResolvedBase, Services,
+    execute,
 };
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
@@ -71,9 +72,14 @@ pub struct Build<'a> {
     pub cancel: &'a Cancel,
     /// Whether files of new layers may be later than the build's own time.
     pub times: FileTimes,
+    /// What is done when a RUN has failed, while all that it had is still there.
+    pub on_failure: Option<&'a OnFailure<'a>>,
     /// How warnings are drawn.
     pub color: Color,
 }
+
+/// Looks at a RUN that failed.
+pub type OnFailure<'a> = dyn Fn(&FailedRun, &Namespace) + Sync + 'a;
 
 /// What becomes of the times of files in new layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -155,7 +161,11 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     if !plan.steps.iter().any(|step| matches!(step.op, plan::Op::Run(_))) {
         build.namespace.expect_no_commands();
     }
-    let steps = execute(plan, &prepared.services(build, Purpose::Build))?;
+    let steps = execute(plan, &prepared.services(build, Purpose::Build)).inspect_err(|error| {
+        if let (Some(look), Some(failed)) = (build.on_failure, prepared.aftermath.take(error)) {
+            look(&failed, build.namespace);
+        }
+    })?;
     build.contexts.save();
     let image = build.assemble(plan, &steps, layers)?;
     build.export(&image, layers)
@@ -167,6 +177,7 @@ struct Prepared<'a> {
     bases: BTreeMap<BaseKey, ResolvedBase>,
     layers: Layers<'a>,
     options: ExecuteOptions,
+    aftermath: Aftermath,
 }
 
 impl Prepared<'_> {
@@ -180,6 +191,7 @@ impl Prepared<'_> {
             cancel: build.cancel,
             options: &self.options,
             purpose,
+            aftermath: build.on_failure.map(|_| &self.aftermath),
         }
     }
 }
@@ -198,7 +210,7 @@ impl Build<'_> {
             options.created = Some(epoch);
         }
         options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
-        Ok(Prepared { plan, bases, layers, options })
+        Ok(Prepared { plan, bases, layers, options, aftermath: Aftermath::default() })
     }
 
     /// The Dockerfile, and what the parser warns of.

@@ -54,7 +54,7 @@ fn world(text: &str) -> World {
     let config = br#"{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":[]}}"#;
     let config = ImageConfig::parse(config).expect("a config");
     let missing = needs::needs(&dockerfile, &options, &BTreeMap::new()).expect("a file without errors");
-    World { bases: missing.into_iter().map(|key| (key, config.clone())).collect(), dockerfile, options }
+    World { bases: missing.into_iter().map(|(key, _)| (key, config.clone())).collect(), dockerfile, options }
 }
 
 fn bench(bencher: Bencher<'_, '_>, text: &str) {

@@ -6,6 +6,7 @@
 
 mod accepted;
 pub mod commands;
+pub mod container;
 mod context;
 mod fields;
 mod output;
@@ -86,6 +87,8 @@ pub struct Request {
     pub ulimits: Vec<Ulimit>,
     /// Steps that run at once.
     pub jobs: NonZeroUsize,
+    /// What happens when a RUN fails.
+    pub on_error: OnError,
     /// How to show progress.
     pub progress: ProgressMode,
     /// Whether standard output gets the image's id alone.
@@ -113,6 +116,23 @@ pub enum Action {
     Explain(ReportFormat),
     /// Show the plan.
     Plan,
+}
+
+/// What happens when a RUN fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// The build ends.
+    Stop,
+    /// A shell is opened where it failed, then the build ends.
+    Shell,
+}
+
+fn on_error(word: Option<&str>) -> Result<OnError, InvalidRequest> {
+    match word {
+        None | Some("stop") => Ok(OnError::Stop),
+        Some("shell") => Ok(OnError::Shell),
+        Some(value) => Err(Given { flag: "--on-error", value, expected: "stop or shell" }.invalid()),
+    }
 }
 
 /// Who reads a report.
@@ -297,6 +317,7 @@ impl Request {
             shm_size: arguments.shm_size.as_deref().map(|text| byte_size("--shm-size", text)).transpose()?,
             ulimits: run::ulimits(&arguments.ulimits)?,
             jobs: jobs(arguments.jobs.as_deref(), environment)?,
+            on_error: on_error(arguments.on_error.as_deref())?,
             progress,
             verbosity,
             registries,

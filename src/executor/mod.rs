@@ -5,8 +5,10 @@
 
 mod abreast;
 mod add;
+mod aftermath;
 mod agent;
 mod base;
+pub mod container;
 pub mod contexts;
 pub mod copy;
 mod devices;
@@ -17,6 +19,7 @@ pub mod git;
 pub mod ingest;
 pub mod layers;
 mod log;
+mod mask;
 pub mod namespace;
 pub mod passwd;
 mod retime;
@@ -33,6 +36,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use abreast::abreast;
+pub use aftermath::{Aftermath, FailedRun};
 pub use base::ResolvedBase;
 pub use contexts::{Context, Contexts, Dates};
 pub use devices::CDI_DIRECTORIES;
@@ -69,6 +73,8 @@ pub struct Services<'a> {
     pub options: &'a ExecuteOptions,
     /// What is done with a step that is not in the cache.
     pub purpose: Purpose<'a>,
+    /// Where the first RUN that fails is kept; without it, nothing of one stays.
+    pub aftermath: Option<&'a Aftermath>,
 }
 
 /// What is done with a step that is not in the cache.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::inputs::Inputs;
 use super::remote::Remote;
+use super::shell::Shell;
 use super::{client, failed, open_store, print};
 use super::{explain, report};
 use crate::build::{
@@ -16,11 +17,13 @@ use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::{
     self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
-    NamedContext, NetworkMode, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
+    NamedContext, NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
 };
+use crate::cli::signals::{OnSignal, was_signalled};
 use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::executor::{
-    Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource,
+    Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, ExecuteError, ExecuteOptions, FailedRun, Namespace, NoCache,
+    SecretSource,
 };
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
@@ -43,12 +46,13 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let client = client(&request.registries);
     let cancel = Cancel::new();
     let ui = Ui::start(request.progress, &environment.ui());
+    let shell = Shell::new(&ui);
     let progress = Progress::new(ui.sink());
-    super::super::signals::stop_on_signal(&cancel, store.session());
+    OnSignal::new(vec![cancel.clone(), shell.cancel.clone()], &shell.foreground, store.session()).stop();
     let remote = Remote { request, environment, store: &store, client: &client, cancel: &cancel, progress: &progress };
     let result = Inputs::load(&remote).and_then(|inputs| {
-        let done = build_with(&remote, &inputs, color);
-        let done = done.map_err(|error| shown(*error, &inputs.source, &cancel, color))?;
+        let done = build_with(&remote, &inputs, &shell, color);
+        let done = done.map_err(|error| shell.explain(shown(*error, &inputs.source, &cancel, color)))?;
         Ok((inputs, done))
     });
     ui.finish();
@@ -79,7 +83,12 @@ fn color(environment: &Environment) -> Color {
     if ui.stderr_is_terminal && !ui.no_color { Color::Always } else { Color::Never }
 }
 
-fn build_with(remote: &Remote<'_>, inputs: &Inputs, color: Color) -> Result<Done, Box<BuildFailure>> {
+fn build_with(
+    remote: &Remote<'_>,
+    inputs: &Inputs,
+    shell: &Shell<'_>,
+    color: Color,
+) -> Result<Done, Box<BuildFailure>> {
     let Remote { request, environment, store, client: registry, cancel, progress } = *remote;
     for notice in &request.notices {
         progress.notice(notice.clone());
@@ -87,6 +96,7 @@ fn build_with(remote: &Remote<'_>, inputs: &Inputs, color: Color) -> Result<Done
     let namespace = Namespace::new(SandboxOptions::new(store.root().join("trees")));
     let execute = execute_options(request, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(output).collect();
+    let open_shell = |failed: &FailedRun, namespace: &Namespace| shell.open(failed, namespace);
     let whole = Build {
         source: &inputs.source,
         scope: inputs.scope.clone(),
@@ -107,6 +117,10 @@ fn build_with(remote: &Remote<'_>, inputs: &Inputs, color: Color) -> Result<Done
         namespace: &namespace,
         progress,
         cancel,
+        on_failure: match request.on_error {
+            OnError::Stop => None,
+            OnError::Shell => Some(&open_shell),
+        },
         color,
     };
     let done = match request.action {
@@ -347,7 +361,7 @@ fn shown(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) 
             }
         }
         BuildError::Execute(ExecuteError::Cancelled) => Failure::interrupted(),
-        _ if cancel.is_cancelled() && super::super::signals::was_signalled() => Failure::interrupted(),
+        _ if cancel.is_cancelled() && was_signalled() => Failure::interrupted(),
         BuildError::BaseOf { span, ref stage, .. } => {
             let place = Diagnostic::error(span, error.to_string());
             let place = match stage {
