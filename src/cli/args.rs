@@ -271,6 +271,10 @@ pub struct BuildArguments {
     /// Limit what RUN may use: NAME=SOFT[:HARD], such as nofile=1024:4096 (repeatable)
     #[arg(long = "ulimit", value_name = "LIMIT", help_heading = "RUN")]
     pub ulimits: Vec<String>,
+    /// How a root for RUN is made of layers: auto, overlay, copy; auto takes copies where the kernel or the store's
+    /// file system refuses overlay mounts, which takes longer [default: auto; env: RBUILD_STORAGE_DRIVER]
+    #[arg(long, value_name = "DRIVER", help_heading = "RUN")]
+    pub storage_driver: Option<String>,
     /// Run at most so many steps at once [default: one per processor]
     #[arg(short, long, value_name = "NUMBER", help_heading = "RUN")]
     pub jobs: Option<String>,

@@ -99,6 +99,11 @@ impl Work<'_> {
         };
         let ended = sandbox.run(&spec, &output, services.cancel);
         drop(mounted);
+        if let Ok(sandbox::Exit { root: sandbox::Made::Copied { refused: Some(reason) }, .. }) = &ended {
+            self.task.note(format!(
+                "roots of RUN are copied here, which takes longer than mounting them: {reason}; `rbuild doctor` says more"
+            ));
+        }
         let result = match ended {
             Ok(exit) => self.judge(op, exit, log.and_then(Log::whole)).and_then(|()| self.keep_written(&draft, key)),
             Err(error) => Err(error.into()),

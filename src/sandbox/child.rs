@@ -16,7 +16,7 @@ use rustix::process::{
 };
 use rustix::thread::{Gid, Uid};
 
-use super::command;
+use super::command::{self, Outset};
 use super::order::Order;
 use super::seccomp::Filters;
 use super::spec::{Network, Status};
@@ -63,8 +63,14 @@ pub(super) struct SetUp {
     pub(super) stubs: Option<PathBuf>,
     /// A directory in memory, for files and for the root to be mounted on.
     pub(super) scratch: Option<OwnedFd>,
+    /// Where what the command changes is found: the upper directory, or a copied root.
+    pub(super) changes: PathBuf,
+    /// Trees that the command sees files of: the image's and those of its mounts, or copies of them.
+    pub(super) shown: Vec<PathBuf>,
     /// The image's root, once mounted.
     pub(super) root: Option<RootDir>,
+    /// The host's /proc, through which a process finds itself whatever /proc the image gets.
+    proc: Option<OwnedFd>,
     mapped: Option<OwnedFd>,
     job: OwnedFd,
 }
@@ -73,6 +79,11 @@ impl SetUp {
     /// The image's root; a step that needs it stands behind the one that mounts it.
     pub(super) fn root(&self) -> Result<&RootDir, Reason> {
         self.root.as_ref().ok_or_else(|| Reason("the root is not mounted".to_owned()))
+    }
+
+    /// Tells main something on the way.
+    pub(super) fn report(&self, reply: &Reply) -> Result<(), Reason> {
+        Ok(wire::reply(&self.job, reply, &[])?)
     }
 
     /// The directory in memory; as with the root.
@@ -103,6 +114,8 @@ const STEPS: &[Step<'static>] = &[
     ("open the records of file owners", recorder::open_records),
     // An image with links there would have us mount on, and mask, other things (CVE-2019-19921, CVE-2026-41579).
     ("check /proc, /sys and /dev of the image", standard::refuse_links),
+    // The image's may turn out to be read-only.
+    ("open the host's /proc", open_proc),
     ("mount /proc", standard::mount_proc),
     ("mount /sys", standard::mount_sys),
     ("mount /dev", standard::mount_dev),
@@ -154,6 +167,8 @@ fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
     let rest = passed.split_off(2.min(passed.len()));
     let output = <[OwnedFd; 2]>::try_from(passed).map_err(|_| Reason("the outputs are missing".to_owned()))?;
     Ok(SetUp {
+        shown: Vec::new(),
+        changes: order.upper.path().to_owned(),
         order,
         filters: given.filters,
         recorder: given.recorder,
@@ -164,6 +179,7 @@ fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
         stubs: None,
         scratch: None,
         root: None,
+        proc: None,
         mapped: Some(given.mapped),
         job: job.try_clone()?,
     })
@@ -195,6 +211,12 @@ fn die_with_holder(setup: &mut SetUp) -> Result<(), Reason> {
     if polled[0].revents().contains(rustix::event::PollFlags::HUP) {
         process::exit_now(125);
     }
+    Ok(())
+}
+
+fn open_proc(setup: &mut SetUp) -> Result<(), Reason> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    setup.proc = Some(rustix::fs::open("/proc", flags, Mode::empty())?);
     Ok(())
 }
 
@@ -262,8 +284,9 @@ fn split(setup: SetUp, proof: SingleThreaded) -> ! {
         Err(error) => fail(&setup.job, "fork the command", error.into()),
         Ok(Forked::Parent { pid, .. }) => shim(setup, pid),
         Ok(Forked::Child) => {
-            let SetUp { order, filters, recorder, job, .. } = setup;
-            command::become_command(order, &filters, recorder, job)
+            let SetUp { order, filters, recorder, job, proc, .. } = setup;
+            let outset = Outset { order: &order, filters: &filters, recorder: recorder.as_ref(), proc: proc.as_ref() };
+            command::become_command(&outset, &job)
         }
     }
 }

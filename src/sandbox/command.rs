@@ -21,6 +21,8 @@ pub(super) struct Outset<'a> {
     pub(super) filters: &'a Filters,
     /// Where only one id exists: who answers for the others.
     pub(super) recorder: Option<&'a OwnedFd>,
+    /// The host's /proc.
+    pub(super) proc: Option<&'a OwnedFd>,
 }
 
 type Step = (&'static str, fn(&Outset<'_>) -> Result<(), Reason>);
@@ -46,20 +48,20 @@ const STEPS: &[Step] = &[
     ("close all other descriptors", |_| Ok(descriptors::close_on_exec_from(3)?)),
 ];
 
-pub(super) fn become_command(order: Order, filters: &Filters, recorder: Option<OwnedFd>, job: OwnedFd) -> ! {
-    let outset = Outset { order: &order, filters, recorder: recorder.as_ref() };
+pub(super) fn become_command(outset: &Outset<'_>, job: &OwnedFd) -> ! {
     for (name, step) in STEPS {
-        if let Err(reason) = step(&outset) {
-            fail(&job, name, reason);
+        if let Err(reason) = step(outset) {
+            fail(job, name, reason);
         }
     }
+    let order = outset.order;
     let error = match (c_strings(&order.args), environment(&order.env)) {
-        (Ok(arguments), Ok(environment)) => execute(&order, &arguments, &environment),
+        (Ok(arguments), Ok(environment)) => execute(order, &arguments, &environment),
         (Err(error), _) | (_, Err(error)) => error,
     };
     let program = order.args.first().cloned().unwrap_or_default();
     let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
-    drop(wire::reply(&job, &Reply::ProgramFailed { program, errno }, &[]));
+    drop(wire::reply(job, &Reply::ProgramFailed { program, errno }, &[]));
     process::exit_now(127)
 }
 

@@ -28,6 +28,7 @@
 mod cancel;
 mod child;
 mod command;
+mod copied;
 mod error;
 mod holder;
 mod layers;
@@ -51,6 +52,7 @@ mod worker;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread::JoinHandle;
 
 use rustix::mount::MountAttrFlags;
@@ -59,12 +61,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 pub use cancel::Cancel;
 pub use error::SandboxError;
 pub use probe::{Finding, Report, Rung, probe};
-pub use spec::{Access, Exit, Mount, MountKind, Network, RunSpec, Secret, Security, Status, Stream, UserSpec};
-pub use start::{Isolation, Options, Ownership};
+pub use spec::{Access, Exit, Made, Mount, MountKind, Network, RunSpec, Secret, Security, Status, Stream, UserSpec};
+pub use start::{Isolation, Options, Ownership, StorageDriver};
 pub use worker::Worker;
 
 use crate::rootfs::RootDir;
 use crate::sys::mount::{map_owners, set_attributes};
+use copied::Copied;
 use order::{Bytes, Order, OrderedKind, OrderedMount, Place};
 use wire::{Job, Reply};
 
@@ -88,6 +91,9 @@ pub struct Sandbox {
     isolation: Isolation,
     ownership: Ownership,
     mapping: String,
+    storage: StorageDriver,
+    /// Why overlay was refused, once a command was told: later ones do not try again.
+    refused: OnceLock<String>,
     /// Waits for the holder. It started it too: the parent-death signal comes when the starting *thread* ends.
     keeper: Option<JoinHandle<()>>,
 }
@@ -197,7 +203,23 @@ impl Sandbox {
         };
         // The command's ends have to be its own, or the end of the output would never be seen.
         drop((stdout_writer, stderr_writer));
-        outcome::follow(&job, [stdout, stderr], output, cancel)
+        let exit = outcome::follow(&job, [stdout, stderr], output, cancel)?;
+        if let Made::Copied { refused } = &exit.root {
+            if let Some(refused) = refused {
+                // Whoever told first said the same.
+                let _ = self.refused.set(refused.clone());
+            }
+            self.compare(spec)?;
+        }
+        Ok(exit)
+    }
+
+    /// Finds what a command changed in its copied root.
+    fn compare(&self, spec: &RunSpec) -> Result<(), SandboxError> {
+        let lowers = spec.lowers.iter().map(|lower| self.path_inside(lower)).collect::<Result<Vec<_>, _>>()?;
+        let copied = Copied { lowers, upper: self.path_inside(&spec.upper)?, work: self.path_inside(&spec.work)? };
+        let arguments = serde_json::to_vec(&copied).map_err(|error| SandboxError::Talk { source: error.into() })?;
+        self.worker(worker::COMPARE, &arguments, Vec::new())?.wait()
     }
 
     fn submit(&self, kind: Job, request: &[u8], passed: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
@@ -238,6 +260,7 @@ impl Sandbox {
             mounts,
             security: spec.security,
             shm_size: spec.shm_size,
+            storage: if self.refused.get().is_some() { StorageDriver::Copy } else { self.storage },
         };
         Ok((order, passed))
     }
@@ -361,7 +384,7 @@ impl WorkerHandle {
                     let died = SandboxError::Died { job: format!("worker {:?}", self.name), status };
                     return outcome.unwrap_or(Err(died));
                 }
-                Some(Reply::Started | Reply::ProgramFailed { .. } | Reply::Exited(_)) => {}
+                Some(Reply::Started | Reply::Copied(_) | Reply::ProgramFailed { .. } | Reply::Exited(_)) => {}
                 None => return Err(SandboxError::HolderGone),
             }
         }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::spec::{Access, Network, Security, UserSpec};
+use super::start::StorageDriver;
 
 /// What the child has to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,6 +25,7 @@ pub(super) struct Order {
     pub(super) mounts: Vec<OrderedMount>,
     pub(super) security: Security,
     pub(super) shm_size: u64,
+    pub(super) storage: StorageDriver,
 }
 
 /// One mount of a command.

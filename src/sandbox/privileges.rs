@@ -1,7 +1,10 @@
 //! Where power is dropped: limits, filter, capabilities, ids.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, Signal, getppid, set_dumpable_behavior, set_parent_process_death_signal,
 };
@@ -44,12 +47,16 @@ pub(super) fn limit_resources(_: &mut SetUp) -> Result<(), Reason> {
     Ok(())
 }
 
-pub(super) fn offer_to_oom_killer(_: &Outset<'_>) -> Result<(), Reason> {
-    const FILE: &str = "/proc/self/oom_score_adj";
+pub(super) fn offer_to_oom_killer(outset: &Outset<'_>) -> Result<(), Reason> {
+    const FILE: &str = "self/oom_score_adj";
+    let proc = outset.proc.ok_or_else(|| Reason("the host's /proc is not open".to_owned()))?;
+    let open = |flags| rustix::fs::openat(proc, FILE, flags | OFlags::CLOEXEC, Mode::empty()).doing(FILE);
     // Not dumpable means that the file belongs to the host's root. The exec to come makes it so anyway.
     set_dumpable_behavior(DumpableBehavior::Dumpable)?;
-    let now: i32 = std::fs::read_to_string(FILE)?.trim().parse()?;
-    std::fs::write(FILE, (now + 500).min(1000).to_string()).doing(FILE)
+    let mut now = String::new();
+    File::from(open(OFlags::RDONLY)?).read_to_string(&mut now)?;
+    let score = now.trim().parse::<i32>()? + 500;
+    File::from(open(OFlags::WRONLY)?).write_all(score.min(1000).to_string().as_bytes()).doing(FILE)
 }
 
 /// Where Landlock cannot do it (before Linux 6.12), abstract sockets of the host's network are in reach: the network

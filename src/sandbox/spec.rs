@@ -161,13 +161,27 @@ pub enum Stream {
 }
 
 /// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     /// Code or signal.
     pub status: Status,
     /// Whether the kernel killed a process for want of memory while the command ran. A shell can hide that behind a
     /// code of zero.
     pub out_of_memory: bool,
+    /// How its root was made.
+    pub root: Made,
+}
+
+/// How a command's root was made of trees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// By an overlay mount.
+    Mounted,
+    /// By a copy.
+    Copied {
+        /// Why overlay was refused; `None` if a copy was asked for, or it was told before.
+        refused: Option<String>,
+    },
 }
 
 /// What `wait` says of an ended process.

@@ -7,10 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread::JoinHandle;
 
 use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::Sandbox;
 use super::error::SandboxError;
@@ -25,12 +26,14 @@ pub struct Options {
     pub base: PathBuf,
     /// What has to be possible in it.
     pub isolation: Isolation,
+    /// How trees become a command's root.
+    pub storage: StorageDriver,
 }
 
 impl Options {
     /// Full isolation, with everything beneath this directory.
     pub fn new(base: PathBuf) -> Options {
-        Options { base, isolation: Isolation::Full }
+        Options { base, isolation: Isolation::Full, storage: StorageDriver::Auto }
     }
 }
 
@@ -41,6 +44,18 @@ pub enum Isolation {
     Full,
     /// Nothing: workers only, with the caller's own ids.
     None,
+}
+
+/// How trees become a command's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum StorageDriver {
+    /// By an overlay mount where there is one to be had, else by copies.
+    #[default]
+    Auto,
+    /// By an overlay mount; where that is refused, no command runs.
+    Overlay,
+    /// By copies.
+    Copy,
 }
 
 /// What stands for the owners of files.
@@ -73,6 +88,7 @@ pub(super) fn start(options: Options) -> Result<Sandbox, SandboxError> {
         },
     };
     sandbox.named = options.base;
+    sandbox.storage = options.storage;
     Ok(sandbox)
 }
 
@@ -96,6 +112,8 @@ pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox,
             Some(_) | None => Ownership::Kept,
         },
         mapping: map.as_ref().map_or_else(plain_name, IdMap::name),
+        storage: StorageDriver::Auto,
+        refused: OnceLock::new(),
         keeper: Some(keeper),
     };
     if let Some(map) = map {

@@ -47,6 +47,8 @@ pub(super) enum Reply {
     Done,
     /// From a worker: its error.
     WorkerFailed(String),
+    /// From a command's set-up: its root is a copy, and perhaps why that is so.
+    Copied(Option<String>),
     /// From a command's set-up.
     SetUpFailed { step: String, reason: String },
     /// From the command's process: its program cannot be executed.

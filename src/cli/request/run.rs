@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::InvalidRequest;
 use super::fields::Given;
 use crate::cli::environment::Environment;
+use crate::sandbox::StorageDriver;
 
 /// The largest secret, as in BuildKit (`session/secrets`).
 const LARGEST_SECRET: u64 = 500 << 10;
@@ -173,6 +174,21 @@ pub(super) fn network(word: &str) -> Result<NetworkMode, InvalidRequest> {
         "host" => Ok(NetworkMode::Host),
         "bridge" | "slirp4netns" | "pasta" | "private" => Ok(NetworkMode::Default),
         _ => Err(given.invalid()),
+    }
+}
+
+/// The flag wins over the variable.
+pub(super) fn storage_driver(flag: Option<&str>, environment: &Environment) -> Result<StorageDriver, InvalidRequest> {
+    let variable = || environment.variable("RBUILD_STORAGE_DRIVER").map(|value| ("RBUILD_STORAGE_DRIVER", value));
+    let Some((flag, value)) = flag.map(|value| ("--storage-driver", value)).or_else(variable) else {
+        return Ok(StorageDriver::Auto);
+    };
+    match value {
+        "auto" | "" => Ok(StorageDriver::Auto),
+        "overlay" => Ok(StorageDriver::Overlay),
+        // Buildah's and Docker's name for it.
+        "copy" | "vfs" => Ok(StorageDriver::Copy),
+        _ => Err(Given { flag, value, expected: "auto, overlay or copy" }.invalid()),
     }
 }
 

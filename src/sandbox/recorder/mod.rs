@@ -42,7 +42,6 @@ use rustix::thread::{CapabilitySet, LinkNameSpaceType, move_into_link_name_space
 use self::calls::{Call, Known};
 use self::credentials::Credentials;
 use super::child::{Reason, SetUp, While};
-use super::order::OrderedKind;
 use super::privileges;
 use super::wire;
 use crate::owners::{Table, table_path};
@@ -77,22 +76,19 @@ pub(super) fn open_records(setup: &mut SetUp) -> Result<(), Reason> {
         rustix::fs::openat(CWD, path, flags, Mode::empty()).doing(path.display())
     };
     let order = &setup.order;
-    let upper = order.upper.path();
-    let table = File::create(table_path(upper)).doing(table_path(upper).display())?;
-    let merged = order.mounts.iter().filter_map(|mount| match &mount.kind {
-        OrderedKind::Merged { lowers, .. } => Some(lowers),
-        _ => None,
-    });
+    let table = table_path(order.upper.path());
+    let table = File::create(&table).doing(table.display())?;
     let mut below = Vec::new();
-    for lower in std::iter::once(&order.lowers).chain(merged).flatten() {
-        match File::open(table_path(lower.path())) {
+    for tree in &setup.shown {
+        match File::open(table_path(tree)) {
             Ok(file) => below.push(file.into()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).doing(lower.path().display()),
+            Err(error) => return Err(error).doing(tree.display()),
         }
     }
     let namespace = File::open("/proc/self/ns/mnt").doing("/proc/self/ns/mnt")?;
-    setup.records = Some(Handed { mount_namespace: namespace.into(), upper: path(upper)?, table: table.into(), below });
+    let upper = path(&setup.changes)?;
+    setup.records = Some(Handed { mount_namespace: namespace.into(), upper, table: table.into(), below });
     Ok(())
 }
 
