@@ -271,6 +271,10 @@ pub struct BuildArguments {
     /// Limit what RUN may use: NAME=SOFT[:HARD], such as nofile=1024:4096 (repeatable)
     #[arg(long = "ulimit", value_name = "LIMIT", help_heading = "RUN")]
     pub ulimits: Vec<String>,
+    /// The least isolation of RUN that will do: full (namespaces) or chroot, also without Landlock [default: full where
+    /// the place allows it, else chroot with Landlock; env: RBUILD_ISOLATION]
+    #[arg(long, value_name = "MODE", help_heading = "RUN")]
+    pub isolation: Option<String>,
     /// How a root for RUN is made of layers: auto, overlay, copy; auto takes copies where the kernel or the store's
     /// file system refuses overlay mounts, which takes longer [default: auto; env: RBUILD_STORAGE_DRIVER]
     #[arg(long, value_name = "DRIVER", help_heading = "RUN")]
@@ -354,9 +358,6 @@ pub struct AcceptedArguments {
     /// A layer per step is kept
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub squash: Option<Switch>,
-    /// The isolation is chosen by what the machine offers
-    #[arg(long, hide = true, value_name = "TECHNOLOGY")]
-    pub isolation: Option<String>,
     /// There are no builder instances
     #[arg(long, hide = true, value_name = "NAME")]
     pub builder: Option<String>,

@@ -20,7 +20,7 @@ use super::environment::Environment;
 use crate::diagnostic::did_you_mean;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::sandbox::StorageDriver;
+use crate::sandbox::{Isolation, StorageDriver};
 use crate::ui::ProgressMode;
 pub use accepted::{CacheLocation, CacheMode};
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
@@ -83,6 +83,8 @@ pub struct Request {
     pub shm_size: Option<u64>,
     /// Limits of RUN.
     pub ulimits: Vec<Ulimit>,
+    /// The least isolation of RUN that will do.
+    pub isolation: Isolation,
     /// How layers become a root for RUN.
     pub storage: StorageDriver,
     /// Steps that run at once.
@@ -279,6 +281,7 @@ impl Request {
             entitlements: run::entitlements(&arguments.entitlements)?,
             shm_size: arguments.shm_size.as_deref().map(|text| byte_size("--shm-size", text)).transpose()?,
             ulimits: run::ulimits(&arguments.ulimits)?,
+            isolation: run::isolation(arguments.isolation.as_deref(), environment)?,
             storage: run::storage_driver(arguments.storage_driver.as_deref(), environment)?,
             jobs: jobs(arguments.jobs.as_deref(), environment)?,
             progress,

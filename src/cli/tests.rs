@@ -94,6 +94,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         entitlements,
         shm_size,
         ulimits,
+        isolation,
         storage,
         jobs,
         progress,

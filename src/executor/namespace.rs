@@ -20,6 +20,8 @@ pub struct Namespace {
     started: OnceLock<Result<Started, Arc<SandboxError>>>,
     discarded: Mutex<Vec<PathBuf>>,
     expected: OnceLock<String>,
+    /// Whether it was said that commands run in a chroot.
+    told: AtomicBool,
 }
 
 struct Started {
@@ -37,12 +39,18 @@ impl Namespace {
             started: OnceLock::new(),
             discarded: Mutex::default(),
             expected: OnceLock::new(),
+            told: AtomicBool::new(false),
         }
     }
 
     /// No command will be run: a place that allows no user namespace is good enough.
     pub fn expect_no_commands(&self) {
         self.commands.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether nobody has asked this before.
+    pub(super) fn is_first_in_chroot(&self) -> bool {
+        !self.told.swap(true, Ordering::Relaxed)
     }
 
     fn start(&self) -> Result<Sandbox, SandboxError> {

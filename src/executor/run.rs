@@ -70,6 +70,12 @@ impl Work<'_> {
         let parent = self.parent()?;
         let sandbox = services.layers.namespace.sandbox()?;
         let mapping = services.layers.mapping()?;
+        if sandbox.isolation() == sandbox::Isolation::Chroot && services.layers.namespace.is_first_in_chroot() {
+            services.progress.notice(
+                "no namespaces here: RUN is confined by chroot, Landlock and a system-call filter only, and shares network \
+                 and processes with this container; `rbuild doctor` says what to change, --isolation=full refuses it",
+            );
+        }
         let lowers = services.layers.trees(&parent.layers, self.task)?;
         let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;

@@ -11,12 +11,15 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::path::Arg;
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, fchdir, set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::thread::{Gid, Uid};
 
 use super::command::{self, Outset};
+use super::copied::{Entries, Filled};
+use super::mounts::Shape;
 use super::order::Order;
 use super::seccomp::Filters;
 use super::spec::{Network, Status};
@@ -59,6 +62,11 @@ pub(super) struct SetUp {
     pub(super) passed: Vec<Option<OwnedFd>>,
     /// The user's mounts, opened and not yet attached.
     pub(super) sources: Vec<mounts::Source>,
+    /// Where they go.
+    pub(super) points: Vec<(String, Shape)>,
+    /// Of a copied root: what is in it, and which places stand for mounts.
+    pub(super) entries: Entries,
+    pub(super) filled: Vec<Filled>,
     /// Below the image, if it lacks mount points.
     pub(super) stubs: Option<PathBuf>,
     /// A directory in memory, for files and for the root to be mounted on.
@@ -70,7 +78,7 @@ pub(super) struct SetUp {
     /// The image's root, once mounted.
     pub(super) root: Option<RootDir>,
     /// The host's /proc, through which a process finds itself whatever /proc the image gets.
-    proc: Option<OwnedFd>,
+    pub(super) proc: Option<OwnedFd>,
     mapped: Option<OwnedFd>,
     job: OwnedFd,
 }
@@ -136,7 +144,7 @@ const STEPS: &[Step<'static>] = &[
 /// What the holder gives a command's first process.
 pub(super) struct Given {
     /// Gives a byte once its ids are mapped.
-    pub(super) mapped: OwnedFd,
+    pub(super) mapped: Option<OwnedFd>,
     pub(super) filters: Filters,
     pub(super) recorder: Option<OwnedFd>,
 }
@@ -176,13 +184,21 @@ fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
         output,
         passed: rest.into_iter().map(Some).collect(),
         sources: Vec::new(),
+        points: Vec::new(),
+        entries: Entries::new(),
+        filled: Vec::new(),
         stubs: None,
         scratch: None,
         root: None,
         proc: None,
-        mapped: Some(given.mapped),
+        mapped: given.mapped,
         job: job.try_clone()?,
     })
+}
+
+/// What a command in a chroot needs, of which nobody has to map ids.
+pub(super) fn receive_for_chroot(job: &OwnedFd, filters: Filters) -> Result<SetUp, Reason> {
+    receive(job, Given { mapped: None, filters, recorder: None })
 }
 
 /// Reports and ends.
@@ -214,7 +230,7 @@ fn die_with_holder(setup: &mut SetUp) -> Result<(), Reason> {
     Ok(())
 }
 
-fn open_proc(setup: &mut SetUp) -> Result<(), Reason> {
+pub(super) fn open_proc(setup: &mut SetUp) -> Result<(), Reason> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     setup.proc = Some(rustix::fs::open("/proc", flags, Mode::empty())?);
     Ok(())
@@ -258,14 +274,18 @@ fn connect_outputs(setup: &mut SetUp) -> Result<(), Reason> {
 
 /// A working directory reached through a link like `/proc/self/fd/7` would be outside (CVE-2024-21626).
 fn enter_working_directory(setup: &mut SetUp) -> Result<(), Reason> {
-    let cwd = setup.order.cwd.clone();
+    enter_directory(setup.root()?, &setup.order.cwd)
+}
+
+/// Of the root of this process.
+pub(super) fn enter_directory(root: &RootDir, cwd: &str) -> Result<(), Reason> {
     let path = OFlags::PATH | OFlags::DIRECTORY;
-    let directory = setup.root()?.open_at(cwd.as_bytes(), path, Mode::empty()).map_err(|error| {
+    let directory = root.open_at(cwd.as_bytes(), path, Mode::empty()).map_err(|error| {
         let outside = "it is outside the root, or a loop of links";
         let said = if error.raw_os_error() == Some(libc::ELOOP) { outside.to_owned() } else { error.to_string() };
         Reason(format!("{cwd:?}: {said}"))
     })?;
-    fchdir(&directory).doing(&cwd)?;
+    fchdir(&directory).doing(cwd)?;
     let real = rustix::process::getcwd(Vec::new())?;
     if !real.to_bytes().starts_with(b"/") {
         return Err(Reason(format!("{cwd:?}: the working directory is outside the root")));
@@ -285,8 +305,9 @@ fn split(setup: SetUp, proof: SingleThreaded) -> ! {
         Ok(Forked::Parent { pid, .. }) => shim(setup, pid),
         Ok(Forked::Child) => {
             let SetUp { order, filters, recorder, job, proc, .. } = setup;
-            let outset = Outset { order: &order, filters: &filters, recorder: recorder.as_ref(), proc: proc.as_ref() };
-            command::become_command(&outset, &job)
+            let (recorder, proc) = (recorder.as_ref(), proc.as_ref());
+            let outset = Outset { order: &order, filters: &filters, recorder, proc, root: None };
+            command::become_command(&outset, command::STEPS, &job)
         }
     }
 }
@@ -348,7 +369,7 @@ pub(super) fn mount_log(context: &OwnedFd) -> String {
 }
 
 /// Creates a file with content in a directory that is ours.
-pub(super) fn write_file(directory: impl AsFd, name: &str, content: &[u8], mode: u32) -> Result<OwnedFd, Reason> {
+pub(super) fn write_file(directory: impl AsFd, name: impl Arg, content: &[u8], mode: u32) -> Result<OwnedFd, Reason> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o600))?;
     let mut file = File::from(file);

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::child::{Reason, fail};
 use super::order::Order;
@@ -23,12 +23,14 @@ pub(super) struct Outset<'a> {
     pub(super) recorder: Option<&'a OwnedFd>,
     /// The host's /proc.
     pub(super) proc: Option<&'a OwnedFd>,
+    /// Where it is a directory like any other: the image's root.
+    pub(super) root: Option<BorrowedFd<'a>>,
 }
 
-type Step = (&'static str, fn(&Outset<'_>) -> Result<(), Reason>);
+pub(super) type Step = (&'static str, fn(&Outset<'_>) -> Result<(), Reason>);
 
 /// In the order in which they are done.
-const STEPS: &[Step] = &[
+pub(super) const STEPS: &[Step] = &[
     // A session of its own has no terminal to take over.
     ("start a session", |_| Ok(rustix::process::setsid().map(drop)?)),
     // While /proc/self is still writable to us; the kernel shall choose the command before it chooses rbuild.
@@ -48,8 +50,8 @@ const STEPS: &[Step] = &[
     ("close all other descriptors", |_| Ok(descriptors::close_on_exec_from(3)?)),
 ];
 
-pub(super) fn become_command(outset: &Outset<'_>, job: &OwnedFd) -> ! {
-    for (name, step) in STEPS {
+pub(super) fn become_command(outset: &Outset<'_>, steps: &[Step], job: &OwnedFd) -> ! {
+    for (name, step) in steps {
         if let Err(reason) = step(outset) {
             fail(job, name, reason);
         }

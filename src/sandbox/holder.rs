@@ -22,6 +22,7 @@ use rustix::process::{
 use rustix::thread::{Gid, Uid};
 
 use super::child::{self, Given};
+use super::chroot;
 use super::recorder;
 use super::seccomp::Filters;
 use super::spec::Status;
@@ -35,6 +36,8 @@ use crate::sys::process::{self, Forked, Namespaces, SingleThreaded};
 pub(super) const NAME: &str = "rbuild-holder";
 /// `argv[1]`: enter namespaces.
 pub(super) const IN_NAMESPACES: &str = "namespaces";
+/// `argv[1]`: stay where main is, and run commands in a chroot.
+pub(super) const IN_CHROOT: &str = "chroot";
 /// `argv[1]`: stay where main is; workers only.
 pub(super) const PLAIN: &str = "plain";
 
@@ -88,11 +91,12 @@ fn detach() -> io::Result<OwnedFd> {
 }
 
 fn go_on(control: OwnedFd) -> ! {
-    let entered = if std::env::args_os().nth(1).as_deref() == Some(OsStr::new(PLAIN)) {
-        SingleThreaded::check()
-            .map(|proof| Holder::new(control.try_clone(), proof, [Vec::new(), Vec::new()], Owners::Kept))
-    } else {
-        enter(&control)
+    let mode = std::env::args_os().nth(1).unwrap_or_default();
+    let entered = match mode.to_str() {
+        Some(PLAIN) => SingleThreaded::check()
+            .map(|proof| Holder::new(control.try_clone(), proof, [Vec::new(), Vec::new()], Owners::Kept)),
+        Some(IN_CHROOT) => prepare_chroot(&control),
+        _ => enter(&control),
     };
     let outcome = entered.and_then(|holder| {
         wire::send(&control, &[wire::READY], &[])?;
@@ -106,6 +110,26 @@ fn go_on(control: OwnedFd) -> ! {
         }
         Ok(never) => match never {},
     }
+}
+
+/// Finds out whether chroot works, in a child, and gets ready to inherit what commands leave behind.
+fn prepare_chroot(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
+    let proof = SingleThreaded::check()?;
+    let tried = match process::fork(proof)? {
+        Forked::Child => {
+            let errno = rustix::process::chroot(".").map_or_else(|error| error.raw_os_error(), |()| 0);
+            process::exit_now(errno.min(255))
+        }
+        Forked::Parent { child, .. } => status_of(&child)?,
+    };
+    if tried != Status::Code(0) {
+        let errno = tried.shell_code();
+        wire::send(control, &[&[wire::START_FAILED][..], &errno.to_le_bytes()].concat(), &[])?;
+        process::exit_now(125);
+    }
+    rustix::process::set_child_subreaper(Some(Pid::INIT))?;
+    let holder = Holder::new(control.try_clone(), proof, [Vec::new(), Vec::new()], Owners::Kept);
+    Ok(holder.map(|holder| Holder { confinement: Confinement::Chroot, ..holder }))
 }
 
 /// Enters the namespaces and has main map the ids.
@@ -147,7 +171,15 @@ struct Holder {
     gid_map: Vec<u8>,
     filters: Filters,
     owners: Owners,
+    confinement: Confinement,
     running: Vec<Running>,
+}
+
+/// How commands are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Confinement {
+    Namespaces,
+    Chroot,
 }
 
 /// Where a file's owner is kept.
@@ -160,6 +192,7 @@ enum Owners {
 }
 
 struct Running {
+    pid: Pid,
     child: OwnedFd,
     job: OwnedFd,
     /// Ends by itself after the command, when it has written its records.
@@ -175,7 +208,16 @@ impl Holder {
         owners: Owners,
     ) -> io::Result<Holder> {
         let filters = Filters::default();
-        Ok(Holder { control: control?, proof, uid_map, gid_map, filters, owners, running: Vec::new() })
+        Ok(Holder {
+            control: control?,
+            proof,
+            uid_map,
+            gid_map,
+            filters,
+            owners,
+            confinement: Confinement::Namespaces,
+            running: Vec::new(),
+        })
     }
 
     /// Starts what main asks for and reports what has ended, until main closes the control socket.
@@ -216,10 +258,15 @@ impl Holder {
 
     fn reap(&mut self, events: &[Event]) -> io::Result<()> {
         let mut kept = Vec::with_capacity(self.running.len());
+        let alive: Vec<Pid> = self.running.iter().map(|running| running.pid).collect();
         for (mut running, event) in std::mem::take(&mut self.running).into_iter().zip(events) {
             match event {
                 Event::Ended => {
                     let status = status_of(&running.child)?;
+                    if self.confinement == Confinement::Chroot {
+                        // What its supervisor would have ended, had it not been killed itself.
+                        chroot::descendants::end_all(&alive);
+                    }
                     if let Some(recorder) = &running.recorder {
                         // With the command's last process its calls have an end, so it is writing, or has ended.
                         status_of(recorder)?;
@@ -247,16 +294,19 @@ impl Holder {
             return Err(io::Error::other("main sent what is no job"));
         };
         let started = match job {
-            Job::Worker => self.start_worker(&socket).map(|child| (child, None)),
+            Job::Worker => self.start_worker(&socket).map(|(pid, child)| (pid, child, None)),
+            Job::RunOnHostNetwork if self.confinement == Confinement::Chroot => {
+                self.start_in_chroot(&socket).map(|(pid, child)| (pid, child, None))
+            }
             Job::RunOnHostNetwork => self.start_command(&socket, Namespaces::ALL_BUT_NETWORK),
             Job::RunOnOwnNetwork => self.start_command(&socket, Namespaces::ALL),
         };
         match started {
-            Ok((child, recorder)) => {
+            Ok((pid, child, recorder)) => {
                 let replied = wire::reply(&socket, &Reply::Started, &[child.as_fd()]);
                 // Main gave up already: the next poll sees that too.
                 drop(replied);
-                self.running.push(Running { child, job: socket, recorder, abandoned: false });
+                self.running.push(Running { pid, child, job: socket, recorder, abandoned: false });
             }
             Err(error) => {
                 let step = "start a process for it".to_owned();
@@ -267,9 +317,19 @@ impl Holder {
         Ok(())
     }
 
-    fn start_worker(&mut self, socket: &OwnedFd) -> io::Result<OwnedFd> {
+    fn start_in_chroot(&mut self, socket: &OwnedFd) -> io::Result<(Pid, OwnedFd)> {
         match process::fork(self.proof)? {
-            Forked::Parent { child, .. } => Ok(child),
+            Forked::Parent { pid, child } => Ok((pid, child)),
+            Forked::Child => {
+                self.forget_others();
+                chroot::set_up_and_run(socket, std::mem::take(&mut self.filters), self.proof)
+            }
+        }
+    }
+
+    fn start_worker(&mut self, socket: &OwnedFd) -> io::Result<(Pid, OwnedFd)> {
+        match process::fork(self.proof)? {
+            Forked::Parent { pid, child } => Ok((pid, child)),
             Forked::Child => {
                 self.forget_others();
                 worker::work(socket, WORKERS.get().copied().unwrap_or(&[]))
@@ -278,7 +338,11 @@ impl Holder {
     }
 
     /// The command's first process, and its recorder if it needs one.
-    fn start_command(&mut self, socket: &OwnedFd, namespaces: Namespaces) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+    fn start_command(
+        &mut self,
+        socket: &OwnedFd,
+        namespaces: Namespaces,
+    ) -> io::Result<(Pid, OwnedFd, Option<OwnedFd>)> {
         let (mapped, announce) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (recorder, of_recorder) = match self.owners {
             Owners::Kept => (None, None),
@@ -290,7 +354,7 @@ impl Holder {
                 let mapping = self.map_ids(pid).and_then(|()| Ok(rustix::io::write(&announce, b"m")?));
                 // While the command's process sets itself up.
                 match mapping.and_then(|_| of_recorder.map(|socket| self.start_recorder(socket)).transpose()) {
-                    Ok(recorder) => Ok((child, recorder)),
+                    Ok(recorder) => Ok((pid, child, recorder)),
                     Err(error) => {
                         kill(&child);
                         status_of(&child)?;
@@ -301,7 +365,7 @@ impl Holder {
             Forked::Child => {
                 drop((announce, of_recorder));
                 self.forget_others();
-                let given = Given { mapped, filters: std::mem::take(&mut self.filters), recorder };
+                let given = Given { mapped: Some(mapped), filters: std::mem::take(&mut self.filters), recorder };
                 child::set_up_and_run(socket, given, self.proof)
             }
         }
@@ -342,6 +406,9 @@ impl Holder {
             // Nothing can be done for one that cannot be waited for; the others still can.
             drop(status_of(&running.child));
             drop(running.recorder.as_ref().map(status_of));
+        }
+        if self.confinement == Confinement::Chroot {
+            chroot::descendants::end_all(&[]);
         }
         process::exit_now(0)
     }

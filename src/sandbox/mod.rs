@@ -27,6 +27,7 @@
 
 mod cancel;
 mod child;
+mod chroot;
 mod command;
 mod copied;
 mod error;
@@ -119,6 +120,11 @@ impl Sandbox {
         self.ownership
     }
 
+    /// What keeps commands apart: [`Isolation::Full`], [`Isolation::Chroot`], or [`Isolation::None`] where none can run.
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+
     /// The name that [`Sandbox::mapping_name`] will most likely have, without starting one.
     pub fn expected_mapping_name() -> String {
         userns::IdMap::expected_name()
@@ -187,6 +193,7 @@ impl Sandbox {
                 remedy: "see `rbuild doctor`".to_owned(),
             });
         }
+        self.check_possible(spec)?;
         let (order, mounts) = self.order(spec)?;
         let request = serde_json::to_vec(&order).map_err(|error| SandboxError::Talk { source: error.into() })?;
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| SandboxError::Talk { source: error.into() });
@@ -212,6 +219,15 @@ impl Sandbox {
             self.compare(spec)?;
         }
         Ok(exit)
+    }
+
+    fn check_possible(&self, spec: &RunSpec) -> Result<(), SandboxError> {
+        let refused = |what| Err(SandboxError::BeyondChroot { what });
+        match (self.isolation, spec.network, spec.security) {
+            (Isolation::Chroot, Network::None, _) => refused("--network=none"),
+            (Isolation::Chroot, _, Security::Insecure) => refused("--security=insecure"),
+            _ => Ok(()),
+        }
     }
 
     /// Finds what a command changed in its copied root.

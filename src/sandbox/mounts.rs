@@ -70,6 +70,7 @@ pub(super) fn open_sources(setup: &mut SetUp) -> Result<(), Reason> {
             FileType::Directory => Shape::Directory,
             _ => Shape::File,
         };
+        setup.points.push((target.clone(), shape));
         setup.sources.push(Source { target, shape, mount: opened });
     }
     Ok(())

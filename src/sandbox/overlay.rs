@@ -76,7 +76,7 @@ pub(super) fn mount_copy(scratch: &OwnedFd, name: &str, copy: &Path) -> Result<O
 }
 
 /// The root directory of the merged view has the attributes of the upper one, so that one takes over the image's.
-fn make_upper(upper: &Path, top: Option<&Path>) -> Result<(), Reason> {
+pub(super) fn make_upper(upper: &Path, top: Option<&Path>) -> Result<(), Reason> {
     if upper.is_dir() {
         return Ok(());
     }

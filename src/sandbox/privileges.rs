@@ -18,7 +18,7 @@ use crate::sys::notify;
 use crate::sys::privileges as sys;
 
 /// What Docker leaves to a container's root. Inheritable and ambient sets stay empty.
-const KEPT: CapabilitySet = CapabilitySet::CHOWN
+pub(super) const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::FOWNER)
@@ -38,6 +38,10 @@ const LANDLOCK_WITH_SCOPES: libc::c_long = 6;
 
 /// No core files; descriptors as Docker has them, as far as this process may give them.
 pub(super) fn limit_resources(_: &mut SetUp) -> Result<(), Reason> {
+    limit_resources_here()
+}
+
+pub(super) fn limit_resources_here() -> Result<(), Reason> {
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).doing("core size")?;
     let possible = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let maximum = possible.min(1_048_576);
@@ -110,6 +114,17 @@ pub(super) fn drop_everything() -> Result<(), Reason> {
 pub(super) fn limit_to(kept: CapabilitySet) -> Result<(), Reason> {
     // The bounding set first: that takes CAP_SETPCAP.
     sys::limit_bounding_set(kept.bits()).doing("bounding set")?;
+    rustix::thread::clear_ambient_capability_set().doing("ambient set")?;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).doing("capset")
+}
+
+/// As [`limit_to`], of a process that may lack what limiting the bounding set takes: then it needs `no_new_privs`, or to
+/// execute nothing, for the bounding set counts at the next program only.
+pub(super) fn limit_within(kept: CapabilitySet, own: CapabilitySet) -> Result<(), Reason> {
+    if own.contains(CapabilitySet::SETPCAP) {
+        return limit_to(kept);
+    }
     rustix::thread::clear_ambient_capability_set().doing("ambient set")?;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).doing("capset")

@@ -4,8 +4,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
+use rustix::thread::CapabilitySet;
+
 use super::error::SandboxError;
-use super::start::start_holder;
+use super::start::{Confined, start_holder};
 use super::userns::{IdMap, NoRange};
 
 /// How well commands can be run, best first.
@@ -73,10 +75,20 @@ pub fn probe() -> Report {
     }
 }
 
+/// Whether this process may change its root; the holder tries it.
+pub(super) fn can_chroot() -> bool {
+    let own = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    rustix::process::geteuid().is_root() && own.contains(CapabilitySet::SYS_CHROOT)
+}
+
+pub(super) fn has_landlock() -> bool {
+    crate::sys::privileges::landlock_version().is_ok()
+}
+
 /// Starts a holder with this map and ends it.
 fn attempt(map: IdMap) -> Result<(), SandboxError> {
     // Any directory that exists: nothing is mounted from it.
-    start_holder("/".into(), Some(map)).map(drop)
+    start_holder("/".into(), Confined::ByNamespaces(map)).map(drop)
 }
 
 impl Finding {

@@ -15,10 +15,10 @@ use crate::sys::mount::set_attributes;
 const READ_ONLY: MountAttrFlags = NO_SUID_DEV_EXEC.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
 
 /// Device nodes that are shown, with the numbers that they must have.
-const DEVICES: &[(&str, u32, u32)] =
+pub(super) const DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-const LINKS: &[(&str, &str)] = &[
+pub(super) const LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),

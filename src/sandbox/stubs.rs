@@ -25,7 +25,7 @@ const STANDARD: &[(&str, Shape)] = &[("proc", Shape::Directory), ("sys", Shape::
 pub(super) fn lay(setup: &mut SetUp) -> Result<(), Reason> {
     let layers = Layers(setup.order.lowers.iter().map(|lower| lower.path().to_owned()).collect());
     let standard = STANDARD.iter().map(|(target, shape)| (*target, *shape));
-    let asked = setup.sources.iter().map(|source| (source.target.as_str(), source.shape));
+    let asked = setup.points.iter().map(|(target, shape)| (target.as_str(), *shape));
     let mut missing = BTreeMap::new();
     for (target, shape) in standard.chain(asked) {
         let resolved = resolve(&layers, target.as_bytes(), Last::Follow).doing(format!("{target:?}"))?;

@@ -79,7 +79,8 @@ fn build_with(
         progress.notice(notice.clone());
     }
     let registry = client(&request.registries);
-    let sandbox = SandboxOptions { storage: request.storage, ..SandboxOptions::new(store.root().join("trees")) };
+    let sandbox =
+        SandboxOptions { base: store.root().join("trees"), isolation: request.isolation, storage: request.storage };
     let namespace = Namespace::new(sandbox);
     let execute = execute_options(request, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(output).collect();

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 use super::inode::{self, Header};
 use super::merge::Merge;
 use super::record::{self, Entry, Fingerprint};
-use super::{Copied, record_in, root_in};
+use super::{Copied, Filled, filled_in, record_in, root_in};
 use crate::owners::table_path;
 use crate::rootfs::{self, RootDir};
 use crate::sandbox::child::{Reason, While};
@@ -27,6 +28,7 @@ type Id = (u64, (i64, u32));
 /// Moves what changed to the upper directory and removes the copy.
 pub(in crate::sandbox) fn compare(copied: &Copied) -> Result<(), Reason> {
     let root = root_in(&copied.work);
+    let filled: Vec<Filled> = serde_json::from_slice(&std::fs::read(filled_in(&copied.work))?)?;
     let before = record::read(&record_in(&copied.work)).doing("read what was copied")?;
     let mut comparison = Comparison {
         trees: Merge::open(&copied.lowers)?,
@@ -39,15 +41,39 @@ pub(in crate::sandbox) fn compare(copied: &Copied) -> Result<(), Reason> {
         made: BTreeSet::new(),
         linked: Vec::new(),
         verdicts: HashMap::new(),
+        filled: filled.iter().map(|place| place.path.0.clone()).collect(),
+        filled_inodes: filled.iter().map(|place| (place.number, place.born)).collect(),
     };
     comparison.run()?;
-    let removed = [root.clone(), table_path(&root), record_in(&copied.work)];
+    for (place, cache) in filled.iter().filter_map(|place| Some((place, place.cache.as_ref()?))) {
+        take_back(&comparison.root, place, cache).doing(cache.display())?;
+    }
+    let removed = [root.clone(), table_path(&root), record_in(&copied.work), filled_in(&copied.work)];
     for path in removed {
         let directory = RootDir::open(&copied.work).doing(copied.work.display())?;
         let name = path.file_name().unwrap_or_default();
         rootfs::remove_all(&directory, name.as_encoded_bytes()).doing(format!("remove {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Gives a cache what the command left in its place. A cache that others use meanwhile gets what the last one leaves.
+fn take_back(root: &RootDir, place: &Filled, cache: &Path) -> io::Result<()> {
+    match Fingerprint::of(root, &place.path.0) {
+        Ok(print) if print.inode() == (place.number, place.born) => {}
+        // It was moved away, or removed.
+        _ => return Ok(()),
+    }
+    let parent = RootDir::open(cache.parent().unwrap_or(cache))?;
+    let name = cache.file_name().unwrap_or_default().as_encoded_bytes();
+    // Named as what is swept when it is left over.
+    let before = [name, b".before.draft"].concat();
+    rootfs::remove_all(&parent, &before)?;
+    let inside =
+        root.open_without_links(tree::parent(&place.path.0), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+    rustix::fs::renameat(&parent, name, &parent, before.as_slice())?;
+    rustix::fs::renameat(&inside, tree::base_name(&place.path.0), &parent, name)?;
+    rootfs::remove_all(&parent, &before)
 }
 
 fn children(before: &BTreeMap<Vec<u8>, Entry>) -> HashMap<Vec<u8>, Vec<Vec<u8>>> {
@@ -82,6 +108,9 @@ struct Comparison {
     linked: Vec<Id>,
     /// Of files with several names: whether they changed.
     verdicts: HashMap<Id, bool>,
+    /// Places that stand for mounts, and their inodes.
+    filled: BTreeSet<Vec<u8>>,
+    filled_inodes: BTreeSet<Id>,
 }
 
 impl Comparison {
@@ -117,6 +146,9 @@ impl Comparison {
         let mut below = Vec::new();
         for name in names {
             let whole = tree::join(path, &name);
+            if self.filled.contains(&whole) {
+                continue;
+            }
             let print = Fingerprint::of(&open, &name)?;
             match self.before.get(&whole).copied() {
                 Some(before) if before.print == print => {
@@ -147,6 +179,9 @@ impl Comparison {
 
     fn replaced(&mut self, path: &[u8], before: Entry, print: Fingerprint) -> io::Result<()> {
         self.take(path, print)?;
+        if self.filled_inodes.contains(&print.inode()) {
+            return self.removed(path);
+        }
         if before.print.is_directory() && print.is_directory() {
             inode::make_opaque(&self.upper, path)?;
         }
@@ -188,11 +223,20 @@ impl Comparison {
 
     /// Moves a name, with all that is in it, to the upper directory.
     fn take(&mut self, path: &[u8], print: Fingerprint) -> io::Result<()> {
+        if self.filled_inodes.contains(&print.inode()) {
+            // What stood for a mount stays out of a layer wherever it was moved: it may be a secret.
+            return Ok(());
+        }
         let (parent, name) = (self.parent(path)?, tree::base_name(path));
         let from = self.root.open_without_links(tree::parent(path), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
         rustix::fs::renameat(&from, name, &parent, name)?;
         let mut todo = vec![(path.to_vec(), print)];
         while let Some((path, print)) = todo.pop() {
+            if self.filled_inodes.contains(&print.inode()) {
+                let from = self.upper.open_without_links(tree::parent(&path), OFlags::PATH, Mode::empty())?;
+                rootfs::remove_all(&from, tree::base_name(&path))?;
+                continue;
+            }
             inode::escape(&self.upper, &path)?;
             if print.is_directory() {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;

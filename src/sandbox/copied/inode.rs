@@ -84,7 +84,7 @@ impl Header {
         FileType::from_raw_mode(self.stat.st_mode)
     }
 
-    fn times(&self) -> Timestamps {
+    pub(super) fn times(&self) -> Timestamps {
         let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
         Timestamps {
             last_access: time(self.stat.st_atime, self.stat.st_atime_nsec),
