@@ -3,6 +3,7 @@
 mod assemble;
 mod bases;
 mod checks;
+mod foresight;
 mod layout;
 mod outline;
 mod outputs;
@@ -11,9 +12,10 @@ mod stored;
 use std::collections::BTreeMap;
 
 pub use crate::dockerfile::lint::Rule;
-pub use crate::executor::{BlobForm, Reuse};
+pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
 pub use bases::Pull;
 pub use checks::{Checked, check};
+pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
 pub use outputs::{Output, OutputKind};
 pub use stored::{pull_image, push_stored};
@@ -23,7 +25,9 @@ use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::digest::{Digest, Frame};
 use crate::dockerfile;
 use crate::dockerfile::ast::Dockerfile;
-use crate::executor::{Contexts, ExecuteError, ExecuteOptions, Layers, Namespace, ResolvedBase, Services, execute};
+use crate::executor::{
+    Contexts, ExecuteError, ExecuteOptions, Layers, Namespace, Purpose, ResolvedBase, Services, execute,
+};
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
 use crate::image::manifest::Descriptor;
@@ -132,35 +136,66 @@ pub enum BuildError {
 /// # Errors
 /// The first thing that went wrong; of a Dockerfile's mistakes all are told at once, before anything runs.
 pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
-    let (dockerfile, warnings) = build.load_dockerfile()?;
-    let layers = Layers::new(build.store, build.registry, build.namespace);
-    let bases = build.resolve_bases(&dockerfile, &layers)?;
-    let plan = build.plan(&dockerfile, warnings, &bases)?;
+    let prepared = build.prepare(Commands::Run)?;
+    let Prepared { plan, layers, .. } = &prepared;
     if !plan.steps.iter().any(|step| matches!(step.op, plan::Op::Run(_))) {
         build.namespace.expect_no_commands();
     }
-    let mut options = build.execute.clone();
-    if let Some(epoch) = plan.epoch {
-        options.epoch = epoch;
-        options.created = Some(epoch);
-    }
-    options.blob = options.blob.or_else(|| build.outputs.iter().find_map(Output::blob_form));
-    let services = Services {
-        layers: &layers,
-        cache: Cache::new(build.store, Frame::new("rbuild.scope.1").text("scope", &build.scope).finish()),
-        contexts: build.contexts,
-        bases: &bases,
-        progress: build.progress,
-        cancel: build.cancel,
-        options: &options,
-    };
-    let steps = execute(&plan, &services)?;
+    let steps = execute(plan, &prepared.services(build, Purpose::Build))?;
     build.contexts.save();
-    let image = build.assemble(&plan, &steps, &layers)?;
-    build.export(&image, &layers)
+    let image = build.assemble(plan, &steps, layers)?;
+    build.export(&image, layers)
+}
+
+/// Whether a RUN that is not in the cache will be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Commands {
+    Run,
+    Leave,
+}
+
+/// A build of which all is known that can be known before a step is looked at.
+struct Prepared<'a> {
+    plan: Plan,
+    bases: BTreeMap<BaseKey, ResolvedBase>,
+    layers: Layers<'a>,
+    options: ExecuteOptions,
+}
+
+impl Prepared<'_> {
+    fn services<'b>(&'b self, build: &'b Build<'_>, purpose: Purpose<'b>) -> Services<'b> {
+        Services {
+            layers: &self.layers,
+            cache: Cache::new(build.store, Frame::new("rbuild.scope.1").text("scope", &build.scope).finish()),
+            contexts: build.contexts,
+            bases: &self.bases,
+            progress: build.progress,
+            cancel: build.cancel,
+            options: &self.options,
+            purpose,
+        }
+    }
 }
 
 impl Build<'_> {
+    /// Parses, resolves the bases and plans.
+    fn prepare(&self, commands: Commands) -> Result<Prepared<'_>, BuildError> {
+        let (dockerfile, warnings) = self.load_dockerfile()?;
+        let layers = Layers::new(self.store, self.registry, self.namespace);
+        if commands == Commands::Run {
+            self.check_commands_before_pulling(&dockerfile, &layers)?;
+        }
+        let bases = self.resolve_bases(&dockerfile, &layers)?;
+        let plan = self.plan(&dockerfile, warnings, &bases)?;
+        let mut options = self.execute.clone();
+        if let Some(epoch) = plan.epoch {
+            options.epoch = epoch;
+            options.created = Some(epoch);
+        }
+        options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
+        Ok(Prepared { plan, bases, layers, options })
+    }
+
     /// The Dockerfile, and what the parser warns of.
     fn load_dockerfile(&self) -> Result<(Dockerfile, Vec<Diagnostic>), BuildError> {
         let task = self.progress.task(format!("[internal] load build definition from {}", self.source.name));

@@ -62,7 +62,8 @@ impl Build<'_> {
     /// The layers of the result, new ones with no file later than `SOURCE_DATE_EPOCH` where that is asked for; a base's
     /// layers stay as they were pulled.
     fn retimed(&self, plan: &Plan, steps: &[Arc<StepOutput>], layers: &Layers<'_>) -> Result<Vec<Digest>, BuildError> {
-        let result = &steps[plan.result.step.index()].layers;
+        let result = steps[plan.result.step.index()].layers.as_ref();
+        let result = result.ok_or(ExecuteError::NotMade(plan.result.step))?;
         let (FileTimes::Rewrite, Some(epoch)) = (self.times, plan.epoch) else { return Ok(result.clone()) };
         let new: BTreeSet<Digest> = steps.iter().filter_map(|step| Some(step.added.as_ref()?.0)).collect();
         let blob = self.outputs.iter().find_map(Output::blob_form);

@@ -9,7 +9,7 @@ use crate::image::config::ImageConfig;
 use crate::image::manifest::Manifest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::plan::needs::needs;
+use crate::plan::needs::{needs, runs_commands};
 use crate::plan::{BaseKey, BaseSource};
 use crate::progress::Outcome;
 use crate::registry::pull::PulledImage;
@@ -86,6 +86,33 @@ impl Build<'_> {
         }
     }
 
+    /// Where a base has to be asked for, makes sure that commands can run first, if there are any: nothing is pulled that
+    /// nothing can be run on. A build whose bases are here may have all of its commands in the cache.
+    pub(super) fn check_commands_before_pulling(
+        &self,
+        dockerfile: &Dockerfile,
+        layers: &Layers<'_>,
+    ) -> Result<(), BuildError> {
+        if !runs_commands(dockerfile, &self.options) {
+            return Ok(());
+        }
+        let bases = needs(dockerfile, &self.options, &BTreeMap::new()).map_err(BuildError::Dockerfile)?;
+        if bases.iter().any(|key| self.asks_registry(key, layers)) {
+            self.namespace.sandbox()?;
+        }
+        Ok(())
+    }
+
+    /// Whether a base has to be looked for in its registry.
+    fn asks_registry(&self, key: &BaseKey, layers: &Layers<'_>) -> bool {
+        let BaseSource::Image(reference) = &key.source else { return false };
+        match self.pull {
+            Pull::Never => false,
+            Pull::Always => true,
+            Pull::Missing => !matches!(self.stored_base(reference, key, layers), Ok(Some(_))),
+        }
+    }
+
     fn resolve(&self, key: &BaseKey, layers: &Layers<'_>) -> Result<ResolvedBase, BuildError> {
         let name = key.source.to_string();
         let task = self.progress.task(format!("[internal] load metadata for {name}"));
@@ -127,6 +154,7 @@ impl Build<'_> {
         Ok(ResolvedBase {
             name: reference.to_string(),
             layers: pulled.config.rootfs.diff_ids.clone(),
+            digest: Some(pulled.index_digest.unwrap_or(pulled.manifest_digest)),
             config: pulled.config,
         })
     }
@@ -150,7 +178,12 @@ impl Build<'_> {
             }
         }
         let config = ImageConfig::parse(&bytes)?;
-        Ok(Some(ResolvedBase { name: reference.to_string(), config, layers: tagged.image.layers }))
+        Ok(Some(ResolvedBase {
+            name: reference.to_string(),
+            config,
+            digest: tagged.image.source,
+            layers: tagged.image.layers,
+        }))
     }
 
     /// An image in an OCI layout on disk: its blobs are copied into the store, which is then asked as usual.
@@ -171,7 +204,7 @@ impl Build<'_> {
                 .map_err(|error| BaseError::Layout { path: path.display().to_string(), reason: error.to_string() })?;
         }
         let layers = layout.config.rootfs.diff_ids.clone();
-        Ok(ResolvedBase { name: key.source.to_string(), layers, config: layout.config })
+        Ok(ResolvedBase { name: key.source.to_string(), layers, digest, config: layout.config })
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Key {
 
 /// The ingredient that stands for the step before.
 pub const PARENT: &str = "the step before";
+/// The ingredient that stands for the image that a base's name meant.
+pub const DIGEST: &str = "digest";
 /// The ingredient that stands for the files that were read.
 pub const FILES: &str = "files";
 
@@ -39,21 +41,21 @@ pub fn scratch(platform: &Platform) -> Key {
     Key { digest, ingredients: vec![("platform".to_owned(), platform)] }
 }
 
-/// The key of a base image.
-pub fn base(name: &str, platform: &Platform, diff_ids: &[Digest]) -> Key {
+/// The key of a base image; its digest only explains.
+pub fn base(name: &str, platform: &Platform, diff_ids: &[Digest], digest: Option<&Digest>) -> Key {
     let platform = platform.to_string();
     let layers: Vec<String> = diff_ids.iter().map(Digest::to_string).collect();
-    let digest = Frame::new("rbuild.base.1")
+    let key = Frame::new("rbuild.base.1")
         .text("platform", &platform)
         .list("layers", layers.iter().map(String::as_str))
         .finish();
-    let chain = Digest::of(layers.join(" ").as_bytes()).short();
-    let ingredients = vec![
-        ("base".to_owned(), name.to_owned()),
-        ("platform".to_owned(), platform),
-        ("layers of the base".to_owned(), chain),
-    ];
-    Key { digest, ingredients }
+    let mut ingredients = vec![("base".to_owned(), name.to_owned()), ("platform".to_owned(), platform)];
+    // One reason is enough: with the digest the layers change.
+    ingredients.push(match digest {
+        Some(digest) => (DIGEST.to_owned(), digest.short()),
+        None => ("layers of the base".to_owned(), Digest::of(layers.join(" ").as_bytes()).short()),
+    });
+    Key { digest: key, ingredients }
 }
 
 /// The key of RUN; `contents` are the digests of what the mounts read, in their order.

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::key::{FILES, Key, PARENT};
+use super::key::{DIGEST, FILES, Key, PARENT};
 use crate::store::SlotRecord;
 
 /// Why a step has to run.
@@ -164,6 +164,7 @@ impl fmt::Display for MissReason {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Change::Value { name, old, new } if name == DIGEST => write!(f, "digest moved from {old} to {new}"),
             Change::Value { name, old, new } => write!(f, "{name} was {}, is {}", quoted(old), quoted(new)),
             Change::Added { name, new } => write!(f, "{name} is new: {}", quoted(new)),
             Change::Removed { name } => write!(f, "{name} is gone"),

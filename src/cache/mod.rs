@@ -58,6 +58,12 @@ impl<'a> Cache<'a> {
         Ok(Some(step))
     }
 
+    /// When the result of a key was made (RFC 3339), where the store still knows.
+    pub fn created(&self, key: &Digest) -> Result<Option<String>, StoreError> {
+        let step: Option<StepRecord> = self.store.read_record(RecordKind::Step, key)?;
+        Ok(step.map(|step| step.created))
+    }
+
     /// Keeps a step's result.
     pub fn keep(&self, key: &Digest, record: &StepRecord) -> Result<(), StoreError> {
         self.store.write_record(RecordKind::Step, key, record)

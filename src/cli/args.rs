@@ -58,6 +58,13 @@ Examples:
 
 Exit status: 0, the exit status of a RUN that failed, 2 for a wrong command line, 130 after Ctrl-C, 1 otherwise.";
 
+const EXPLAIN_HELP: &str = "\
+Takes the flags of `rbuild build`; give the same ones. Nothing runs and nothing is written; configs of base images and
+remote sources are fetched where a key needs them.
+
+For each step: HIT, or MISS with the reason, and all that its key is made of. UNKNOWN is what copies from a stage that has
+to run first.";
+
 const EXAMPLES: &str = "\
 Examples:
   rbuild -t app .                                   build ./Dockerfile into rbuild's own store
@@ -125,6 +132,9 @@ pub enum Subcommand {
     /// Build an image (the default command)
     #[command(after_help = BUILD_HELP, visible_alias = "b")]
     Build(Box<BuildArguments>),
+    /// Say which steps a build would run, and why, without running any
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(Box<ExplainArguments>),
     /// List images
     #[command(visible_alias = "ls")]
     Images(ImagesArguments),
@@ -146,6 +156,17 @@ pub enum Subcommand {
     Doctor(DoctorArguments),
     /// Say how much space images and cache take
     Du(DiskUsageArguments),
+}
+
+/// What `explain` takes.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// The flags of the build.
+    #[command(flatten)]
+    pub build: BuildArguments,
+    /// text, or json for programs
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Messages")]
+    pub format: String,
 }
 
 /// What `build` takes.
@@ -311,7 +332,19 @@ pub struct BuildArguments {
         help_heading = "Messages"
     )]
     pub check: Switch,
-    /// What to do with the Dockerfile: build, check, outline, targets; add ,format=json for programs
+    /// Print the plan, every step with all that it depends on, and build nothing; short for --call plan
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL",
+        help_heading = "Messages"
+    )]
+    pub dry_run: Switch,
+    /// What to do with the Dockerfile: build, plan, check, outline, targets; add ,format=json for programs
     #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
     pub call: Option<String>,
 

@@ -128,6 +128,9 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
     let global = &arguments.global;
     Ok(match arguments.subcommand {
         Subcommand::Build(build) => Command::Build(Box::new(Request::resolve(*build, global, environment)?)),
+        Subcommand::Explain(explain) => {
+            Command::Build(Box::new(Request::resolve_explain(*explain, global, environment)?))
+        }
         Subcommand::Images(images) => Command::Images(Images::resolve(images, global, environment)?),
         Subcommand::Rmi(remove) => Command::Remove(Remove::resolve(remove, global, environment)?),
         Subcommand::Prune(prune) => Command::Prune(Prune::resolve(prune, global, environment)?),

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::args::{BuildArguments, GlobalArguments, RegistryArguments, Switch};
+use super::args::{BuildArguments, ExplainArguments, GlobalArguments, RegistryArguments, Switch};
 use super::environment::Environment;
 use crate::diagnostic::did_you_mean;
 use crate::image::platform::Platform;
@@ -114,6 +114,10 @@ pub enum Action {
     Outline(ReportFormat),
     /// List its stages.
     Targets(ReportFormat),
+    /// Say which steps a build would run, and why.
+    Explain(ReportFormat),
+    /// Show the plan.
+    Plan,
 }
 
 /// Who reads a report.
@@ -240,6 +244,21 @@ impl InvalidRequest {
 }
 
 impl Request {
+    /// Resolves the flags of `explain`, which are those of `build`.
+    pub(super) fn resolve_explain(
+        arguments: ExplainArguments,
+        global: &GlobalArguments,
+        environment: &Environment,
+    ) -> Result<Request, InvalidRequest> {
+        let format = match arguments.format.as_str() {
+            "text" => ReportFormat::Text,
+            "json" => ReportFormat::Json,
+            value => return Err(Given { flag: "--format", value, expected: "text or json" }.invalid()),
+        };
+        let request = Request::resolve(arguments.build, global, environment)?;
+        Ok(Request { action: Action::Explain(format), ..request })
+    }
+
     /// Resolves the flags of `build`.
     pub(super) fn resolve(
         arguments: BuildArguments,
@@ -295,12 +314,13 @@ impl Request {
 }
 
 fn action(arguments: &BuildArguments) -> Result<Action, InvalidRequest> {
-    let value = match (&arguments.call, arguments.check) {
-        (Some(call), _) => call.as_str(),
-        (None, Switch::On) => "check",
-        (None, Switch::Off) => "build",
+    let value = match (&arguments.call, arguments.check, arguments.dry_run) {
+        (Some(call), _, _) => call.as_str(),
+        (None, Switch::On, _) => "check",
+        (None, Switch::Off, Switch::On) => "plan",
+        (None, Switch::Off, Switch::Off) => "build",
     };
-    let expected = "build, check, outline or targets, and perhaps ,format=json";
+    let expected = "build, plan, check, outline or targets, and perhaps ,format=json";
     let given = Given { flag: "--call", value, expected };
     let mut format = ReportFormat::Text;
     let mut method = None;
@@ -317,6 +337,7 @@ fn action(arguments: &BuildArguments) -> Result<Action, InvalidRequest> {
         Some("check" | "lint") => Ok(Action::Check(format)),
         Some("outline") => Ok(Action::Outline(format)),
         Some("targets") => Ok(Action::Targets(format)),
+        Some("plan") if format == ReportFormat::Text => Ok(Action::Plan),
         Some(_) => Err(given.invalid()),
     }
 }

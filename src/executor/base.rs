@@ -1,8 +1,9 @@
 //! FROM: the layers of an image. Nothing is fetched here: a layer comes when a step or an output needs it.
 
+use super::explain::Verdict;
 use super::step::Work;
-use super::{ExecuteError, StepOutput};
-use crate::cache::key;
+use super::{ExecuteError, Purpose, StepOutput};
+use crate::cache::{Key, MissReason, key, miss};
 use crate::digest::Digest;
 use crate::image::config::ImageConfig;
 use crate::plan::BaseKey;
@@ -17,21 +18,39 @@ pub struct ResolvedBase {
     pub config: ImageConfig,
     /// Its layers, lowest first, by diffID; the store knows where each can be had.
     pub layers: Vec<Digest>,
+    /// The digest that its name stands for, where that is known.
+    pub digest: Option<Digest>,
 }
 
 impl Work<'_> {
     pub(super) fn base(&self, base: &BaseKey) -> Result<StepOutput, ExecuteError> {
         let unresolved = || ExecuteError::internal(format!("the base {base} was not resolved"));
         let resolved = self.services.bases.get(base).ok_or_else(unresolved)?;
-        let key = key::base(&resolved.name, &base.platform, &resolved.layers);
+        let key = key::base(&resolved.name, &base.platform, &resolved.layers, resolved.digest.as_ref());
+        let moved = self.moved(&key)?;
+        if let Purpose::Explain(foresight) = self.services.purpose {
+            foresight.note(self.step.id, &key, Verdict::Base { moved });
+            return Ok(StepOutput { key: key.digest, layers: Some(resolved.layers.clone()), added: None });
+        }
         self.task.start();
+        if let Some(moved) = moved {
+            self.task.note(format!("cache miss: {moved}"));
+        }
         let layers = self.services.layers;
         let mut is_here = true;
         for layer in &resolved.layers {
             let record = layers.record(layer)?;
             is_here &= record.blobs.values().any(|blob| layers.store.has_blob(&blob.digest));
         }
+        self.services.cache.remember(self.place(), &key, None)?;
         self.task.end(if is_here { Outcome::Cached } else { Outcome::Done });
-        Ok(StepOutput { key: key.digest, layers: resolved.layers.clone(), added: None })
+        Ok(StepOutput { key: key.digest, layers: Some(resolved.layers.clone()), added: None })
+    }
+
+    /// How a base differs from what it was in the last build, where that is another one.
+    fn moved(&self, key: &Key) -> Result<Option<MissReason>, ExecuteError> {
+        let before = self.services.cache.before(self.place())?;
+        let moved = before.as_ref().filter(|before| before.key != key.digest);
+        Ok(moved.map(|before| miss::explain(Some(before), key, None)))
     }
 }

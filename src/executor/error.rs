@@ -8,6 +8,7 @@ use super::copy::CopyError;
 use super::passwd::UserError;
 use crate::diagnostic::Span;
 use crate::digest::Digest;
+use crate::plan::StepId;
 use crate::registry::RegistryError;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
@@ -83,6 +84,9 @@ pub enum ExecuteError {
         /// Why.
         source: io::Error,
     },
+    /// The files of a step are asked for that was only foreseen.
+    #[error("step {} is not carried out", .0.index())]
+    NotMade(StepId),
     /// The user stopped the build.
     #[error("canceled")]
     Cancelled,

@@ -10,6 +10,7 @@ pub mod contexts;
 pub mod copy;
 mod download;
 mod error;
+mod explain;
 pub mod git;
 pub mod ingest;
 pub mod layers;
@@ -34,6 +35,7 @@ pub use base::ResolvedBase;
 pub use contexts::{Context, Contexts};
 pub use download::http_authorization;
 pub use error::{ExecuteError, RunFailure};
+pub use explain::{Explained, Foresight, Nearest, Verdict, explain};
 pub use ingest::BlobForm;
 pub use layers::{Layers, Reuse};
 pub use namespace::Namespace;
@@ -62,6 +64,17 @@ pub struct Services<'a> {
     pub cancel: &'a Cancel,
     /// What the command line says.
     pub options: &'a ExecuteOptions,
+    /// What is done with a step that is not in the cache.
+    pub purpose: Purpose<'a>,
+}
+
+/// What is done with a step that is not in the cache.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose<'a> {
+    /// It is carried out.
+    Build,
+    /// It is explained.
+    Explain(&'a Foresight),
 }
 
 /// What the command line says about execution.
@@ -123,8 +136,8 @@ pub enum SecretSource {
 pub struct StepOutput {
     /// What stands for it in the keys of later steps.
     pub key: Digest,
-    /// Its layers, lowest first.
-    pub layers: Vec<Digest>,
+    /// Its layers, lowest first; `None` where they were only foreseen and are not made.
+    pub layers: Option<Vec<Digest>>,
     /// The layer that the step added, and when that layer was made (RFC 3339).
     pub added: Option<(Digest, String)>,
 }

@@ -98,8 +98,15 @@ impl Namespace {
     pub fn likely_mapping_name(&self) -> String {
         match self.started.get() {
             Some(Ok(started)) => started.mapping.name.clone(),
-            Some(Err(_)) | None => self.expected.get_or_init(Sandbox::expected_mapping_name).clone(),
+            Some(Err(_)) | None => self.expected.get_or_init(|| self.expect_mapping_name()).clone(),
         }
+    }
+
+    /// The likeliest name that has trees: those were made by a sandbox that did start here.
+    fn expect_mapping_name(&self) -> String {
+        let names = Sandbox::expected_mapping_names();
+        let used = names.iter().find(|name| self.options.base.join(name).is_dir());
+        used.or(names.first()).cloned().unwrap_or_default()
     }
 
     /// Starts a worker.

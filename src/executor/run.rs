@@ -57,8 +57,7 @@ impl Work<'_> {
             MountSource::Context => Some(self.context_content(&self.services.contexts.main, path)?),
             MountSource::NamedContext(name) => Some(self.context_content(self.named_context(name)?, path)?),
             MountSource::Step(id) => {
-                let output = self.output(*id)?;
-                let view = self.services.layers.view(&output.layers, self.task)?;
+                let view = self.services.layers.view(self.layers_of(*id)?, self.task)?;
                 Some(self.view_content(&view, path)?)
             }
         })
@@ -67,7 +66,6 @@ impl Work<'_> {
     /// Runs the command and makes what it wrote a layer.
     fn run_command(&self, op: &RunOp, key: &Digest, contents: &[Option<Digest>]) -> Result<Made, ExecuteError> {
         let services = self.services;
-        let parent = self.parent()?;
         let sandbox = services.layers.namespace.sandbox()?;
         let mapping = services.layers.mapping()?;
         if sandbox.isolation() == sandbox::Isolation::Chroot && services.layers.namespace.is_first_in_chroot() {
@@ -76,7 +74,7 @@ impl Work<'_> {
                  and processes with this container; `rbuild doctor` says what to change, --isolation=full refuses it",
             );
         }
-        let lowers = services.layers.trees(&parent.layers, self.task)?;
+        let lowers = services.layers.trees(self.below()?, self.task)?;
         let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;
         let mut mounted = self.mounts(op, contents)?;
@@ -196,7 +194,7 @@ impl Work<'_> {
 
     fn seal(&self, draft: &Draft, layer: &Digest) -> Result<Digest, ExecuteError> {
         let layers = self.services.layers;
-        let below = self.parent()?.layers.clone();
+        let below = self.below()?.to_vec();
         layers.store.update_layer(layer, |record| record.below = below)?;
         draft.seal(layers.store, layers.mapping()?, layer)?;
         Ok(*layer)
@@ -252,7 +250,7 @@ impl Work<'_> {
     fn mount_trees(&self, resolved: &ResolvedMount, content: Option<&Digest>) -> Result<Vec<PathBuf>, ExecuteError> {
         let path = resolved.mount.source.as_deref().unwrap_or("/");
         match &resolved.source {
-            MountSource::Step(id) => self.services.layers.trees(&self.output(*id)?.layers, self.task),
+            MountSource::Step(id) => self.services.layers.trees(self.layers_of(*id)?, self.task),
             MountSource::Context => self.context_tree(&self.services.contexts.main, path, content),
             MountSource::NamedContext(name) => self.context_tree(self.named_context(name)?, path, content),
             MountSource::Empty => Ok(Vec::new()),

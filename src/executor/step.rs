@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::explain::{Nearest, Verdict};
 use super::layers::Wanted;
-use super::{ExecuteError, NoCache, Services, StepOutput};
+use super::{ExecuteError, Foresight, NoCache, Purpose, Services, StepOutput};
 use crate::cache::miss::{self, FileChanges};
 use crate::cache::{Key, MissReason, Place, key};
 use crate::digest::Digest;
@@ -92,7 +93,7 @@ pub(super) fn run_step(
         Op::Scratch => {
             let stage = &plan.result.config;
             let platform = crate::image::platform::Platform::new(&stage.os, &stage.architecture, &stage.variant);
-            Ok(StepOutput { key: key::scratch(&platform).digest, layers: Vec::new(), added: None })
+            Ok(StepOutput { key: key::scratch(&platform).digest, layers: Some(Vec::new()), added: None })
         }
         Op::Base(base) => work.base(base),
         Op::Run(op) => work.run(op),
@@ -108,10 +109,23 @@ impl Work<'_> {
         self.output(parent)
     }
 
-    /// The result of a step that this one waits for.
-    pub(super) fn output(&self, id: StepId) -> Result<&StepOutput, ExecuteError> {
-        let found = self.inputs.outputs.get(&id);
-        found.map(Arc::as_ref).ok_or_else(|| ExecuteError::internal("the step does not wait for what it reads"))
+    fn output(&self, id: StepId) -> Result<&StepOutput, ExecuteError> {
+        let missing = || match self.services.purpose {
+            Purpose::Build => ExecuteError::internal("the step does not wait for what it reads"),
+            Purpose::Explain(_) => ExecuteError::NotMade(id),
+        };
+        self.inputs.outputs.get(&id).map(Arc::as_ref).ok_or_else(missing)
+    }
+
+    /// The layers of a step that this one waits for.
+    pub(super) fn layers_of(&self, id: StepId) -> Result<&[Digest], ExecuteError> {
+        self.output(id)?.layers.as_deref().ok_or(ExecuteError::NotMade(id))
+    }
+
+    /// The layers of the root file system that the step continues.
+    pub(super) fn below(&self) -> Result<&[Digest], ExecuteError> {
+        let parent = self.step.parent.ok_or_else(|| ExecuteError::internal("the step continues nothing"))?;
+        self.layers_of(parent)
     }
 
     /// Which forms of the layer will be needed.
@@ -123,7 +137,7 @@ impl Work<'_> {
         &self.plan.stages[self.step.stage].name
     }
 
-    fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> Place<'_> {
         let earlier = self.plan.steps[..self.step.id.index()].iter().filter(|other| other.stage == self.step.stage);
         let text = self.step.title.split_once("] ").map_or(self.step.title.as_str(), |(_, text)| text);
         Place { stage: self.stage_name(), text, ordinal: earlier.count() }
@@ -164,6 +178,9 @@ impl Work<'_> {
         if let Some(record) = self.find(&key.digest)? {
             return self.hit(key, chain, record);
         }
+        if let Purpose::Explain(foresight) = self.services.purpose {
+            return self.foresee(key, chain, files, foresight);
+        }
         // Whoever makes the same now, in this process or another, is waited for, and its result is ours.
         let _lock = self.services.layers.store.lock("step", &key.digest)?;
         if let Some(record) = self.find(&key.digest)? {
@@ -171,12 +188,7 @@ impl Work<'_> {
         }
         self.task.start();
         let before = cache.before(self.place())?;
-        let reason = if self.may_use_cache() {
-            miss::explain(before.as_ref(), key, before.as_ref().and_then(files))
-        } else {
-            MissReason::Disabled
-        };
-        self.task.note(format!("cache miss: {reason}"));
+        self.task.note(format!("cache miss: {}", self.reason(before.as_ref(), key, files)));
         let (record, outcome) = match make()? {
             Made::New(layer) => {
                 let created = super::timestamp(self.services.options);
@@ -190,16 +202,59 @@ impl Work<'_> {
         self.extend(chain, record)
     }
 
+    /// Why a key is not in the cache.
+    fn reason(
+        &self,
+        before: Option<&SlotRecord>,
+        key: &Key,
+        files: impl FnOnce(&SlotRecord) -> Option<FileChanges>,
+    ) -> MissReason {
+        match self.may_use_cache() {
+            true => miss::explain(before, key, before.and_then(files)),
+            false => MissReason::Disabled,
+        }
+    }
+
+    /// Notes what would be done, and goes on with the key that the result would have.
+    fn foresee(
+        &self,
+        key: &Key,
+        chain: Digest,
+        files: impl FnOnce(&SlotRecord) -> Option<FileChanges>,
+        foresight: &Foresight,
+    ) -> Result<StepOutput, ExecuteError> {
+        let cache = &self.services.cache;
+        let before = cache.before(self.place())?;
+        let reason = self.reason(before.as_ref(), key, files);
+        let nearest = match before {
+            Some(before) => Some(Nearest { key: before.key, created: cache.created(&before.key)? }),
+            None => None,
+        };
+        foresight.note(self.step.id, key, Verdict::Runs { reason, nearest });
+        Ok(StepOutput { key: chain, layers: None, added: None })
+    }
+
     fn hit(&self, key: &Key, chain: Digest, record: StepRecord) -> Result<StepOutput, ExecuteError> {
-        self.task.start();
-        self.services.cache.remember(self.place(), key, Some(record.layer))?;
-        self.task.end(Outcome::Cached);
+        match self.services.purpose {
+            Purpose::Build => {
+                self.task.start();
+                self.services.cache.remember(self.place(), key, Some(record.layer))?;
+                self.task.end(Outcome::Cached);
+            }
+            Purpose::Explain(foresight) => {
+                let verdict = Verdict::Cached { layer: record.layer, created: record.created.clone() };
+                foresight.note(self.step.id, key, verdict);
+            }
+        }
         self.extend(chain, record)
     }
 
     fn extend(&self, chain: Digest, record: StepRecord) -> Result<StepOutput, ExecuteError> {
-        let mut layers = self.parent()?.layers.clone();
-        layers.push(record.layer);
+        let layers = self.parent()?.layers.as_ref().map(|below| {
+            let mut layers = below.clone();
+            layers.push(record.layer);
+            layers
+        });
         Ok(StepOutput { key: chain, layers, added: Some((record.layer, record.created)) })
     }
 }

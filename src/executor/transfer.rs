@@ -144,6 +144,10 @@ impl Work<'_> {
         let files = |before: &SlotRecord| {
             // Not kept in memory, and not made anew where it is gone: it is for a message only.
             let old = self.services.layers.read_index(&before.layer?)?;
+            // Without what is below only the files that need no look-up there can be compared.
+            if op.chown.is_none() && matches!(self.below(), Err(ExecuteError::NotMade(_))) {
+                return by_source.take().map(|recipe| file_changes(&old, &recipe, op));
+            }
             match place() {
                 Ok(recipe) => Some(file_changes(&old, recipe, op)),
                 Err(error) => {
@@ -163,7 +167,7 @@ impl Work<'_> {
             CopyFrom::Context => Origin::Context(&self.services.contexts.main),
             CopyFrom::NamedContext(name) => Origin::Context(self.named_context(name)?),
             CopyFrom::Step(id) => {
-                let layers = &self.output(*id)?.layers;
+                let layers = self.layers_of(*id)?;
                 Origin::Stage(layers, Box::new(self.services.layers.view(layers, self.task)?))
             }
         })
@@ -212,7 +216,7 @@ impl Work<'_> {
     pub(super) fn destination(&self, copying: &Copying<'_>) -> Result<Option<MergedView>, ExecuteError> {
         match copying.op.link {
             Link::Independent => Ok(None),
-            Link::Follow => Ok(Some(self.services.layers.view(&self.parent()?.layers, self.task)?)),
+            Link::Follow => Ok(Some(self.services.layers.view(self.below()?, self.task)?)),
         }
     }
 
@@ -220,7 +224,7 @@ impl Work<'_> {
     pub(super) fn owner(&self, op: &CopyOp) -> Result<Option<(u32, u32)>, ExecuteError> {
         let Some(chown) = &op.chown else { return Ok(None) };
         let is_numeric = chown.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
-        let layers = if is_numeric { &[] } else { self.parent()?.layers.as_slice() };
+        let layers = if is_numeric { &[] } else { self.below()? };
         let view = self.services.layers.view(layers, self.task)?;
         let found = lookup_owner(&view, chown);
         found.map(Some).map_err(|source| ExecuteError::User {

@@ -21,7 +21,7 @@ impl Work<'_> {
 
     fn make_workdir(&self, op: &WorkdirOp) -> Result<Made, ExecuteError> {
         let layers = self.services.layers;
-        let view = layers.view(&self.parent()?.layers, self.task)?;
+        let view = layers.view(self.below()?, self.task)?;
         let missing = self.missing_directories(op, &view)?;
         let (layer, _) = layers.create(self.wanted(), |out| {
             let mut tar = TarWriter::new(out);

@@ -125,9 +125,11 @@ impl Sandbox {
         self.isolation
     }
 
-    /// The name that [`Sandbox::mapping_name`] will most likely have, without starting one.
-    pub fn expected_mapping_name() -> String {
-        userns::IdMap::expected_name()
+    /// The names that [`Sandbox::mapping_name`] can have here, the likeliest first, without starting one.
+    pub fn expected_mapping_names() -> Vec<String> {
+        let of_namespaces = userns::IdMap::expected_name();
+        // Where namespaces are refused, which only an attempt would tell.
+        vec![of_namespaces, start::plain_name()]
     }
 
     /// The name of this id mapping: trees that were made under one are of no use under another.

@@ -177,7 +177,7 @@ pub(super) fn start_holder(base: PathBuf, confined: Confined) -> Result<Sandbox,
 }
 
 /// The name of the ids without a namespace.
-fn plain_name() -> String {
+pub(super) fn plain_name() -> String {
     let (uid, gid) = own_ids();
     format!("{uid}-{gid}-plain")
 }

@@ -42,11 +42,18 @@ pub(super) struct TtyStep {
     splitter: Lines,
     lines: VecDeque<String>,
     bytes: u64,
+    notes: Vec<String>,
 }
 
 impl TtyStep {
     fn new(title: &str) -> TtyStep {
-        TtyStep { step: Step::new(title), splitter: Lines::default(), lines: VecDeque::new(), bytes: 0 }
+        TtyStep {
+            step: Step::new(title),
+            splitter: Lines::default(),
+            lines: VecDeque::new(),
+            bytes: 0,
+            notes: Vec::new(),
+        }
     }
 
     fn output(&mut self, at: Instant, bytes: &[u8]) {
@@ -147,8 +154,7 @@ impl Display for Tty {
                     step.lines = VecDeque::new();
                 }
             }),
-            // Why the cache missed is for `--progress plain` and `explain`; here it would push the steps off the screen.
-            Event::Note { .. } => {}
+            Event::Note { task, text } => self.step(task, |step| step.notes.push(one_line(&text))),
             Event::Warning { rendered, .. } => self.warnings.push(rendered),
             Event::Notice(text) => {
                 // A terminal that is gone, as in `print`.

@@ -5,11 +5,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::inputs::Inputs;
-use super::report;
 use super::{client, failed, open_store, print};
+use super::{explain, report};
 use crate::build::{
-    Build, BuildError, Built, Checked, FileTimes, Outline, Output, OutputKind, Pull, Reuse, Target, build, check,
-    outline, targets,
+    Build, BuildError, Built, Checked, FileTimes, Foreseen, Outline, Output, OutputKind, Pull, Reuse, Target, build,
+    check, foresee, outline, planned, targets,
 };
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
@@ -43,7 +43,7 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let ui = Ui::start(request.progress, &environment.ui());
     super::super::signals::stop_on_signal(&cancel, store.session());
     let result = build_with(request, environment, &store, &inputs, &cancel, &ui, color);
-    let result = result.map_err(|error| explain(*error, &inputs.source, &cancel, color));
+    let result = result.map_err(|error| shown(*error, &inputs.source, &cancel, color));
     ui.finish();
     let done = result?;
     let built = match done {
@@ -51,6 +51,8 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
         Done::Checked(checked, format) => return report::checked(&inputs.source, &checked, format),
         Done::Outlined(outline, format) => return report::outline(&inputs.source, &outline, format),
         Done::Listed(targets, format) => return report::targets(&inputs.source, &targets, format),
+        Done::Foreseen(foreseen, format) => return explain::print_foreseen(&foreseen, format),
+        Done::Planned(plan) => return print(&plan.to_string()),
     };
     write_results(request, &built)?;
     // Only the result goes to standard output: the image's id, unless an output is written there.
@@ -111,6 +113,8 @@ fn build_with(
         Action::Check(format) => check(&whole).map(|checked| Done::Checked(checked, format)),
         Action::Outline(format) => outline(&whole).map(|outline| Done::Outlined(outline, format)),
         Action::Targets(format) => targets(&whole).map(|targets| Done::Listed(targets, format)),
+        Action::Explain(format) => foresee(&whole).map(|foreseen| Done::Foreseen(Box::new(foreseen), format)),
+        Action::Plan => planned(&whole).map(|plan| Done::Planned(Box::new(plan))),
     };
     done.map_err(|error| Box::new(BuildFailure::Build(error)))
 }
@@ -125,6 +129,10 @@ enum Done {
     Outlined(Outline, ReportFormat),
     /// What can be built.
     Listed(Vec<Target>, ReportFormat),
+    /// What a build would do.
+    Foreseen(Box<Foreseen>, ReportFormat),
+    /// The plan.
+    Planned(Box<plan::Plan>),
 }
 
 /// What stops a build before or while it runs.
@@ -297,7 +305,7 @@ fn is_long(log: &Path) -> bool {
 }
 
 /// The failure of a build, with its place in the Dockerfile.
-fn explain(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) -> Failure {
+fn shown(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) -> Failure {
     let error = match failure {
         BuildFailure::Input(failure) => return failure,
         BuildFailure::Build(error) => error,

@@ -2,6 +2,7 @@
 
 mod build;
 mod doctor;
+mod explain;
 mod image;
 mod inputs;
 mod list;

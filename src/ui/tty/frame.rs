@@ -57,7 +57,8 @@ struct Job<'a> {
     name: String,
     amount: String,
     bar: Option<f64>,
-    seconds: f64,
+    /// None for a sentence.
+    seconds: Option<f64>,
     tone: Tone,
     output: Option<&'a TtyStep>,
 }
@@ -123,9 +124,22 @@ impl Frame {
             Some((_, Outcome::Failed(_))) => (format!("ERROR {title}"), Tone::Failed),
         };
         let seconds = step.step.elapsed(self.now).as_secs_f64();
-        let output = (tone == Tone::Running).then_some(step);
         let name = name.replace('\t', " ");
-        let mut jobs = vec![Job { name, amount: String::new(), bar: None, seconds, tone, output }];
+        let mut jobs = vec![Job { name, amount: String::new(), bar: None, seconds: Some(seconds), tone, output: None }];
+        // What is done makes room on the screen; all is said again at the end.
+        if tone == Tone::Running || self.extent == Extent::All {
+            jobs.extend(step.notes.iter().map(|note| Job {
+                name: format!("=> {note}"),
+                amount: String::new(),
+                bar: None,
+                seconds: None,
+                tone: if tone == Tone::Running { Tone::Running } else { Tone::Output },
+                output: None,
+            }));
+        }
+        if tone == Tone::Running {
+            jobs.last_mut().expect("the step itself is there").output = Some(step);
+        }
         jobs.extend(step.step.parts.iter().map(|part| self.part_job(part, tone)));
         jobs
     }
@@ -133,7 +147,7 @@ impl Frame {
     fn part_job(&self, part: &StepPart, step: Tone) -> Job<'static> {
         let goes_on = !part.done && step == Tone::Running;
         let end = if goes_on { self.now } else { part.changed };
-        let seconds = end.saturating_duration_since(part.started).as_secs_f64();
+        let seconds = Some(end.saturating_duration_since(part.started).as_secs_f64());
         let bar = (goes_on && part.total > 0).then(|| (part.current as f64 / part.total as f64).min(1.0));
         let tone = if goes_on { Tone::Running } else { Tone::Done };
         Job { name: format!("=> {}", part.name), amount: part.amount(), bar, seconds, tone, output: None }
@@ -154,7 +168,10 @@ impl Frame {
 
     /// ` => NAME [bar] amount      1.2s`; none on a terminal that is too narrow.
     fn line(&self, job: &Job<'_>) -> Option<String> {
-        let seconds = if job.seconds < 0.05 { 0.0 } else { job.seconds };
+        let Some(seconds) = job.seconds else {
+            return Some(self.paint(job.tone, cut(&format!(" => {}", job.name), self.width()).to_owned()));
+        };
+        let seconds = if seconds < 0.05 { 0.0 } else { seconds };
         let timer = format!("{seconds:.1}s");
         let mut left = self.width().checked_sub(" => ".len() + 1 + timer.len())?;
         let mut extras = String::new();

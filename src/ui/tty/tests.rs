@@ -203,6 +203,25 @@ fn a_wide_screen_shows_steps_bars_and_the_last_lines_of_output() {
 }
 
 #[test]
+fn why_a_step_runs_stands_under_it_while_it_runs_and_at_the_end() {
+    let reason = "cache miss: src/main.rs changed";
+    let script = Script::new().task(0, 1, "[1/1] RUN make").start(0, 1).note(0, 1, reason).print(10, 1, "cc\n");
+    let (screen, _tty) = draw_at(&script, 24, 40, 100);
+    let running = [
+        "[+] Building 0.1s (0/1)",
+        " => [1/1] RUN make                 0.1s",
+        " => => cache miss: src/main.rs changed",
+        " => => # cc",
+    ];
+    assert_eq!(screen.text(), running);
+    let script = script.end(200, 1, Outcome::Done).task(200, 2, "[1/1] COPY . /").start(200, 2);
+    let (screen, mut tty) = draw_at(&script, 24, 40, 300);
+    assert!(!screen.text().iter().any(|line| line.contains(reason)), "what is done takes room: {:?}", screen.text());
+    tty.finish(script.began + Duration::from_millis(300));
+    assert!(screen.text().iter().any(|line| line.contains(reason)), "{:?}", screen.text());
+}
+
+#[test]
 fn a_narrow_screen_cuts_names_and_drops_bars() {
     let (screen, _tty) = draw_at(&in_the_middle(), 24, 40, 1200);
     let expected = [

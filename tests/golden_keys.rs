@@ -1,0 +1,67 @@
+//! The cache keys of testdata/cache/keys.txt: a build after an upgrade of rbuild finds what an earlier one made.
+//!
+//! `UPDATE=1` writes the keys anew; every line that changes costs all users the steps of its kind once.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use rbuild::cache::key;
+use rbuild::diagnostic::Source;
+use rbuild::digest::Digest;
+use rbuild::dockerfile;
+use rbuild::image::platform::Platform;
+use rbuild::plan::{self, Op, Plan, StepId};
+
+fn planned(text: &str) -> Plan {
+    let parsed = dockerfile::parse(&Source::new("Dockerfile", text));
+    assert!(parsed.diagnostics.is_empty(), "the Dockerfile of the keys is wrong: {:?}", parsed.diagnostics);
+    let platform = Platform::new("linux", "amd64", "");
+    let options = plan::Options { platform: Some(platform), ..plan::Options::default() };
+    plan::plan(&parsed.dockerfile, &options, &BTreeMap::new()).expect("the Dockerfile of the keys can be planned")
+}
+
+/// Every step's key and title.
+fn keys(plan: &Plan) -> String {
+    let content = Digest::of(b"content");
+    let mut chains: BTreeMap<StepId, Digest> = BTreeMap::new();
+    let mut text = String::new();
+    for step in &plan.steps {
+        let parent = step.parent.map(|parent| chains[&parent]).unwrap_or(content);
+        let (key, chain) = match &step.op {
+            Op::Scratch => (key::scratch(&Platform::new("linux", "amd64", "")).digest, None),
+            Op::Base(base) => (key::base("base", &base.platform, &[content], None).digest, None),
+            Op::Workdir(op) => (key::workdir(op, &parent).digest, None),
+            Op::Copy(op) => {
+                let key = key::copy(op, &parent, &content).digest;
+                (key, (op.link == plan::Link::Independent).then(|| key::chain(&parent, &key)))
+            }
+            Op::Run(op) => {
+                let contents: Vec<Option<Digest>> = op
+                    .mounts
+                    .iter()
+                    .map(|mount| (mount.source != plan::MountSource::Empty).then_some(content))
+                    .collect();
+                (key::run(op, &parent, &contents).digest, None)
+            }
+        };
+        chains.insert(step.id, chain.unwrap_or(key));
+        writeln!(text, "{} {}", key.hex(), step.title).expect("a string can be written to");
+    }
+    text
+}
+
+#[test]
+fn keys_are_those_of_earlier_versions() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/cache/keys.txt");
+    let text = fs::read_to_string(&path).expect("read the keys");
+    let (head, rest) = text.split_once("=== Dockerfile\n").expect("the file has a Dockerfile");
+    let (dockerfile, expected) = rest.split_once("=== keys\n").unwrap_or((rest, ""));
+    let found = keys(&planned(dockerfile));
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, format!("{head}=== Dockerfile\n{dockerfile}=== keys\n{found}")).expect("write the keys");
+        return;
+    }
+    assert_eq!(found, expected, "the keys of steps changed");
+}
