@@ -210,7 +210,12 @@ pub(super) fn fail(job: impl AsFd, step: &str, reason: Reason) -> ! {
 }
 
 fn become_root(setup: &mut SetUp) -> Result<(), Reason> {
-    let mapped = setup.mapped.take().ok_or_else(|| Reason("done already".to_owned()))?;
+    become_root_once(setup.mapped.take())
+}
+
+/// Once the holder has said that ids are mapped.
+pub(super) fn become_root_once(mapped: Option<OwnedFd>) -> Result<(), Reason> {
+    let mapped = mapped.ok_or_else(|| Reason("done already".to_owned()))?;
     wire::wait_for_byte(mapped).doing("wait for the holder to map ids")?;
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
@@ -237,6 +242,10 @@ pub(super) fn open_proc(setup: &mut SetUp) -> Result<(), Reason> {
 }
 
 fn make_private(_: &mut SetUp) -> Result<(), Reason> {
+    make_mounts_private()
+}
+
+pub(super) fn make_mounts_private() -> Result<(), Reason> {
     Ok(mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
 }
 

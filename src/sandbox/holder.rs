@@ -26,6 +26,7 @@ use super::chroot;
 use super::recorder;
 use super::seccomp::Filters;
 use super::spec::Status;
+use super::trial;
 use super::userns;
 use super::wire::{self, Job, Reply};
 use super::worker::{self, Worker};
@@ -123,9 +124,7 @@ fn prepare_chroot(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
         Forked::Parent { child, .. } => status_of(&child)?,
     };
     if tried != Status::Code(0) {
-        let errno = tried.shell_code();
-        wire::send(control, &[&[wire::START_FAILED][..], &errno.to_le_bytes()].concat(), &[])?;
-        process::exit_now(125);
+        refuse(control, tried.shell_code())?;
     }
     rustix::process::set_child_subreaper(Some(Pid::INIT))?;
     let holder = Holder::new(control.try_clone(), proof, [Vec::new(), Vec::new()], Owners::Kept);
@@ -136,22 +135,17 @@ fn prepare_chroot(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
 fn enter(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
     let proof = SingleThreaded::check()?;
     if let Err(error) = process::enter_user_and_mount_namespace(proof) {
-        let number = error.raw_os_error().unwrap_or(0);
-        wire::send(control, &[&[wire::START_FAILED][..], &number.to_le_bytes()].concat(), &[])?;
-        process::exit_now(125);
+        refuse(control, error.raw_os_error().unwrap_or(0))?;
     }
     wire::send(control, &[wire::NAMESPACES_ENTERED], &[])?;
     match wire::receive(control)? {
         Some((message, _)) if message == [wire::IDS_MAPPED] => {}
         _ => process::exit_now(125),
     }
-    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
-    // A change of ids clears the signal, and makes /proc/self belong to the host's root: then a child's id maps could
-    // not be written.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    if let Err(error) = become_root() {
+        // Ubuntu's AppArmor lets a process into a user namespace and then denies it everything there.
+        refuse(control, error.raw_os_error().unwrap_or(0))?;
+    }
     match crate::sys::privileges::new_session_keyring() {
         Ok(()) => {}
         // No keyrings in this kernel, or a filter around us that keeps everybody from them: none to be kept from.
@@ -162,6 +156,24 @@ fn enter(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
     let (uid_map, gid_map) = (userns::nested(&uids), userns::nested(&gids));
     let owners = if userns::is_single(&uids) { Owners::Recorded } else { Owners::Kept };
     Ok(Holder::new(control.try_clone(), proof, [uid_map.into_bytes(), gid_map.into_bytes()], owners))
+}
+
+/// Tells main why there is no holder, and ends.
+fn refuse(control: &OwnedFd, errno: i32) -> io::Result<Infallible> {
+    wire::send(control, &[&[wire::START_FAILED][..], &errno.to_le_bytes()].concat(), &[])?;
+    process::exit_now(125)
+}
+
+/// Once the ids are mapped.
+fn become_root() -> io::Result<()> {
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    // A change of ids clears the signal, and makes /proc/self belong to the host's root: then a child's id maps could
+    // not be written.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    Ok(())
 }
 
 struct Holder {
@@ -190,6 +202,9 @@ enum Owners {
     /// In records: there is one id only.
     Recorded,
 }
+
+/// What the first process of a command does.
+type CommandsWork = fn(&OwnedFd, Given, SingleThreaded) -> !;
 
 struct Running {
     pid: Pid,
@@ -298,8 +313,11 @@ impl Holder {
             Job::RunOnHostNetwork if self.confinement == Confinement::Chroot => {
                 self.start_in_chroot(&socket).map(|(pid, child)| (pid, child, None))
             }
-            Job::RunOnHostNetwork => self.start_command(&socket, Namespaces::ALL_BUT_NETWORK),
-            Job::RunOnOwnNetwork => self.start_command(&socket, Namespaces::ALL),
+            Job::Probe | Job::RunOnHostNetwork => {
+                let work = if job == Job::Probe { trial::try_all } else { child::set_up_and_run };
+                self.start_command(&socket, Namespaces::ALL_BUT_NETWORK, work)
+            }
+            Job::RunOnOwnNetwork => self.start_command(&socket, Namespaces::ALL, child::set_up_and_run),
         };
         match started {
             Ok((pid, child, recorder)) => {
@@ -342,6 +360,7 @@ impl Holder {
         &mut self,
         socket: &OwnedFd,
         namespaces: Namespaces,
+        work: CommandsWork,
     ) -> io::Result<(Pid, OwnedFd, Option<OwnedFd>)> {
         let (mapped, announce) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (recorder, of_recorder) = match self.owners {
@@ -366,7 +385,7 @@ impl Holder {
                 drop((announce, of_recorder));
                 self.forget_others();
                 let given = Given { mapped: Some(mapped), filters: std::mem::take(&mut self.filters), recorder };
-                child::set_up_and_run(socket, given, self.proof)
+                work(socket, given, self.proof)
             }
         }
     }

@@ -45,7 +45,9 @@ mod spec;
 mod standard;
 mod start;
 mod stubs;
+mod surroundings;
 mod syscalls;
+mod trial;
 mod userns;
 mod wire;
 mod worker;
@@ -70,6 +72,7 @@ use crate::rootfs::RootDir;
 use crate::sys::mount::{map_owners, set_attributes};
 use copied::Copied;
 use order::{Bytes, Order, OrderedKind, OrderedMount, Place};
+use trial::Trial;
 use wire::{Job, Reply};
 
 /// Becomes the sandbox's holder, and never returns, if this process was started as one.
@@ -221,6 +224,20 @@ impl Sandbox {
             self.compare(spec)?;
         }
         Ok(exit)
+    }
+
+    /// Tries, in a child like a command's first, what commands need besides namespaces.
+    pub(crate) fn try_out(&self) -> Result<Vec<(Trial, Option<String>)>, SandboxError> {
+        let job = self.submit(Job::Probe, b"", &[])?;
+        let mut tried = Err(SandboxError::HolderGone);
+        loop {
+            match wire::receive_reply(&job).map_err(|source| SandboxError::Talk { source })?.map(|(reply, _)| reply) {
+                Some(Reply::Probed(trials)) => tried = Ok(trials),
+                Some(Reply::SetUpFailed { step, reason }) => tried = Err(SandboxError::SetUp { step, reason }),
+                Some(Reply::Gone(_)) | None => return tried,
+                Some(_) => {}
+            }
+        }
     }
 
     fn check_possible(&self, spec: &RunSpec) -> Result<(), SandboxError> {
@@ -402,7 +419,13 @@ impl WorkerHandle {
                     let died = SandboxError::Died { job: format!("worker {:?}", self.name), status };
                     return outcome.unwrap_or(Err(died));
                 }
-                Some(Reply::Started | Reply::Copied(_) | Reply::ProgramFailed { .. } | Reply::Exited(_)) => {}
+                Some(
+                    Reply::Started
+                    | Reply::Copied(_)
+                    | Reply::Probed(_)
+                    | Reply::ProgramFailed { .. }
+                    | Reply::Exited(_),
+                ) => {}
                 None => return Err(SandboxError::HolderGone),
             }
         }

@@ -111,7 +111,7 @@ impl Heard {
                 let source = io::Error::from_raw_os_error(errno);
                 self.failed.get_or_insert(SandboxError::Program { program, source });
             }
-            Reply::Done | Reply::WorkerFailed(_) => {}
+            Reply::Done | Reply::WorkerFailed(_) | Reply::Probed(_) => {}
         }
         Ok(None)
     }

@@ -108,8 +108,11 @@ impl Overlay {
             }
         }
         if let Some((upper, work)) = &self.writable {
-            fsconfig_set_string(&context, "upperdir", upper.as_path()).doing(format!("upper {}", upper.display()))?;
-            fsconfig_set_string(&context, "workdir", work.as_path()).doing(format!("work {}", work.display()))?;
+            for (option, path) in [("upperdir", upper), ("workdir", work)] {
+                // The kernel's log says which file system it does not take, the error does not.
+                fsconfig_set_string(&context, option, path.as_path())
+                    .map_err(|error| Reason(format!("overlay: {option}: {error}{}", mount_log(&context))))?;
+            }
             // What is upper becomes durable as a layer's archive, or is thrown away; without this option the end of
             // every command waits for a sync of the whole file system. Linux before 5.10 does not know it: slower.
             match fsconfig_set_flag(&context, "volatile") {

@@ -128,7 +128,7 @@ impl Confined {
     }
 }
 
-fn start_on(base: &Path, confined: Confined) -> Result<Sandbox, SandboxError> {
+pub(super) fn start_on(base: &Path, confined: Confined) -> Result<Sandbox, SandboxError> {
     let base = prepare_base(base, confined.map())?;
     start_holder(base, confined)
 }

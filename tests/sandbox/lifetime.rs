@@ -185,14 +185,19 @@ fn starting_thread(_: &World) {
 fn probe_reports(world: &World) {
     let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let before = mounts();
-    let report = probe();
+    let report = probe(None);
     assert_eq!(mounts(), before);
     if world.records() {
         assert_eq!(report.rung, Rung::SingleId);
         return;
     }
     assert!(matches!(report.rung, Rung::FullRange { ids } if ids >= 65536), "{report:?}");
-    assert!(report.findings.iter().all(|finding| finding.obstacle.is_none()), "{report:?}");
+    // Others are of this machine: an emulator, a tun device, control groups.
+    let needed = ["user namespace", "range of ids", "mounts", "overlay", "a new /proc", "seccomp notification"];
+    for subject in needed {
+        let found = report.findings.iter().find(|finding| finding.subject == subject);
+        assert!(found.is_some_and(|finding| finding.obstacle.is_none()), "{subject}: {report:?}");
+    }
 }
 
 /// Prints how long starting a holder and running `true` take.

@@ -68,7 +68,7 @@ fn look_up(user: &str) -> Option<(u32, u32)> {
 
 /// What a user without a range has to be told, and gets.
 fn check_without_range() {
-    let report = probe();
+    let report = probe(None);
     assert_eq!(report.rung, Rung::SingleId, "{report:?}");
     let missing = report.findings.iter().find(|finding| finding.subject == "range of ids").unwrap();
     let said = missing.obstacle.as_deref().unwrap_or_default();
