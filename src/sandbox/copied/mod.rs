@@ -20,6 +20,8 @@ mod compare;
 mod inode;
 mod merge;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
