@@ -44,6 +44,10 @@ pub(super) const LEFT: [&str; 3] = ["lower", "upper", "work"];
 
 /// The whole life of the process.
 pub(super) fn try_all(job: &OwnedFd, given: Given, _: SingleThreaded) -> ! {
+    // Nothing is in it, but a socket that is closed with something unread loses what was said last.
+    if let Err(error) = wire::receive_request(job) {
+        child::fail(job, "receive the request", error.into());
+    }
     if let Err(reason) = child::become_root_once(given.mapped).and_then(|()| child::make_mounts_private()) {
         child::fail(job, "enter namespaces", reason);
     }

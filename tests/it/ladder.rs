@@ -73,6 +73,8 @@ for_each_user! {
         if same.is_none() {
             return;
         }
+        let said = doctor(rbuild.command_in(mask, &[], &["doctor"]));
+        assert!(said.contains("missing  a new /proc") && said.contains("systempaths=unconfined"), "{said}");
         // Nothing of the processes it shows can be read or changed, and none can be signalled.
         let rest = "RUN test $$ -lt 10 && test $(readlink /proc/self) -gt 10 || exit 3; \
                     cat /proc/1/environ /proc/$PPID/environ && exit 4; ls /proc/1/root/ && exit 5; \
@@ -83,6 +85,24 @@ for_each_user! {
         let directory = context.directory.to_str().expect("paths are UTF-8");
         let command = rbuild.command_in(mask, &[], &["build", "--progress=plain", directory]);
         finish(command.expect("root prepares it").spawn().expect("start it")).succeeded();
+    }
+
+    fn in_a_chroot_there_are_no_namespaces_but_root_still_runs_commands(rbuild) {
+        let root = rbuild.path("elsewhere");
+        fs::create_dir(&root).expect("make a directory");
+        let enter = format!("mount --rbind / {0}; exec chroot {0} \"$@\"", root.display());
+        let Some(command) = rbuild.command_in(&enter, &[], &["doctor"]) else { return };
+        let said = doctor(Some(command));
+        assert!(said.contains("missing  user namespace") && said.contains("chroot"), "{said}");
+        if rbuild.user == User::Root {
+            same_layers(&rbuild, |words| rbuild.command_in(&enter, &[], words));
+        } else {
+            let context = rbuild.context("refused").file("Dockerfile", "FROM scratch\nRUN true\n");
+            let directory = context.directory.to_str().expect("paths are UTF-8");
+            let command = rbuild.command_in(&enter, &[], &["build", directory]);
+            let run = finish(command.expect("root prepares it").spawn().expect("start it")).failed(1);
+            run.says("cannot run commands here").says("chroot");
+        }
     }
 
     fn where_the_store_refuses_overlay_the_root_is_copied_and_the_layers_are_the_same(rbuild) {
@@ -100,6 +120,8 @@ for_each_user! {
         );
         if let Some(run) = same_layers(&rbuild, |words| rbuild.command_in(&mount, &[], words)) {
             run.says("roots of RUN are copied here").says("overlay");
+            let said = doctor(rbuild.command_in(&mount, &[], &["doctor"]));
+            assert!(said.contains("missing  overlay") && said.contains("is on an overlay"), "{said}");
         }
     }
 
@@ -123,6 +145,12 @@ for_each_user! {
             let program = program.to_str().expect("paths are UTF-8");
             Some(rbuild.command_of("setpriv", ["--no-new-privs", program].iter().chain(words)))
         });
+        if rbuild.user == User::Subuid {
+            let program = rbuild.program();
+            let program = program.to_str().expect("paths are UTF-8");
+            let said = doctor(Some(rbuild.command_of("setpriv", ["--no-new-privs", program, "doctor"])));
+            assert!(said.contains("NoNewPrivs is 1") && said.contains("owners are recorded"), "{said}");
+        }
     }
 
     fn without_namespaces_root_runs_commands_in_a_chroot_and_others_are_told_before_anything_is_pulled(rbuild) {
@@ -132,7 +160,13 @@ for_each_user! {
                 run.says("no namespaces here");
             }
             check_chroot(&rbuild);
+            check_killed_in_chroot(&rbuild);
         }
+        let said = doctor(Some(confined(&rbuild, &["doctor"])));
+        let summary = if rbuild.user == User::Root { "RUN works as root in a chroot" } else { "RUN is not possible here" };
+        assert!(said.starts_with(summary) && said.contains("--security-opt seccomp=unconfined"), "{said}");
+        let left = fs::read_dir(rbuild.path("")).expect("list the place").flatten();
+        assert!(left.into_iter().all(|entry| !entry.file_name().to_string_lossy().contains("doctor")), "it left something");
         if let Some(program) = missing_programs(Access::Plain) {
             skip!("{program} is not installed");
         }
@@ -145,6 +179,33 @@ for_each_user! {
         run.says("cannot run commands here").says("seccomp profile forbids namespaces").says("rbuild doctor");
         assert_eq!(registry.requests(), before, "it asked the registry first:\n{}", registry.log());
     }
+}
+
+/// What `rbuild doctor` prints.
+fn doctor(command: Option<Command>) -> String {
+    finish(command.expect("the place can be made").spawn().expect("start it")).succeeded().stdout
+}
+
+/// Without a pid namespace, too, nothing of a command outlives `rbuild`.
+fn check_killed_in_chroot(rbuild: &Rbuild) {
+    let number = std::process::id() % 10_000 + 80_000;
+    let stubborn = format!("trap '' TERM HUP INT; (setsid sleep {number} &); sleep {number} & sleep {number}");
+    let context = on_busybox(rbuild, "killed", &format!("RUN {stubborn}\n")).expect("the base was there a moment ago");
+    let directory = context.directory.to_str().expect("paths are UTF-8");
+    let mut child = confined(rbuild, &["build", "--progress=plain", directory]).spawn().expect("start it");
+    let pattern = format!("^sleep {number}");
+    let running = || Command::new("pgrep").args(["-fc", &pattern]).output().expect("run pgrep").stdout;
+    let wait_for = |wanted: &[u8]| {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while running() != wanted {
+            assert!(std::time::Instant::now() < until, "{} are running", String::from_utf8_lossy(&running()));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    wait_for(b"3\n");
+    child.kill().expect("kill rbuild");
+    wait_for(b"0\n");
+    child.wait().expect("wait for rbuild");
 }
 
 /// As in a container with Docker's defaults: no namespaces, and for root 14 capabilities.
