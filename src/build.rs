@@ -3,6 +3,7 @@
 mod assemble;
 mod bases;
 mod checks;
+mod epoch;
 mod foresight;
 mod layout;
 mod outline;
@@ -21,10 +22,10 @@ pub use outputs::{Output, OutputKind};
 pub use stored::{pull_image, push_stored};
 
 use crate::cache::Cache;
-use crate::diagnostic::{Color, Diagnostic, Severity, Source};
+use crate::diagnostic::{Color, Diagnostic, Severity, Source, Span};
 use crate::digest::{Digest, Frame};
-use crate::dockerfile;
 use crate::dockerfile::ast::Dockerfile;
+use crate::dockerfile::{self, Parsed};
 use crate::executor::{
     Contexts, ExecuteError, ExecuteOptions, Layers, Namespace, Purpose, ResolvedBase, Services, execute,
 };
@@ -108,7 +109,20 @@ pub enum BuildError {
     /// `BUILDKIT_DOCKERFILE_CHECK` cannot be read.
     #[error("read BUILDKIT_DOCKERFILE_CHECK: {0}")]
     CheckOptions(#[source] dockerfile::lint::CheckError),
-    /// A base image cannot be had.
+    /// A base image of the Dockerfile cannot be had.
+    #[error("resolve base image {name}")]
+    BaseOf {
+        /// The image.
+        name: String,
+        /// The place that asks for it.
+        span: Span,
+        /// A stage that may be meant.
+        stage: Option<String>,
+        /// Why.
+        #[source]
+        source: Box<bases::BaseError>,
+    },
+    /// An image cannot be had.
     #[error("resolve base image {name}")]
     Base {
         /// The image.
@@ -182,11 +196,12 @@ impl Build<'_> {
     fn prepare(&self, commands: Commands) -> Result<Prepared<'_>, BuildError> {
         let (dockerfile, warnings) = self.load_dockerfile()?;
         let layers = Layers::new(self.store, self.registry, self.namespace);
+        let dated = self.dated(&dockerfile)?;
         if commands == Commands::Run {
-            self.check_commands_before_pulling(&dockerfile, &layers)?;
+            self.check_commands_before_pulling(&dockerfile, &dated, &layers)?;
         }
-        let bases = self.resolve_bases(&dockerfile, &layers)?;
-        let plan = self.plan(&dockerfile, warnings, &bases)?;
+        let bases = self.resolve_bases(&dockerfile, &dated, &layers)?;
+        let plan = self.plan(&dockerfile, &dated, warnings, &bases)?;
         let mut options = self.execute.clone();
         if let Some(epoch) = plan.epoch {
             options.epoch = epoch;
@@ -200,29 +215,38 @@ impl Build<'_> {
     fn load_dockerfile(&self) -> Result<(Dockerfile, Vec<Diagnostic>), BuildError> {
         let task = self.progress.task(format!("[internal] load build definition from {}", self.source.name));
         task.start();
-        let parsed = dockerfile::parse(self.source);
-        let (errors, warnings): (Vec<Diagnostic>, Vec<Diagnostic>) =
-            parsed.diagnostics.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
-        task.end(if errors.is_empty() {
-            Outcome::Done
-        } else {
-            Outcome::Failed("the Dockerfile has errors".to_owned())
-        });
-        if !errors.is_empty() {
-            return Err(BuildError::Dockerfile(errors));
+        let Parsed { dockerfile, diagnostics } = self.parsed();
+        let (errors, warnings) = checks::split(diagnostics);
+        if errors.is_empty() {
+            task.end(Outcome::Done);
+            return Ok((dockerfile, warnings));
         }
-        Ok((parsed.dockerfile, warnings))
+        task.end(Outcome::Failed("the Dockerfile has errors".to_owned()));
+        self.warn_parsed(&dockerfile, warnings);
+        Err(BuildError::Dockerfile(errors))
+    }
+
+    fn parsed(&self) -> Parsed {
+        let mut parsed = dockerfile::parse(self.source);
+        if parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+            && let Some(foreign) = plan::refused_frontend(&parsed.dockerfile.directives, &self.options)
+        {
+            // What is written in another language has no errors of this one.
+            parsed.diagnostics = vec![foreign];
+        }
+        parsed
     }
 
     fn plan(
         &self,
         dockerfile: &Dockerfile,
+        options: &plan::Options,
         warnings: Vec<Diagnostic>,
         bases: &BTreeMap<BaseKey, ResolvedBase>,
     ) -> Result<Plan, BuildError> {
         let configs: BTreeMap<BaseKey, ImageConfig> =
             bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-        let mut plan = match plan::plan(dockerfile, &self.options, &configs) {
+        let mut plan = match plan::plan(dockerfile, options, &configs) {
             Ok(plan) => plan,
             Err(diagnostics) => {
                 self.warn_parsed(dockerfile, warnings);

@@ -283,9 +283,12 @@ pub struct BuildArguments {
     /// Add a line to /etc/hosts of RUN: HOST:IP or HOST=IP; the address host-gateway is this machine (repeatable)
     #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',', help_heading = "RUN")]
     pub hosts: Vec<String>,
-    /// Allow what a Dockerfile may ask for: network.host, security.insecure, device (repeatable)
+    /// Allow what a Dockerfile may ask for: network.host, security.insecure, device[=NAME] (repeatable)
     #[arg(long = "allow", value_name = "ENTITLEMENT", help_heading = "RUN")]
     pub entitlements: Vec<String>,
+    /// Look for descriptions of devices (CDI, in JSON) here in place of /etc/cdi and /var/run/cdi (repeatable)
+    #[arg(long = "cdi-spec-dir", value_name = "DIRECTORY", help_heading = "RUN")]
+    pub cdi_directories: Vec<String>,
     /// The size of /dev/shm in RUN, such as 256m
     #[arg(long, value_name = "SIZE", help_heading = "RUN")]
     pub shm_size: Option<String>,

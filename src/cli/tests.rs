@@ -93,6 +93,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         hosts,
         entitlements,
         shm_size,
+        cdi_directories,
         ulimits,
         isolation,
         storage,
@@ -101,7 +102,6 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         verbosity,
         registries,
         store_root,
-        source_date_epoch,
         notices,
     )
 }

@@ -76,17 +76,17 @@ pub struct Instruction {
     pub operation: Operation,
 }
 
-/// What an instruction asks for.
+/// What an instruction asks for. Large forms are boxed: most instructions are small, and files have many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// ADD.
-    Add(Transfer),
+    Add(Box<Transfer>),
     /// ARG: one or more declarations.
     Arg(Vec<ArgDeclaration>),
     /// CMD.
     Cmd(Command),
     /// COPY.
-    Copy(Transfer),
+    Copy(Box<Transfer>),
     /// ENTRYPOINT.
     Entrypoint(Command),
     /// ENV.
@@ -94,7 +94,7 @@ pub enum Operation {
     /// EXPOSE.
     Expose(Vec<Word>),
     /// HEALTHCHECK.
-    Healthcheck(Healthcheck),
+    Healthcheck(Box<Healthcheck>),
     /// LABEL.
     Label(Vec<KeyValue>),
     /// MAINTAINER.
@@ -102,7 +102,7 @@ pub enum Operation {
     /// ONBUILD with the instruction it keeps.
     Onbuild(Box<Instruction>),
     /// RUN.
-    Run(Run),
+    Run(Box<Run>),
     /// SHELL.
     Shell(Vec<Word>),
     /// STOPSIGNAL.
@@ -155,12 +155,29 @@ pub struct Heredoc {
     pub descriptor: u32,
     /// Whether variables in the body are expanded (the delimiter was not quoted).
     pub expand: bool,
-    /// Whether it was written `<<-`; the body has lost its leading tabs already.
+    /// Whether it was written `<<-`.
     pub strip_tabs: bool,
-    /// The body, each line ended.
+    /// The body as written, each line ended.
     pub body: String,
     /// The body's place.
     pub span: Span,
+}
+
+impl Heredoc {
+    /// What it says: the body without the leading tabs that `<<-` takes off.
+    pub fn content(&self) -> String {
+        let indent: &[char] = if self.strip_tabs { &['\t'] } else { &[] };
+        self.body.split_inclusive('\n').map(|line| line.trim_start_matches(indent)).collect()
+    }
+}
+
+/// `--device=` of RUN: a device that the machine describes by CDI, the container device interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name, `vendor.com/class=name` in full.
+    pub name: Word,
+    /// Whether the command cannot do without it.
+    pub required: bool,
 }
 
 /// RUN.
@@ -177,7 +194,7 @@ pub struct Run {
     /// `--security=`.
     pub security: Option<Word>,
     /// `--device=` flags.
-    pub devices: Vec<Word>,
+    pub devices: Vec<Device>,
 }
 
 /// One `--mount=` flag, split at its commas.

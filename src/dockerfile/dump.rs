@@ -145,7 +145,10 @@ fn run(run: &Run) -> Vec<String> {
     }
     parts.extend(flag("network", run.network.as_ref()));
     parts.extend(flag("security", run.security.as_ref()));
-    parts.extend(run.devices.iter().map(|word| format!("device={}", quote(word))));
+    parts.extend(run.devices.iter().map(|device| {
+        let required = if device.required { " required" } else { "" };
+        format!("device={}{required}", quote(&device.name))
+    }));
     parts.push(command(&run.command));
     parts.extend(run.heredocs.iter().map(heredoc));
     parts
@@ -155,7 +158,7 @@ fn heredoc(heredoc: &Heredoc) -> String {
     let descriptor = if heredoc.descriptor == 0 { String::new() } else { heredoc.descriptor.to_string() };
     let dash = if heredoc.strip_tabs { "-" } else { "" };
     let plain = if heredoc.expand { "" } else { " plain" };
-    format!("{descriptor}<<{dash}({:?}{plain} {:?})", heredoc.name, heredoc.body)
+    format!("{descriptor}<<{dash}({:?}{plain} {:?})", heredoc.name, heredoc.content())
 }
 
 /// Shows one diagnostic with the words that it underlines.

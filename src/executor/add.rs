@@ -1,11 +1,13 @@
 //! What ADD can do and COPY cannot: unpack archives, and fetch from URLs and git repositories.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read, Write};
 
 use super::ExecuteError;
-use super::copy::{Content, CopyError, CopySource, Recipe, RecipeEntry, named_files, plan_directory, rebase};
+use super::copy::{
+    Content, CopyError, CopyRequest, CopySource, Recipe, RecipeEntry, named_files, plan_directory, rebase,
+};
 use super::download::FetchedFile;
 use super::git::{GitAccess, GitError, fetch_tree};
 use super::step::{Made, Work};
@@ -132,40 +134,96 @@ impl Work<'_> {
     ) -> Result<Made, ExecuteError> {
         let view = self.destination(copying)?;
         let owner = self.owner(copying.op)?;
-        let request = copying.request(owner, None, self.services.options.epoch);
+        // --chmod is for what is copied: neither what is unpacked nor the directories on the way take it, as in BuildKit.
+        let request = CopyRequest { chmod: None, ..copying.request(owner, None, self.services.options.epoch) };
         let below = view.as_ref().map(|view| view as &dyn View);
         let (directory, made) = plan_directory(&request, below).map_err(|error| self.copy_error(error))?;
         let is_archive = |entry: &RecipeEntry| archives.iter().any(|archive| archive.is_of(entry, &request.sources));
         let mut entries: Vec<RecipeEntry> = recipe.entries.iter().filter(|entry| !is_archive(entry)).cloned().collect();
+        // Of the first source and an archive after it, the first makes the directories.
+        let archive_is_first = archives.iter().any(|archive| archive.source == 0);
         for parent in made {
-            if !entries.iter().any(|entry| entry.path == parent.path) {
-                entries.push(parent);
+            match entries.iter_mut().find(|entry| entry.path == parent.path) {
+                Some(entry) if archive_is_first => *entry = parent,
+                Some(_) => {}
+                None => entries.push(parent),
             }
         }
         entries.sort_by(|left, right| left.path.cmp(&right.path));
+        let mut replaced = Replaced::default();
+        loop {
+            let mut landing = Landing::new(view.as_ref(), owner, &entries, &replaced);
+            let layer = self.unpack_all(&request, recipe, (&entries, archives), &directory, &mut landing);
+            if !landing.is_again() {
+                return Ok(Made::New(layer?));
+            }
+            // Rare, so it is seen only when it is there: all is done again without what is replaced later.
+            replaced = landing.again;
+            entries.retain(|entry| !replaced.copied.contains(&entry.path));
+        }
+    }
+
+    /// The layer, unless landing has found that it must be written another time.
+    fn unpack_all(
+        &self,
+        request: &CopyRequest<'_>,
+        recipe: &Recipe,
+        (entries, archives): (&[RecipeEntry], &[Archive]),
+        directory: &[u8],
+        landing: &mut Landing<'_>,
+    ) -> Result<Digest, ExecuteError> {
         // An archive's entries come in any order, with any directory left out: no tree can be packed into the same tar again.
         let wanted = self.wanted().with_blob();
-        let (layer, _) = self.services.layers.create(wanted, |out| {
+        let mut broken = None;
+        let layer = self.services.layers.create(wanted, |out| {
             let mut tar = TarWriter::new(out);
-            write_entries(&entries, &request.sources, &mut tar)?;
-            let mut landing = Landing::new(view.as_ref(), owner, &entries);
+            write_entries(entries, &request.sources, &mut tar)?;
             for archive in archives {
                 let content = request.sources[archive.source].open(&archive.path)?;
-                let name = String::from_utf8_lossy(&archive.path).into_owned();
-                // The digest that made the key must be that of what is unpacked, or the cache would lie.
-                let mut content = VerifyReader::new(content, archive.digest_in(recipe, &request.sources)?, None);
-                landing
-                    .unpack(&mut content, &directory, &mut tar)
-                    .map_err(|error| io::Error::new(error.kind(), format!("unpack {name}: {error}")))?;
-                io::copy(&mut content, &mut io::sink()).map_err(|error| {
-                    let advice = "it changed while it was copied; build again when nothing writes to the context";
-                    io::Error::new(error.kind(), format!("unpack {name}: {error}: {advice}"))
-                })?;
+                let digest = archive.digest_in(recipe, &request.sources)?;
+                unpack(landing, content, digest, &archive.path, directory, &mut tar)
+                    .inspect_err(|error| broken = Some(error.to_string()))?;
+            }
+            if landing.is_again() {
+                return Err(io::Error::other("an archive names a file again"));
             }
             tar.finish().map(drop)
-        })?;
-        Ok(Made::New(layer))
+        });
+        match (layer, broken) {
+            (Err(_), Some(reason)) => Err(self.refuse(reason)),
+            (layer, _) => Ok(layer?.0),
+        }
     }
+}
+
+/// Unpacks one archive.
+fn unpack<W: Write>(
+    landing: &mut Landing<'_>,
+    content: impl Read + Send,
+    digest: Digest,
+    path: &[u8],
+    directory: &[u8],
+    tar: &mut TarWriter<W>,
+) -> io::Result<()> {
+    let name = String::from_utf8_lossy(path);
+    // The digest that made the key must be that of what is unpacked, or the cache would lie.
+    let mut content = VerifyReader::new(content, digest, None);
+    landing
+        .unpack(&mut content, directory, tar)
+        .map_err(|error| io::Error::new(error.kind(), format!("unpack {name}: {error}")))?;
+    io::copy(&mut content, &mut io::sink()).map(drop).map_err(|error| {
+        let advice = "it changed while it was copied; build again when nothing writes to the context";
+        io::Error::new(error.kind(), format!("unpack {name}: {error}: {advice}"))
+    })
+}
+
+/// What later entries take the place of: a layer names nothing twice.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Replaced {
+    /// Entries of archives, counted through all of them.
+    unpacked: HashSet<usize>,
+    /// Paths of copied files.
+    copied: HashSet<Vec<u8>>,
 }
 
 fn view_error(path: &[u8], source: io::Error) -> CopyError {
@@ -178,19 +236,40 @@ fn is_archive(content: impl Read + Send) -> bool {
     decompress(content).and_then(|mut tar| tar.read_exact(&mut block)).is_ok() && is_tar(&block)
 }
 
-/// Where the entries of archives land: links that the image or an earlier entry has are followed inside the image.
+/// Where the entries of archives land: links that the image or an earlier entry has are followed, and, as BuildKit unpacks
+/// in a chroot, none of them leads out of the directory that the archive is unpacked into.
 struct Landing<'a> {
     below: Option<&'a MergedView>,
     owner: Option<(u32, u32)>,
     made: HashMap<Vec<u8>, Node>,
+    /// What is not to be written.
+    replaced: &'a Replaced,
+    /// The same, as far as this time has shown.
+    again: Replaced,
+    /// What is written, by path; the entry's number if it is an archive's.
+    written: BTreeMap<Vec<u8>, Option<usize>>,
+    /// How many entries of archives there were.
+    count: usize,
 }
 
 impl<'a> Landing<'a> {
     /// What is copied beside the archives is there before them: a link of an archive in a new directory would lead nowhere
     /// else, and what comes after it would be written below the link itself.
-    fn new(below: Option<&'a MergedView>, owner: Option<(u32, u32)>, copied: &[RecipeEntry]) -> Landing<'a> {
+    fn new(
+        below: Option<&'a MergedView>,
+        owner: Option<(u32, u32)>,
+        copied: &[RecipeEntry],
+        replaced: &'a Replaced,
+    ) -> Landing<'a> {
+        let written = copied.iter().map(|entry| (entry.path.clone(), None)).collect();
         let copied = copied.iter().filter(|entry| !matches!(entry.node.kind, Kind::File { .. }));
-        Landing { below, owner, made: copied.map(|entry| (entry.path.clone(), entry.node.clone())).collect() }
+        let made = copied.map(|entry| (entry.path.clone(), entry.node.clone())).collect();
+        Landing { below, owner, made, replaced, again: replaced.clone(), written, count: 0 }
+    }
+
+    /// Whether this time has shown more to be replaced than was known.
+    fn is_again(&self) -> bool {
+        self.again != *self.replaced
     }
 
     fn unpack<W: Write>(
@@ -201,39 +280,107 @@ impl<'a> Landing<'a> {
     ) -> io::Result<()> {
         let mut reader = TarReader::new(decompress(io::BufReader::with_capacity(256 << 10, archive))?).literal();
         while let Some(entry) = reader.next_entry()? {
-            let Some(named) = rebase(&entry.path, directory) else { continue };
-            let path = self.land(&named)?;
+            let Some(named) = rebase(&entry.path, b"") else { continue };
+            let path = self.land(&named, directory)?;
             let link = match &entry.link {
-                Some(target) => Some(self.land(&rebase(target, directory).unwrap_or_default())?),
+                Some(target) => Some(self.land(&rebase(target, b"").unwrap_or_default(), directory)?),
                 None => None,
             };
             let mut node = entry.node.clone();
             if let Some((uid, gid)) = self.owner {
                 (node.uid, node.gid) = (uid, gid);
             }
-            for (parent, node) in existing_parents(std::iter::once(path.as_slice()), |_| false, &*self)? {
-                // An archive may leave directories out that the image has: the layer names them as they are.
-                if let Entry::Vacant(place) = self.made.entry(parent) {
-                    tar.append(place.key(), &node, None, &mut io::empty())?;
-                    place.insert(node);
+            self.name_parents(&path, node.mtime, tar)?;
+            if self.enter(&path, &node) {
+                if link.is_some() {
+                    tar.append(&path, &node, link.as_deref(), &mut io::empty())?;
+                } else {
+                    tar.append(&path, &node, None, &mut reader.content())?;
                 }
             }
-            if link.is_some() {
-                tar.append(&path, &node, link.as_deref(), &mut io::empty())?;
-            } else {
-                tar.append(&path, &node, None, &mut reader.content())?;
-            }
-            if !matches!(node.kind, Kind::File { .. }) {
+            // A file has nothing below it, so only one that takes another's place has to be known.
+            if !matches!(node.kind, Kind::File { .. }) || self.made.contains_key(&path) {
                 self.made.insert(path, node);
             }
         }
         Ok(())
     }
 
+    /// An archive may leave directories out. Those that the image has are named as they are; new ones are root's, whatever
+    /// `--chown` says, and as old as what is in them.
+    fn name_parents<W: Write>(&mut self, path: &[u8], mtime: Time, tar: &mut TarWriter<W>) -> io::Result<()> {
+        let mut parents = existing_parents(std::iter::once(path), |_| false, &*self)?;
+        let mut missing = tree::parent(path);
+        while !missing.is_empty() && self.node(missing)?.is_none() {
+            parents.insert(missing.to_vec(), Node::directory(mtime));
+            missing = tree::parent(missing);
+        }
+        for (parent, node) in parents {
+            if let Entry::Vacant(place) = self.made.entry(parent) {
+                tar.append(place.key(), &node, None, &mut io::empty())?;
+                self.written.insert(place.key().clone(), None);
+                place.insert(node);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes an entry, and what it takes the place of; whether it is to be written.
+    fn enter(&mut self, path: &[u8], node: &Node) -> bool {
+        let number = self.count;
+        self.count += 1;
+        if self.replaced.unpacked.contains(&number) {
+            return false;
+        }
+        if let Some(before) = self.written.insert(path.to_vec(), Some(number)) {
+            self.replace(path.to_vec(), before);
+        }
+        if !node.is_directory() {
+            let prefix = [path, b"/"].concat();
+            let below = self.written.range(prefix.clone()..).take_while(|(below, _)| below.starts_with(&prefix));
+            for (below, before) in below.map(|(below, before)| (below.clone(), *before)).collect::<Vec<_>>() {
+                self.written.remove(&below);
+                self.replace(below, before);
+            }
+        }
+        true
+    }
+
+    fn replace(&mut self, path: Vec<u8>, before: Option<usize>) {
+        match before {
+            Some(number) => drop(self.again.unpacked.insert(number)),
+            None => drop(self.again.copied.insert(path)),
+        }
+    }
+
     /// The place of an entry: its directory with every link resolved, its own name as it is.
-    fn land(&self, path: &[u8]) -> io::Result<Vec<u8>> {
-        let parent = tree::resolve(self, tree::parent(path), Last::Follow)?;
-        Ok(tree::join(&parent.path, tree::base_name(path)))
+    fn land(&self, path: &[u8], directory: &[u8]) -> io::Result<Vec<u8>> {
+        let parent = tree::resolve(&Inside { landing: self, directory }, tree::parent(path), Last::Follow)?;
+        let within = tree::join(&parent.path, tree::base_name(path));
+        Ok(tree::join(directory, &within))
+    }
+}
+
+/// A directory as if it were the root.
+struct Inside<'l, 'a> {
+    landing: &'l Landing<'a>,
+    directory: &'l [u8],
+}
+
+impl View for Inside<'_, '_> {
+    fn node(&self, path: &[u8]) -> io::Result<Option<Node>> {
+        if path.is_empty() {
+            return self.landing.node(self.directory);
+        }
+        self.landing.node(&tree::join(self.directory, path))
+    }
+
+    fn names(&self, _path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn open(&self, _path: &[u8]) -> io::Result<Box<dyn Read + Send + '_>> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

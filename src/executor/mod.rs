@@ -8,6 +8,7 @@ mod add;
 mod base;
 pub mod contexts;
 pub mod copy;
+mod devices;
 mod download;
 mod error;
 mod explain;
@@ -32,8 +33,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use abreast::abreast;
 pub use base::ResolvedBase;
-pub use contexts::{Context, Contexts};
-pub use download::http_authorization;
+pub use contexts::{Context, Contexts, Dates};
+pub use devices::CDI_DIRECTORIES;
+pub use download::{DownloadError, Downloads, FetchedFile};
 pub use error::{ExecuteError, RunFailure};
 pub use explain::{Explained, Foresight, Nearest, Verdict, explain};
 pub use ingest::BlobForm;
@@ -98,8 +100,10 @@ pub struct ExecuteOptions {
     pub epoch: i64,
     /// `created` of new layers; the time of the build where none is given.
     pub created: Option<i64>,
-    /// Whether `--network=host` and `--security=insecure` were allowed.
+    /// What commands may have beyond the usual.
     pub allow: Allow,
+    /// Where devices are described (CDI), the later directories counting more.
+    pub cdi_directories: Vec<std::path::PathBuf>,
 }
 
 /// Which steps may not come from the cache.
@@ -114,12 +118,26 @@ pub enum NoCache {
 }
 
 /// What `--allow` allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Allow {
     /// `network.host`.
     pub network_host: bool,
     /// `security.insecure`.
     pub security_insecure: bool,
+    /// `device`.
+    pub devices: AllowedDevices,
+}
+
+/// Which devices a build may have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AllowedDevices {
+    /// None but those that need no permission.
+    #[default]
+    None,
+    /// All.
+    All,
+    /// These: a name that a Dockerfile uses, and the device that it means.
+    Named(std::collections::BTreeMap<String, String>),
 }
 
 /// Where a secret's value is.

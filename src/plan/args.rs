@@ -53,6 +53,10 @@ impl Environment {
         }
     }
 
+    pub(super) fn unset(&mut self, name: &str) {
+        self.variables.retain(|(key, _)| key != name);
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.iter().map(|(name, _)| name.as_str())
     }
@@ -75,14 +79,20 @@ pub(super) struct DeclaredArg {
     pub(super) value: Option<String>,
 }
 
-/// The ARGs as a RUN's history shows them: each once, in order of declaration, with the value it has now.
-pub(super) fn shown(declared: &[DeclaredArg], environment: &Environment) -> Vec<(String, String)> {
-    let mut shown = Environment::default();
-    for argument in declared {
-        let value = environment.value(&argument.name).or(argument.value.as_deref()).unwrap_or_default();
-        shown.set(&argument.name, value);
+/// Adds an ARG; one that is declared already keeps its place.
+pub(super) fn declare(declared: &mut Vec<DeclaredArg>, argument: DeclaredArg) {
+    match declared.iter_mut().find(|known| known.name == argument.name) {
+        Some(known) => *known = argument,
+        None => declared.push(argument),
     }
-    shown.to_vec()
+}
+
+/// The ARGs as a RUN's history shows them, with the value that each has now.
+pub(super) fn shown(declared: &[DeclaredArg], environment: &Environment) -> Vec<(String, String)> {
+    let value = |argument: &DeclaredArg| {
+        environment.value(&argument.name).or(argument.value.as_deref()).unwrap_or_default().to_owned()
+    };
+    declared.iter().map(|argument| (argument.name.clone(), value(argument))).collect()
 }
 
 /// What `--build-arg` gives.
@@ -92,32 +102,32 @@ pub(super) struct BuildArgs {
 }
 
 impl BuildArgs {
-    /// Takes the options' arguments, and the epoch as one of them unless it is given as such or given empty.
+    /// Takes the options' arguments.
     pub(super) fn new(options: &Options) -> BuildArgs {
-        let mut values = options.build_args.clone();
-        if let Some(epoch) = options.epoch {
-            values.entry(EPOCH.to_owned()).or_insert_with(|| epoch.to_string());
+        BuildArgs { values: options.build_args.clone() }
+    }
+
+    /// Puts the moment that dates the build in place of the text that names it.
+    pub(super) fn date(&mut self, epoch: Option<i64>) {
+        match (self.values.get_mut(EPOCH), epoch) {
+            (Some(value), Some(epoch)) => *value = epoch.to_string(),
+            (_, None) => drop(self.values.remove(EPOCH)),
+            (None, Some(_)) => {}
         }
-        values.retain(|name, value| name != EPOCH || !value.is_empty());
-        BuildArgs { values }
     }
 
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
 
-    /// The proxy variables that a command sees beside its environment, in both cases.
-    pub(super) fn proxies(&self, environment: &Environment) -> Vec<(String, String)> {
+    /// The proxy variables that a command sees, in both cases; they win over its environment.
+    pub(super) fn proxies(&self) -> Vec<(String, String)> {
         let mut proxies = Vec::new();
         for name in PROXIES {
             // BuildKit goes through the names in order, so the lower-case spelling wins over the upper-case one.
             let given = self.values.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
             let Some((_, value)) = given.filter(|(_, value)| !value.is_empty()) else { continue };
-            for name in [name.to_owned(), name.to_lowercase()] {
-                if environment.value(&name).is_none() {
-                    proxies.push((name, value.clone()));
-                }
-            }
+            proxies.extend([name.to_owned(), name.to_lowercase()].map(|name| (name, value.clone())));
         }
         proxies
     }
@@ -233,6 +243,15 @@ impl Globals {
         self.values.value(name)
     }
 
+    /// Puts the moment that dates the build in place of the text that names it.
+    pub(super) fn date(&mut self, epoch: Option<i64>) {
+        match epoch {
+            Some(epoch) if self.value(EPOCH).is_some() => self.values.set(EPOCH, &epoch.to_string()),
+            Some(_) => {}
+            None => self.values.unset(EPOCH),
+        }
+    }
+
     pub(super) fn variables(&self) -> &Environment {
         &self.values
     }
@@ -247,21 +266,45 @@ impl Globals {
     }
 }
 
-fn declarations(instructions: &[Instruction]) -> impl Iterator<Item = &crate::dockerfile::ast::ArgDeclaration> {
+pub(super) fn declarations(
+    instructions: &[Instruction],
+) -> impl Iterator<Item = &crate::dockerfile::ast::ArgDeclaration> {
     instructions.iter().flat_map(|instruction| match &instruction.operation {
         Operation::Arg(declarations) => declarations.as_slice(),
         _ => &[],
     })
 }
 
-/// The ARGs before the first FROM.
-pub(super) fn globals(dockerfile: &Dockerfile, build_args: &BuildArgs, globals: &Globals) -> Vec<Argument> {
+/// The variables that a word names.
+pub(super) fn variables(word: &Word, escape: char) -> Vec<String> {
+    expand::expand(&word.value, escape, &Environment::default()).map(|expansion| expansion.unset).unwrap_or_default()
+}
+
+/// The ARGs before the first FROM that are used: by name, or in what the default of a used one before them is made of.
+pub(super) fn used_globals(
+    dockerfile: &Dockerfile,
+    build_args: &BuildArgs,
+    globals: &Globals,
+    mut used: BTreeSet<String>,
+) -> Vec<Argument> {
+    let declared: Vec<_> = declarations(&dockerfile.global_args).collect();
+    for declaration in declared.iter().rev().filter(|declaration| build_args.value(&declaration.name.value).is_none()) {
+        if used.contains(&declaration.name.value) {
+            let defaults = declaration.default.iter();
+            used.extend(defaults.flat_map(|word| variables(word, dockerfile.directives.escape)));
+        }
+    }
     let argument = |declaration: &crate::dockerfile::ast::ArgDeclaration| {
         let name = declaration.name.value.clone();
         let value = build_args.value(&name).or_else(|| globals.value(&name)).map(str::to_owned);
         Argument { name, value, description: declaration.doc.clone(), span: declaration.name.span }
     };
-    declarations(&dockerfile.global_args).map(argument).collect()
+    declared.into_iter().filter(|declaration| used.contains(&declaration.name.value)).map(argument).collect()
+}
+
+/// Whether a name is declared before the first FROM.
+pub(super) fn is_global(dockerfile: &Dockerfile, name: &str) -> bool {
+    declarations(&dockerfile.global_args).any(|declaration| declaration.name.value == name)
 }
 
 /// The automatic arguments; a build argument of the same name overrides each.
@@ -297,20 +340,4 @@ pub(super) fn place(word: &Word, part: &Range<usize>) -> Span {
         return word.span;
     }
     Span::new(word.span.start + part.start, word.span.start + part.end)
-}
-
-/// The moment that dates the build: the build argument, else a global ARG of the file.
-pub(super) fn epoch(
-    dockerfile: &Dockerfile,
-    build_args: &BuildArgs,
-    globals: &Globals,
-) -> Result<Option<i64>, Diagnostic> {
-    let Some(text) = build_args.value(EPOCH).or_else(|| globals.value(EPOCH)).filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    text.parse().map(Some).map_err(|_| {
-        let declaration = declarations(&dockerfile.global_args).find(|declaration| declaration.name.value == EPOCH);
-        let span = declaration.map_or(Span::default(), |declaration| declaration.name.span);
-        Diagnostic::error(span, format!("invalid {EPOCH}: {text:?}")).help("give a whole number of seconds since 1970")
-    })
 }

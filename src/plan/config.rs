@@ -6,6 +6,7 @@ use super::{Op, WorkdirOp};
 use super::{expose, history, path, signal, title};
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::dockerfile::ast::{Command, Healthcheck, Instruction, KeyValue, Word};
+use crate::dockerfile::lint;
 use crate::image::config;
 
 /// What interprets shell-form commands where SHELL does not say.
@@ -23,18 +24,15 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// The working directory, absolute.
-    pub(super) fn workdir_path(&self) -> &str {
-        match self.state.config.config.working_dir.as_str() {
-            "" => "/",
-            directory => directory,
-        }
+    /// The working directory, absolute and clean.
+    pub(super) fn workdir_path(&self) -> String {
+        path::absolute("/", &self.state.config.config.working_dir)
     }
 
-    /// Makes the base's working directory absolute and clean.
+    /// Makes the base's working directory absolute; one that is stays as it is written.
     pub(super) fn normalize_workdir(&mut self) {
         let directory = &mut self.state.config.config.working_dir;
-        if !directory.is_empty() {
+        if !directory.is_empty() && !directory.starts_with('/') {
             *directory = path::absolute("/", directory);
         }
     }
@@ -46,15 +44,22 @@ impl Walk<'_, '_> {
             self.warn("WorkdirRelativePath", word.span, message);
         }
         self.state.has_workdir = true;
-        let directory = path::absolute(self.workdir_path(), &text);
-        self.state.config.config.working_dir.clone_from(&directory);
-        let history = format!("WORKDIR {directory}");
-        if directory == "/" {
+        // As BuildKit has it, what is absolute stands in the config as it is written: WORKDIR /app/ with its slash.
+        let before = &self.state.config.config.working_dir;
+        let shown = match text.as_str() {
+            "" if !before.is_empty() => before.clone(),
+            text if text.starts_with('/') => text.to_owned(),
+            text => path::absolute(&self.workdir_path(), text),
+        };
+        let history = format!("WORKDIR {shown}");
+        let is_root = shown == "/";
+        self.state.config.config.working_dir = shown;
+        if is_root {
             self.commit(history);
             return Ok(());
         }
         let title = title::instruction(instruction, &self.state.environment, &[]);
-        let op = WorkdirOp { path: directory, user: self.state.config.config.user.clone() };
+        let op = WorkdirOp { path: self.workdir_path(), user: self.state.config.config.user.clone() };
         let step = self.push(Op::Workdir(op), Vec::new(), instruction.span, title);
         self.state.history.push(history::entry(history, Some(step)));
         Ok(())
@@ -90,8 +95,9 @@ impl Walk<'_, '_> {
         expanded.into_iter().collect()
     }
 
-    pub(super) fn cmd(&mut self, command: &Command) -> Result<(), Reported> {
+    pub(super) fn cmd(&mut self, instruction: &Instruction, command: &Command) -> Result<(), Reported> {
         self.has_cmd = true;
+        self.recommend_json(instruction, command);
         let args = self.command(command);
         self.commit(format!("CMD {}", history::quoted_list(&args)));
         let config = &mut self.state.config.config;
@@ -101,7 +107,8 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn entrypoint(&mut self, command: &Command) -> Result<(), Reported> {
+    pub(super) fn entrypoint(&mut self, instruction: &Instruction, command: &Command) -> Result<(), Reported> {
+        self.recommend_json(instruction, command);
         let args = self.command(command);
         self.commit(format!("ENTRYPOINT {}", history::quoted_list(&args)));
         let config = &mut self.state.config.config;
@@ -110,6 +117,13 @@ impl Walk<'_, '_> {
             config.cmd = None;
         }
         Ok(())
+    }
+
+    /// Who chose a shell, here or in the base image, means it.
+    fn recommend_json(&mut self, instruction: &Instruction, command: &Command) {
+        if matches!(command, Command::Shell(_)) && self.state.config.config.shell.is_empty() {
+            self.report(lint::json_args_recommended(instruction.span, &instruction.keyword.value));
+        }
     }
 
     fn command(&self, command: &Command) -> Vec<String> {

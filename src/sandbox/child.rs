@@ -62,7 +62,7 @@ pub(super) struct SetUp {
     pub(super) passed: Vec<Option<OwnedFd>>,
     /// The user's mounts, opened and not yet attached.
     pub(super) sources: Vec<mounts::Source>,
-    /// Where they go.
+    /// Where nothing can be mounted: the places that are filled instead.
     pub(super) points: Vec<(String, Shape)>,
     /// Of a copied root: what is in it, and which places stand for mounts.
     pub(super) entries: Entries,

@@ -319,6 +319,7 @@ impl Sandbox {
             MountKind::File { content, mode, uid, gid } => {
                 OrderedKind::File { content: Bytes(content.0.clone()), mode: *mode, uid: *uid, gid: *gid }
             }
+            MountKind::Device { path } => OrderedKind::Device { path: Bytes::of_path(path) },
             MountKind::Socket { path } => {
                 let (root, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
                 // Connecting is writing, as far as the socket's permissions go; the mount itself changes nothing.

@@ -40,6 +40,8 @@ pub(super) struct OrderedMount {
 pub(super) enum OrderedKind {
     /// Something that exists: a bind, a cache or a socket.
     Existing { place: Place, access: Access },
+    /// A device node of the host.
+    Device { path: Bytes },
     /// A stage's merged view.
     Merged { lowers: Vec<Bytes>, source: Bytes, access: Access },
     /// An empty directory in memory.

@@ -134,6 +134,11 @@ pub enum MountKind {
         /// Group inside the image.
         gid: u32,
     },
+    /// A device node of the host, which the command can use as its permissions say.
+    Device {
+        /// The node.
+        path: PathBuf,
+    },
     /// A listening unix socket of the host (an ssh agent's).
     Socket {
         /// The socket.

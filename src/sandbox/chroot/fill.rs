@@ -30,6 +30,9 @@ pub(super) fn plan(setup: &mut SetUp) -> Result<(), Reason> {
         let shape = match kind {
             OrderedKind::File { .. } => Shape::File,
             OrderedKind::Tmpfs { .. } | OrderedKind::Existing { place: Place::Beneath(_), .. } => Shape::Directory,
+            OrderedKind::Device { .. } => {
+                return Err(Reason(format!("{target:?}: a device of the host cannot be given to a chroot")));
+            }
             OrderedKind::Existing { .. } => {
                 return Err(Reason(format!("{target:?}: a socket of the host cannot be reached from a chroot")));
             }
@@ -146,7 +149,8 @@ fn fill_one(setup: &mut SetUp, target: &str, kind: OrderedKind) -> Result<(), Re
             copied::copy_part(&[cache.path().to_owned()], b"", &place)?;
             (access == Access::ReadWrite).then(|| cache.path().to_owned())
         }
-        OrderedKind::Existing { .. } => None,
+        // Refused when it was looked at.
+        OrderedKind::Existing { .. } | OrderedKind::Device { .. } => None,
     };
     rustix::fs::futimens(&directory, &times)?;
     let filled = Filled::at(root, &path, cache)?;
