@@ -125,6 +125,7 @@ fn fill_one(setup: &mut SetUp, target: &str, kind: OrderedKind) -> Result<(), Re
     let directory = root.open_without_links(parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
     let times = copied::times_of(&directory)?;
     check_shape(&directory, name, &kind)?;
+    let hidden = mode_in_image(setup, &directory, &path)?;
     rootfs::remove_all(&directory, name)?;
     let place = setup.changes.join(as_path(&path));
     let cache = match kind {
@@ -136,7 +137,12 @@ fn fill_one(setup: &mut SetUp, target: &str, kind: OrderedKind) -> Result<(), Re
         }
         OrderedKind::Tmpfs { mode, .. } => {
             rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o700))?;
-            rustix::fs::chmodat(&directory, name, Mode::from_raw_mode(mode), rustix::fs::AtFlags::empty())?;
+            rustix::fs::chmodat(
+                &directory,
+                name,
+                Mode::from_raw_mode(hidden.unwrap_or(mode)),
+                rustix::fs::AtFlags::empty(),
+            )?;
             None
         }
         OrderedKind::Merged { lowers, source, .. } => {
@@ -156,6 +162,16 @@ fn fill_one(setup: &mut SetUp, target: &str, kind: OrderedKind) -> Result<(), Re
     let filled = Filled::at(root, &path, cache)?;
     setup.filled.push(filled);
     Ok(())
+}
+
+/// The mode of what the image has at a path, which is no stub: a directory in memory takes it over, as with runc.
+fn mode_in_image(setup: &SetUp, directory: &OwnedFd, path: &[u8]) -> Result<Option<u32>, Reason> {
+    let of_image = setup.entries.get(path).is_some_and(|tree| *tree < setup.order.lowers.len());
+    if !of_image {
+        return Ok(None);
+    }
+    let found = rustix::fs::statat(directory, tree::base_name(path), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(Some(found.st_mode & 0o7777))
 }
 
 /// A file does not take a directory's place, nor a directory a file's, as in a mount.
