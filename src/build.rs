@@ -156,7 +156,7 @@ pub enum BuildError {
 /// # Errors
 /// The first thing that went wrong; of a Dockerfile's mistakes all are told at once, before anything runs.
 pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
-    let prepared = build.prepare()?;
+    let prepared = build.prepare(Commands::Run)?;
     let Prepared { plan, layers, .. } = &prepared;
     if !plan.steps.iter().any(|step| matches!(step.op, plan::Op::Run(_))) {
         build.namespace.expect_no_commands();
@@ -169,6 +169,13 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     build.contexts.save();
     let image = build.assemble(plan, &steps, layers)?;
     build.export(&image, layers)
+}
+
+/// Whether a RUN that is not in the cache will be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Commands {
+    Run,
+    Leave,
 }
 
 /// A build of which all is known that can be known before a step is looked at.
@@ -198,10 +205,13 @@ impl Prepared<'_> {
 
 impl Build<'_> {
     /// Parses, resolves the bases and plans.
-    fn prepare(&self) -> Result<Prepared<'_>, BuildError> {
+    fn prepare(&self, commands: Commands) -> Result<Prepared<'_>, BuildError> {
         let (dockerfile, warnings) = self.load_dockerfile()?;
         let layers = Layers::new(self.store, self.registry, self.namespace);
         let dated = self.dated(&dockerfile)?;
+        if commands == Commands::Run {
+            self.check_commands_before_pulling(&dockerfile, &dated, &layers)?;
+        }
         let bases = self.resolve_bases(&dockerfile, &dated, &layers)?;
         let plan = self.plan(&dockerfile, &dated, warnings, &bases)?;
         let mut options = self.execute.clone();

@@ -10,7 +10,7 @@ use crate::image::config::ImageConfig;
 use crate::image::manifest::Manifest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::plan::needs::needs;
+use crate::plan::needs::{needs, runs_commands};
 use crate::plan::{BaseKey, BaseSource, Options};
 use crate::progress::Outcome;
 use crate::registry::pull::PulledImage;
@@ -91,6 +91,34 @@ impl Build<'_> {
                 })?;
                 resolved.insert(key, base);
             }
+        }
+    }
+
+    /// Where a base has to be asked for, makes sure that commands can run first, if there are any: nothing is pulled that
+    /// nothing can be run on. A build whose bases are here may have all of its commands in the cache.
+    pub(super) fn check_commands_before_pulling(
+        &self,
+        dockerfile: &Dockerfile,
+        options: &Options,
+        layers: &Layers<'_>,
+    ) -> Result<(), BuildError> {
+        if !runs_commands(dockerfile, options) {
+            return Ok(());
+        }
+        let bases = needs(dockerfile, options, &BTreeMap::new()).map_err(BuildError::Dockerfile)?;
+        if bases.iter().any(|(key, _)| self.asks_registry(key, layers)) {
+            self.namespace.sandbox()?;
+        }
+        Ok(())
+    }
+
+    /// Whether a base has to be looked for in its registry.
+    fn asks_registry(&self, key: &BaseKey, layers: &Layers<'_>) -> bool {
+        let BaseSource::Image(reference) = &key.source else { return false };
+        match self.pull {
+            Pull::Never => false,
+            Pull::Always => true,
+            Pull::Missing => !matches!(self.stored_base(reference, key, layers), Ok(Some(_))),
         }
     }
 

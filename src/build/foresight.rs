@@ -1,6 +1,6 @@
 //! What a build would do: the plan alone, or with what the cache has of it.
 
-use super::{Build, BuildError, Prepared};
+use super::{Build, BuildError, Commands, Prepared};
 use crate::executor::{Explained, Foresight, Purpose, explain};
 use crate::plan::Plan;
 
@@ -18,7 +18,7 @@ pub struct Foreseen {
 /// # Errors
 /// The Dockerfile is wrong, a base image's config cannot be had, or what is to be copied cannot be read.
 pub fn foresee(build: &Build<'_>) -> Result<Foreseen, BuildError> {
-    let prepared = build.prepare()?;
+    let prepared = build.prepare(Commands::Leave)?;
     let foresight = Foresight::default();
     let services = prepared.services(build, Purpose::Explain(&foresight));
     let steps = explain(&prepared.plan, &services, &foresight)?;
@@ -31,6 +31,6 @@ pub fn foresee(build: &Build<'_>) -> Result<Foreseen, BuildError> {
 /// # Errors
 /// The Dockerfile is wrong, or a base image's config cannot be had.
 pub fn planned(build: &Build<'_>) -> Result<Plan, BuildError> {
-    let Prepared { plan, .. } = build.prepare()?;
+    let Prepared { plan, .. } = build.prepare(Commands::Leave)?;
     Ok(plan)
 }

@@ -318,6 +318,14 @@ pub struct BuildArguments {
     /// When a RUN fails: stop, or open a shell in its files, variables, user and mounts (needs a terminal) [default: stop]
     #[arg(long, value_name = "ACTION", help_heading = "RUN")]
     pub on_error: Option<String>,
+    /// The least isolation of RUN that will do: full (namespaces) or chroot, also without Landlock [default: full where
+    /// the place allows it, else chroot with Landlock; env: RBUILD_ISOLATION]
+    #[arg(long, value_name = "MODE", help_heading = "RUN")]
+    pub isolation: Option<String>,
+    /// How a root for RUN is made of layers: auto, overlay, copy; auto takes copies where the kernel or the store's
+    /// file system refuses overlay mounts, which takes longer [default: auto; env: RBUILD_STORAGE_DRIVER]
+    #[arg(long, value_name = "DRIVER", help_heading = "RUN")]
+    pub storage_driver: Option<String>,
     /// Run at most so many steps at once [default: one per processor]
     #[arg(short, long, value_name = "NUMBER", help_heading = "RUN")]
     pub jobs: Option<String>,
@@ -409,9 +417,6 @@ pub struct AcceptedArguments {
     /// A layer per step is kept
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub squash: Option<Switch>,
-    /// The isolation is chosen by what the machine offers
-    #[arg(long, hide = true, value_name = "TECHNOLOGY")]
-    pub isolation: Option<String>,
     /// There are no builder instances
     #[arg(long, hide = true, value_name = "NAME")]
     pub builder: Option<String>,

@@ -21,6 +21,7 @@ use super::environment::Environment;
 use crate::diagnostic::did_you_mean;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
+use crate::sandbox::{Isolation, StorageDriver};
 use crate::ui::ProgressMode;
 pub use accepted::{CacheLocation, CacheMode};
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
@@ -85,6 +86,10 @@ pub struct Request {
     pub cdi_directories: Vec<PathBuf>,
     /// Limits of RUN.
     pub ulimits: Vec<Ulimit>,
+    /// The least isolation of RUN that will do.
+    pub isolation: Isolation,
+    /// How layers become a root for RUN.
+    pub storage: StorageDriver,
     /// Steps that run at once.
     pub jobs: NonZeroUsize,
     /// What happens when a RUN fails.
@@ -316,6 +321,8 @@ impl Request {
             cdi_directories: arguments.cdi_directories.iter().map(|path| environment.absolute(path)).collect(),
             shm_size: arguments.shm_size.as_deref().map(|text| byte_size("--shm-size", text)).transpose()?,
             ulimits: run::ulimits(&arguments.ulimits)?,
+            isolation: run::isolation(arguments.isolation.as_deref(), environment)?,
+            storage: run::storage_driver(arguments.storage_driver.as_deref(), environment)?,
             jobs: jobs(arguments.jobs.as_deref(), environment)?,
             on_error: on_error(arguments.on_error.as_deref())?,
             progress,

@@ -96,6 +96,8 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         shm_size,
         cdi_directories,
         ulimits,
+        isolation,
+        storage,
         jobs,
         on_error,
         progress,

@@ -30,6 +30,8 @@ pub struct FailedRun {
     /// How it failed.
     pub failure: RunFailure,
     pub(super) spec: sandbox::RunSpec,
+    /// How its root was made.
+    pub(super) root: sandbox::Made,
     /// Its cache mounts stay its own.
     pub(super) locks: Vec<Lock>,
 }
@@ -77,7 +79,7 @@ impl FailedRun {
         if !env.iter().any(|(name, _)| name == "TERM") {
             env.push(("TERM".to_owned(), "xterm".to_owned()));
         }
-        let spec = sandbox::RunSpec { args, env, ..self.spec.clone() };
+        let spec = sandbox::RunSpec { args, env, ..self.spec.continued(&self.root) };
         Ok(namespace.sandbox()?.run(&spec, streams, cancel)?)
     }
 

@@ -20,6 +20,8 @@ pub struct Namespace {
     started: OnceLock<Result<Started, Arc<SandboxError>>>,
     discarded: Mutex<Vec<PathBuf>>,
     expected: OnceLock<String>,
+    /// Whether it was said that commands run in a chroot.
+    told: AtomicBool,
 }
 
 struct Started {
@@ -37,12 +39,18 @@ impl Namespace {
             started: OnceLock::new(),
             discarded: Mutex::default(),
             expected: OnceLock::new(),
+            told: AtomicBool::new(false),
         }
     }
 
     /// No command will be run: a place that allows no user namespace is good enough.
     pub fn expect_no_commands(&self) {
         self.commands.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether nobody has asked this before.
+    pub(super) fn is_first_in_chroot(&self) -> bool {
+        !self.told.swap(true, Ordering::Relaxed)
     }
 
     fn start(&self) -> Result<Sandbox, SandboxError> {
@@ -90,8 +98,15 @@ impl Namespace {
     pub fn likely_mapping_name(&self) -> String {
         match self.started.get() {
             Some(Ok(started)) => started.mapping.name.clone(),
-            Some(Err(_)) | None => self.expected.get_or_init(Sandbox::expected_mapping_name).clone(),
+            Some(Err(_)) | None => self.expected.get_or_init(|| self.expect_mapping_name()).clone(),
         }
+    }
+
+    /// The likeliest name that has trees: those were made by a sandbox that did start here.
+    fn expect_mapping_name(&self) -> String {
+        let names = Sandbox::expected_mapping_names();
+        let used = names.iter().find(|name| self.options.base.join(name).is_dir());
+        used.or(names.first()).cloned().unwrap_or_default()
     }
 
     /// Starts a worker.

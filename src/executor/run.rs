@@ -76,6 +76,12 @@ impl Work<'_> {
         let services = self.services;
         let sandbox = services.layers.namespace.sandbox()?;
         let mapping = services.layers.mapping()?;
+        if sandbox.isolation() == sandbox::Isolation::Chroot && services.layers.namespace.is_first_in_chroot() {
+            services.progress.notice(
+                "no namespaces here: RUN is confined by chroot, Landlock and a system-call filter only, and shares network \
+                 and processes with this container; `rbuild doctor` says what to change, --isolation=full refuses it",
+            );
+        }
         let lowers = services.layers.trees(self.below()?, self.task)?;
         let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;
@@ -103,9 +109,17 @@ impl Work<'_> {
         };
         let ended = sandbox.run(&spec, &sandbox::Streams::captured(&output), services.cancel);
         let log = written.finish();
-        let result = match ended {
-            Ok(exit) => self.judge(op, exit, log).and_then(|()| self.keep_written(&draft, key)),
-            Err(error) => Err(self.not_run(error)),
+        if let Ok(sandbox::Exit { root: sandbox::Made::Copied { refused: Some(reason) }, .. }) = &ended {
+            self.task.note(format!(
+                "roots of RUN are copied here, which takes longer than mounting them: {reason}; `rbuild doctor` says more"
+            ));
+        }
+        let (root, result) = match ended {
+            Ok(exit) => {
+                let root = exit.root.clone();
+                (root, self.judge(op, exit, log).and_then(|()| self.keep_written(&draft, key)))
+            }
+            Err(error) => (sandbox::Made::Mounted, Err(self.not_run(error))),
         };
         match result {
             Ok(layer) => {
@@ -113,7 +127,7 @@ impl Work<'_> {
                 Ok(Made::New(layer))
             }
             Err(ExecuteError::Run(failure)) if let Some(aftermath) = services.aftermath => {
-                aftermath.keep(FailedRun { failure: failure.clone(), spec, locks: mounted.locks });
+                aftermath.keep(FailedRun { failure: failure.clone(), spec, root, locks: mounted.locks });
                 Err(ExecuteError::Run(failure))
             }
             Err(error) => {

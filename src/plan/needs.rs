@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{BaseKey, Options, planner};
 use crate::diagnostic::{Diagnostic, Severity, Span};
-use crate::dockerfile::ast::Dockerfile;
+use crate::dockerfile::ast::{Dockerfile, Operation};
 use crate::image::config::ImageConfig;
 
 /// Lists the base images reachable from the target whose configs are not in `known`, in the order of first use, each with
@@ -22,4 +22,11 @@ pub fn needs(
         return Err(outcome.diagnostics);
     }
     Ok(outcome.missing)
+}
+
+/// Whether the target needs a RUN, as far as that can be said without any base image: triggers can bring more.
+pub fn runs_commands(dockerfile: &Dockerfile, options: &Options) -> bool {
+    let reached = planner::Planner::new(dockerfile, options, &BTreeMap::new()).run().reached;
+    let mut instructions = reached.iter().flat_map(|stage| &dockerfile.stages[*stage].instructions);
+    instructions.any(|instruction| matches!(instruction.operation, Operation::Run(_)))
 }

@@ -31,6 +31,8 @@ pub(super) struct Outcome {
     pub(super) diagnostics: Vec<Diagnostic>,
     /// The base configs that were not given, in the order of first use, each with the place that needs it.
     pub(super) missing: Vec<(BaseKey, Span)>,
+    /// The stages that the target reaches, as far as is known.
+    pub(super) reached: Vec<usize>,
 }
 
 enum Progress {
@@ -142,7 +144,10 @@ impl<'a> Planner<'a> {
                 epoch: self.epoch,
             })
         });
-        Outcome { plan, diagnostics: in_order(self.diagnostics), missing: self.missing }
+        let is_reached = |progress: &Progress| !matches!(progress, Progress::NotStarted);
+        let stages = self.progress.iter().enumerate();
+        let reached = stages.filter(|(_, progress)| is_reached(progress)).map(|(stage, _)| stage).collect();
+        Outcome { plan, diagnostics: in_order(self.diagnostics), missing: self.missing, reached }
     }
 
     /// Plans a stage, those that it plainly depends on first: in the order of the file, and without recursion however

@@ -11,12 +11,15 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::path::Arg;
 use rustix::process::{
     DumpableBehavior, Pid, Signal, WaitOptions, fchdir, set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::thread::{Gid, Uid};
 
-use super::command;
+use super::command::{self, Outset};
+use super::copied::{Entries, Filled};
+use super::mounts::Shape;
 use super::order::Order;
 use super::seccomp::Filters;
 use super::spec::{Network, Status};
@@ -60,12 +63,23 @@ pub(super) struct SetUp {
     pub(super) passed: Vec<Option<OwnedFd>>,
     /// The user's mounts, opened and not yet attached.
     pub(super) sources: Vec<mounts::Source>,
+    /// Where nothing can be mounted: the places that are filled instead.
+    pub(super) points: Vec<(String, Shape)>,
+    /// Of a copied root: what is in it, and which places stand for mounts.
+    pub(super) entries: Entries,
+    pub(super) filled: Vec<Filled>,
     /// Below the image, if it lacks mount points.
     pub(super) stubs: Option<PathBuf>,
     /// A directory in memory, for files and for the root to be mounted on.
     pub(super) scratch: Option<OwnedFd>,
+    /// Where what the command changes is found: the upper directory, or a copied root.
+    pub(super) changes: PathBuf,
+    /// Trees that the command sees files of: the image's and those of its mounts, or copies of them.
+    pub(super) shown: Vec<PathBuf>,
     /// The image's root, once mounted.
     pub(super) root: Option<RootDir>,
+    /// The host's /proc, through which a process finds itself whatever /proc the image gets.
+    pub(super) proc: Option<OwnedFd>,
     mapped: Option<OwnedFd>,
     pub(super) job: OwnedFd,
 }
@@ -74,6 +88,11 @@ impl SetUp {
     /// The image's root; a step that needs it stands behind the one that mounts it.
     pub(super) fn root(&self) -> Result<&RootDir, Reason> {
         self.root.as_ref().ok_or_else(|| Reason("the root is not mounted".to_owned()))
+    }
+
+    /// Tells main something on the way.
+    pub(super) fn report(&self, reply: &Reply) -> Result<(), Reason> {
+        Ok(wire::reply(&self.job, reply, &[])?)
     }
 
     /// The directory in memory; as with the root.
@@ -104,6 +123,8 @@ const STEPS: &[Step<'static>] = &[
     ("open the records of file owners", recorder::open_records),
     // An image with links there would have us mount on, and mask, other things (CVE-2019-19921, CVE-2026-41579).
     ("check /proc, /sys and /dev of the image", standard::refuse_links),
+    // The image's may turn out to be read-only.
+    ("open the host's /proc", open_proc),
     ("mount /proc", standard::mount_proc),
     ("mount /sys", standard::mount_sys),
     ("mount /dev", standard::mount_dev),
@@ -125,7 +146,7 @@ const STEPS: &[Step<'static>] = &[
 /// What the holder gives a command's first process.
 pub(super) struct Given {
     /// Gives a byte once its ids are mapped.
-    pub(super) mapped: OwnedFd,
+    pub(super) mapped: Option<OwnedFd>,
     pub(super) filters: Filters,
     pub(super) recorder: Option<OwnedFd>,
 }
@@ -155,6 +176,8 @@ fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
     let order: Order = serde_json::from_slice(&request)?;
     let streams = ChildEnds::take(order.streams, &mut passed)?;
     Ok(SetUp {
+        shown: Vec::new(),
+        changes: order.upper.path().to_owned(),
         order,
         filters: given.filters,
         recorder: given.recorder,
@@ -162,12 +185,21 @@ fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
         streams,
         passed: passed.into_iter().map(Some).collect(),
         sources: Vec::new(),
+        points: Vec::new(),
+        entries: Entries::new(),
+        filled: Vec::new(),
         stubs: None,
         scratch: None,
         root: None,
-        mapped: Some(given.mapped),
+        proc: None,
+        mapped: given.mapped,
         job: job.try_clone()?,
     })
+}
+
+/// What a command in a chroot needs, of which nobody has to map ids.
+pub(super) fn receive_for_chroot(job: &OwnedFd, filters: Filters) -> Result<SetUp, Reason> {
+    receive(job, Given { mapped: None, filters, recorder: None })
 }
 
 /// Reports and ends.
@@ -179,7 +211,12 @@ pub(super) fn fail(job: impl AsFd, step: &str, reason: Reason) -> ! {
 }
 
 fn become_root(setup: &mut SetUp) -> Result<(), Reason> {
-    let mapped = setup.mapped.take().ok_or_else(|| Reason("done already".to_owned()))?;
+    become_root_once(setup.mapped.take())
+}
+
+/// Once the holder has said that ids are mapped.
+pub(super) fn become_root_once(mapped: Option<OwnedFd>) -> Result<(), Reason> {
+    let mapped = mapped.ok_or_else(|| Reason("done already".to_owned()))?;
     wire::wait_for_byte(mapped).doing("wait for the holder to map ids")?;
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
@@ -199,7 +236,17 @@ fn die_with_holder(setup: &mut SetUp) -> Result<(), Reason> {
     Ok(())
 }
 
+pub(super) fn open_proc(setup: &mut SetUp) -> Result<(), Reason> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    setup.proc = Some(rustix::fs::open("/proc", flags, Mode::empty())?);
+    Ok(())
+}
+
 fn make_private(_: &mut SetUp) -> Result<(), Reason> {
+    make_mounts_private()
+}
+
+pub(super) fn make_mounts_private() -> Result<(), Reason> {
     Ok(mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
 }
 
@@ -227,14 +274,18 @@ fn loopback_up(setup: &mut SetUp) -> Result<(), Reason> {
 
 /// A working directory reached through a link like `/proc/self/fd/7` would be outside (CVE-2024-21626).
 fn enter_working_directory(setup: &mut SetUp) -> Result<(), Reason> {
-    let cwd = setup.order.cwd.clone();
+    enter_directory(setup.root()?, &setup.order.cwd)
+}
+
+/// Of the root of this process.
+pub(super) fn enter_directory(root: &RootDir, cwd: &str) -> Result<(), Reason> {
     let path = OFlags::PATH | OFlags::DIRECTORY;
-    let directory = setup.root()?.open_at(cwd.as_bytes(), path, Mode::empty()).map_err(|error| {
+    let directory = root.open_at(cwd.as_bytes(), path, Mode::empty()).map_err(|error| {
         let outside = "it is outside the root, or a loop of links";
         let said = if error.raw_os_error() == Some(libc::ELOOP) { outside.to_owned() } else { error.to_string() };
         Reason(format!("{cwd:?}: {said}"))
     })?;
-    fchdir(&directory).doing(&cwd)?;
+    fchdir(&directory).doing(cwd)?;
     let real = rustix::process::getcwd(Vec::new())?;
     if !real.to_bytes().starts_with(b"/") {
         return Err(Reason(format!("{cwd:?}: the working directory is outside the root")));
@@ -257,8 +308,10 @@ fn split(setup: SetUp, proof: SingleThreaded) -> ! {
             shim(setup, pid)
         }
         Ok(Forked::Child) => {
-            let SetUp { order, filters, recorder, job, .. } = setup;
-            command::become_command(order, &filters, recorder, job)
+            let SetUp { order, filters, recorder, job, proc, .. } = setup;
+            let (recorder, proc) = (recorder.as_ref(), proc.as_ref());
+            let outset = Outset { order: &order, filters: &filters, recorder, proc, root: None };
+            command::become_command(&outset, command::STEPS, &job)
         }
     }
 }
@@ -320,7 +373,7 @@ pub(super) fn mount_log(context: &OwnedFd) -> String {
 }
 
 /// Creates a file with content in a directory that is ours.
-pub(super) fn write_file(directory: impl AsFd, name: &str, content: &[u8], mode: u32) -> Result<OwnedFd, Reason> {
+pub(super) fn write_file(directory: impl AsFd, name: impl Arg, content: &[u8], mode: u32) -> Result<OwnedFd, Reason> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o600))?;
     let mut file = File::from(file);

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::child::{Reason, fail};
 use super::order::Order;
@@ -21,12 +21,16 @@ pub(super) struct Outset<'a> {
     pub(super) filters: &'a Filters,
     /// Where only one id exists: who answers for the others.
     pub(super) recorder: Option<&'a OwnedFd>,
+    /// The host's /proc.
+    pub(super) proc: Option<&'a OwnedFd>,
+    /// Where it is a directory like any other: the image's root.
+    pub(super) root: Option<BorrowedFd<'a>>,
 }
 
-type Step = (&'static str, fn(&Outset<'_>) -> Result<(), Reason>);
+pub(super) type Step = (&'static str, fn(&Outset<'_>) -> Result<(), Reason>);
 
 /// In the order in which they are done.
-const STEPS: &[Step] = &[
+pub(super) const STEPS: &[Step] = &[
     // A session of its own has no terminal of anybody else's to take over.
     ("start a session", |_| Ok(rustix::process::setsid().map(drop)?)),
     // What Ctrl-C, Ctrl-Z and a shell's jobs take.
@@ -48,27 +52,27 @@ const STEPS: &[Step] = &[
     ("close all other descriptors", |_| Ok(descriptors::close_on_exec_from(3)?)),
 ];
 
-fn take_terminal(outset: &Outset<'_>) -> Result<(), Reason> {
+pub(super) fn take_terminal(outset: &Outset<'_>) -> Result<(), Reason> {
     match outset.order.streams.has_terminal() {
         true => Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?),
         false => Ok(()),
     }
 }
 
-pub(super) fn become_command(order: Order, filters: &Filters, recorder: Option<OwnedFd>, job: OwnedFd) -> ! {
-    let outset = Outset { order: &order, filters, recorder: recorder.as_ref() };
-    for (name, step) in STEPS {
-        if let Err(reason) = step(&outset) {
-            fail(&job, name, reason);
+pub(super) fn become_command(outset: &Outset<'_>, steps: &[Step], job: &OwnedFd) -> ! {
+    for (name, step) in steps {
+        if let Err(reason) = step(outset) {
+            fail(job, name, reason);
         }
     }
+    let order = outset.order;
     let error = match (c_strings(&order.args), environment(&order.env)) {
-        (Ok(arguments), Ok(environment)) => execute(&order, &arguments, &environment),
+        (Ok(arguments), Ok(environment)) => execute(order, &arguments, &environment),
         (Err(error), _) | (_, Err(error)) => error,
     };
     let program = order.args.first().cloned().unwrap_or_default();
     let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
-    drop(wire::reply(&job, &Reply::ProgramFailed { program, errno }, &[]));
+    drop(wire::reply(job, &Reply::ProgramFailed { program, errno }, &[]));
     process::exit_now(127)
 }
 

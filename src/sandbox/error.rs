@@ -48,6 +48,12 @@ pub enum SandboxError {
         /// What to change.
         remedy: String,
     },
+    /// A command wants what takes namespaces, and there are none.
+    #[error("run in a chroot: {what} needs namespaces, which this place does not allow")]
+    BeyondChroot {
+        /// The option.
+        what: &'static str,
+    },
     /// The holder ended, or never answered.
     #[error("reach the sandbox's holder process: it is gone")]
     HolderGone,

@@ -22,9 +22,11 @@ use rustix::process::{
 use rustix::thread::{Gid, Uid};
 
 use super::child::{self, Given};
+use super::chroot;
 use super::recorder;
 use super::seccomp::Filters;
 use super::spec::Status;
+use super::trial;
 use super::userns;
 use super::wire::{self, Job, Reply};
 use super::worker::{self, Worker};
@@ -35,6 +37,8 @@ use crate::sys::process::{self, Forked, Namespaces, SingleThreaded};
 pub(super) const NAME: &str = "rbuild-holder";
 /// `argv[1]`: enter namespaces.
 pub(super) const IN_NAMESPACES: &str = "namespaces";
+/// `argv[1]`: stay where main is, and run commands in a chroot.
+pub(super) const IN_CHROOT: &str = "chroot";
 /// `argv[1]`: stay where main is; workers only.
 pub(super) const PLAIN: &str = "plain";
 
@@ -88,11 +92,12 @@ fn detach() -> io::Result<OwnedFd> {
 }
 
 fn go_on(control: OwnedFd) -> ! {
-    let entered = if std::env::args_os().nth(1).as_deref() == Some(OsStr::new(PLAIN)) {
-        SingleThreaded::check()
-            .map(|proof| Holder::new(control.try_clone(), proof, [Vec::new(), Vec::new()], Owners::Kept))
-    } else {
-        enter(&control)
+    let mode = std::env::args_os().nth(1).unwrap_or_default();
+    let entered = match mode.to_str() {
+        Some(PLAIN) => SingleThreaded::check()
+            .map(|proof| Holder::new(control.try_clone(), proof, [Vec::new(), Vec::new()], Owners::Kept)),
+        Some(IN_CHROOT) => prepare_chroot(&control),
+        _ => enter(&control),
     };
     let outcome = entered.and_then(|holder| {
         wire::send(&control, &[wire::READY], &[])?;
@@ -108,26 +113,39 @@ fn go_on(control: OwnedFd) -> ! {
     }
 }
 
+/// Finds out whether chroot works, in a child, and gets ready to inherit what commands leave behind.
+fn prepare_chroot(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
+    let proof = SingleThreaded::check()?;
+    let tried = match process::fork(proof)? {
+        Forked::Child => {
+            let errno = rustix::process::chroot(".").map_or_else(|error| error.raw_os_error(), |()| 0);
+            process::exit_now(errno.min(255))
+        }
+        Forked::Parent { child, .. } => status_of(&child)?,
+    };
+    if tried != Status::Code(0) {
+        refuse(control, tried.shell_code())?;
+    }
+    rustix::process::set_child_subreaper(Some(Pid::INIT))?;
+    let holder = Holder::new(control.try_clone(), proof, [Vec::new(), Vec::new()], Owners::Kept);
+    Ok(holder.map(|holder| Holder { confinement: Confinement::Chroot, ..holder }))
+}
+
 /// Enters the namespaces and has main map the ids.
 fn enter(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
     let proof = SingleThreaded::check()?;
     if let Err(error) = process::enter_user_and_mount_namespace(proof) {
-        let number = error.raw_os_error().unwrap_or(0);
-        wire::send(control, &[&[wire::START_FAILED][..], &number.to_le_bytes()].concat(), &[])?;
-        process::exit_now(125);
+        refuse(control, error.raw_os_error().unwrap_or(0))?;
     }
     wire::send(control, &[wire::NAMESPACES_ENTERED], &[])?;
     match wire::receive(control)? {
         Some((message, _)) if message == [wire::IDS_MAPPED] => {}
         _ => process::exit_now(125),
     }
-    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
-    // A change of ids clears the signal, and makes /proc/self belong to the host's root: then a child's id maps could
-    // not be written.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    if let Err(error) = become_root() {
+        // Ubuntu's AppArmor lets a process into a user namespace and then denies it everything there.
+        refuse(control, error.raw_os_error().unwrap_or(0))?;
+    }
     match crate::sys::privileges::new_session_keyring() {
         Ok(()) => {}
         // No keyrings in this kernel, or a filter around us that keeps everybody from them: none to be kept from.
@@ -140,6 +158,24 @@ fn enter(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
     Ok(Holder::new(control.try_clone(), proof, [uid_map.into_bytes(), gid_map.into_bytes()], owners))
 }
 
+/// Tells main why there is no holder, and ends.
+fn refuse(control: &OwnedFd, errno: i32) -> io::Result<Infallible> {
+    wire::send(control, &[&[wire::START_FAILED][..], &errno.to_le_bytes()].concat(), &[])?;
+    process::exit_now(125)
+}
+
+/// Once the ids are mapped.
+fn become_root() -> io::Result<()> {
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    // A change of ids clears the signal, and makes /proc/self belong to the host's root: then a child's id maps could
+    // not be written.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    Ok(())
+}
+
 struct Holder {
     control: OwnedFd,
     proof: SingleThreaded,
@@ -147,7 +183,15 @@ struct Holder {
     gid_map: Vec<u8>,
     filters: Filters,
     owners: Owners,
+    confinement: Confinement,
     running: Vec<Running>,
+}
+
+/// How commands are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Confinement {
+    Namespaces,
+    Chroot,
 }
 
 /// Where a file's owner is kept.
@@ -159,7 +203,11 @@ enum Owners {
     Recorded,
 }
 
+/// What the first process of a command does.
+type CommandsWork = fn(&OwnedFd, Given, SingleThreaded) -> !;
+
 struct Running {
+    pid: Pid,
     child: OwnedFd,
     job: OwnedFd,
     /// Ends by itself after the command, when it has written its records.
@@ -175,7 +223,16 @@ impl Holder {
         owners: Owners,
     ) -> io::Result<Holder> {
         let filters = Filters::default();
-        Ok(Holder { control: control?, proof, uid_map, gid_map, filters, owners, running: Vec::new() })
+        Ok(Holder {
+            control: control?,
+            proof,
+            uid_map,
+            gid_map,
+            filters,
+            owners,
+            confinement: Confinement::Namespaces,
+            running: Vec::new(),
+        })
     }
 
     /// Starts what main asks for and reports what has ended, until main closes the control socket.
@@ -216,10 +273,15 @@ impl Holder {
 
     fn reap(&mut self, events: &[Event]) -> io::Result<()> {
         let mut kept = Vec::with_capacity(self.running.len());
+        let alive: Vec<Pid> = self.running.iter().map(|running| running.pid).collect();
         for (mut running, event) in std::mem::take(&mut self.running).into_iter().zip(events) {
             match event {
                 Event::Ended => {
                     let status = status_of(&running.child)?;
+                    if self.confinement == Confinement::Chroot {
+                        // What its supervisor would have ended, had it not been killed itself.
+                        chroot::descendants::end_all(&alive);
+                    }
                     if let Some(recorder) = &running.recorder {
                         // With the command's last process its calls have an end, so it is writing, or has ended.
                         status_of(recorder)?;
@@ -247,16 +309,22 @@ impl Holder {
             return Err(io::Error::other("main sent what is no job"));
         };
         let started = match job {
-            Job::Worker => self.start_worker(&socket).map(|child| (child, None)),
-            Job::RunOnHostNetwork => self.start_command(&socket, Namespaces::ALL_BUT_NETWORK),
-            Job::RunOnOwnNetwork => self.start_command(&socket, Namespaces::ALL),
+            Job::Worker => self.start_worker(&socket).map(|(pid, child)| (pid, child, None)),
+            Job::RunOnHostNetwork if self.confinement == Confinement::Chroot => {
+                self.start_in_chroot(&socket).map(|(pid, child)| (pid, child, None))
+            }
+            Job::Probe | Job::RunOnHostNetwork => {
+                let work = if job == Job::Probe { trial::try_all } else { child::set_up_and_run };
+                self.start_command(&socket, Namespaces::ALL_BUT_NETWORK, work)
+            }
+            Job::RunOnOwnNetwork => self.start_command(&socket, Namespaces::ALL, child::set_up_and_run),
         };
         match started {
-            Ok((child, recorder)) => {
+            Ok((pid, child, recorder)) => {
                 let replied = wire::reply(&socket, &Reply::Started, &[child.as_fd()]);
                 // Main gave up already: the next poll sees that too.
                 drop(replied);
-                self.running.push(Running { child, job: socket, recorder, abandoned: false });
+                self.running.push(Running { pid, child, job: socket, recorder, abandoned: false });
             }
             Err(error) => {
                 let step = "start a process for it".to_owned();
@@ -267,9 +335,19 @@ impl Holder {
         Ok(())
     }
 
-    fn start_worker(&mut self, socket: &OwnedFd) -> io::Result<OwnedFd> {
+    fn start_in_chroot(&mut self, socket: &OwnedFd) -> io::Result<(Pid, OwnedFd)> {
         match process::fork(self.proof)? {
-            Forked::Parent { child, .. } => Ok(child),
+            Forked::Parent { pid, child } => Ok((pid, child)),
+            Forked::Child => {
+                self.forget_others();
+                chroot::set_up_and_run(socket, std::mem::take(&mut self.filters), self.proof)
+            }
+        }
+    }
+
+    fn start_worker(&mut self, socket: &OwnedFd) -> io::Result<(Pid, OwnedFd)> {
+        match process::fork(self.proof)? {
+            Forked::Parent { pid, child } => Ok((pid, child)),
             Forked::Child => {
                 self.forget_others();
                 worker::work(socket, WORKERS.get().copied().unwrap_or(&[]))
@@ -278,7 +356,12 @@ impl Holder {
     }
 
     /// The command's first process, and its recorder if it needs one.
-    fn start_command(&mut self, socket: &OwnedFd, namespaces: Namespaces) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+    fn start_command(
+        &mut self,
+        socket: &OwnedFd,
+        namespaces: Namespaces,
+        work: CommandsWork,
+    ) -> io::Result<(Pid, OwnedFd, Option<OwnedFd>)> {
         let (mapped, announce) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (recorder, of_recorder) = match self.owners {
             Owners::Kept => (None, None),
@@ -290,7 +373,7 @@ impl Holder {
                 let mapping = self.map_ids(pid).and_then(|()| Ok(rustix::io::write(&announce, b"m")?));
                 // While the command's process sets itself up.
                 match mapping.and_then(|_| of_recorder.map(|socket| self.start_recorder(socket)).transpose()) {
-                    Ok(recorder) => Ok((child, recorder)),
+                    Ok(recorder) => Ok((pid, child, recorder)),
                     Err(error) => {
                         kill(&child);
                         status_of(&child)?;
@@ -301,8 +384,8 @@ impl Holder {
             Forked::Child => {
                 drop((announce, of_recorder));
                 self.forget_others();
-                let given = Given { mapped, filters: std::mem::take(&mut self.filters), recorder };
-                child::set_up_and_run(socket, given, self.proof)
+                let given = Given { mapped: Some(mapped), filters: std::mem::take(&mut self.filters), recorder };
+                work(socket, given, self.proof)
             }
         }
     }
@@ -342,6 +425,9 @@ impl Holder {
             // Nothing can be done for one that cannot be waited for; the others still can.
             drop(status_of(&running.child));
             drop(running.recorder.as_ref().map(status_of));
+        }
+        if self.confinement == Confinement::Chroot {
+            chroot::descendants::end_all(&[]);
         }
         process::exit_now(0)
     }

@@ -27,7 +27,9 @@
 
 mod cancel;
 mod child;
+mod chroot;
 mod command;
+mod copied;
 mod error;
 mod holder;
 mod layers;
@@ -44,7 +46,9 @@ mod standard;
 mod start;
 mod streams;
 mod stubs;
+mod surroundings;
 mod syscalls;
+mod trial;
 mod userns;
 mod wire;
 mod worker;
@@ -52,6 +56,7 @@ mod worker;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread::JoinHandle;
 
 use rustix::mount::MountAttrFlags;
@@ -60,16 +65,18 @@ pub use cancel::Cancel;
 pub use error::SandboxError;
 pub use probe::{Finding, Report, Rung, probe};
 pub use spec::{
-    Access, Exit, Mount, MountKind, Network, RunSpec, Secret, Security, SocketOwner, Status, Stream, UserSpec,
+    Access, Exit, Made, Mount, MountKind, Network, RunSpec, Secret, Security, SocketOwner, Status, Stream, UserSpec,
 };
-pub use start::{Isolation, Options, Ownership};
+pub use start::{Isolation, Options, Ownership, StorageDriver};
 pub use streams::{Foreground, StreamKind, Streams, TerminalSize};
 pub use worker::Worker;
 
 use crate::rootfs::RootDir;
 use crate::sys::mount::{map_owners, set_attributes};
+use copied::Copied;
 use order::{Bytes, Order, OrderedKind, OrderedMount, Place};
 use streams::{Ends, OrderedStreams};
+use trial::Trial;
 use wire::{Job, Reply};
 
 /// Becomes the sandbox's holder, and never returns, if this process was started as one.
@@ -92,6 +99,9 @@ pub struct Sandbox {
     isolation: Isolation,
     ownership: Ownership,
     mapping: String,
+    storage: StorageDriver,
+    /// Why overlay was refused, once a command was told: later ones do not try again.
+    refused: OnceLock<String>,
     /// Waits for the holder. It started it too: the parent-death signal comes when the starting *thread* ends.
     keeper: Option<JoinHandle<()>>,
 }
@@ -117,9 +127,16 @@ impl Sandbox {
         self.ownership
     }
 
-    /// The name that [`Sandbox::mapping_name`] will most likely have, without starting one.
-    pub fn expected_mapping_name() -> String {
-        userns::IdMap::expected_name()
+    /// What keeps commands apart: [`Isolation::Full`], [`Isolation::Chroot`], or [`Isolation::None`] where none can run.
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+
+    /// The names that [`Sandbox::mapping_name`] can have here, the likeliest first, without starting one.
+    pub fn expected_mapping_names() -> Vec<String> {
+        let of_namespaces = userns::IdMap::expected_name();
+        // Where namespaces are refused, which only an attempt would tell.
+        vec![of_namespaces, start::plain_name()]
     }
 
     /// The name of this id mapping: trees that were made under one are of no use under another.
@@ -178,6 +195,7 @@ impl Sandbox {
                 remedy: "see `rbuild doctor`".to_owned(),
             });
         }
+        self.check_possible(spec)?;
         let (ends, sent) = Ends::open(streams).map_err(|source| SandboxError::Talk { source })?;
         if self.user_namespace.is_some() {
             // A pipe belongs to who made it, here somebody whom the sandbox does not know: `/dev/stdout` could not be opened.
@@ -195,7 +213,46 @@ impl Sandbox {
         };
         // The command's ends have to be its own, or the end of the output would never be seen.
         drop(sent);
-        outcome::follow(&job, ends, cancel)
+        let exit = outcome::follow(&job, ends, cancel)?;
+        if let Made::Copied { refused } = &exit.root {
+            if let Some(refused) = refused {
+                // Whoever told first said the same.
+                let _ = self.refused.set(refused.clone());
+            }
+            self.compare(spec)?;
+        }
+        Ok(exit)
+    }
+
+    /// Tries, in a child like a command's first, what commands need besides namespaces.
+    pub(crate) fn try_out(&self) -> Result<Vec<(Trial, Option<String>)>, SandboxError> {
+        let job = self.submit(Job::Probe, b"", &[])?;
+        let mut tried = Err(SandboxError::HolderGone);
+        loop {
+            match wire::receive_reply(&job).map_err(|source| SandboxError::Talk { source })?.map(|(reply, _)| reply) {
+                Some(Reply::Probed(trials)) => tried = Ok(trials),
+                Some(Reply::SetUpFailed { step, reason }) => tried = Err(SandboxError::SetUp { step, reason }),
+                Some(Reply::Gone(_)) | None => return tried,
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn check_possible(&self, spec: &RunSpec) -> Result<(), SandboxError> {
+        let refused = |what| Err(SandboxError::BeyondChroot { what });
+        match (self.isolation, spec.network, spec.security) {
+            (Isolation::Chroot, Network::None, _) => refused("--network=none"),
+            (Isolation::Chroot, _, Security::Insecure) => refused("--security=insecure"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds what a command changed in its copied root.
+    fn compare(&self, spec: &RunSpec) -> Result<(), SandboxError> {
+        let lowers = spec.lowers.iter().map(|lower| self.path_inside(lower)).collect::<Result<Vec<_>, _>>()?;
+        let copied = Copied { lowers, upper: self.path_inside(&spec.upper)?, work: self.path_inside(&spec.work)? };
+        let arguments = serde_json::to_vec(&copied).map_err(|error| SandboxError::Talk { source: error.into() })?;
+        self.worker(worker::COMPARE, &arguments, Vec::new())?.wait()
     }
 
     fn submit(&self, kind: Job, request: &[u8], passed: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
@@ -237,6 +294,7 @@ impl Sandbox {
             security: spec.security,
             shm_size: spec.shm_size,
             streams,
+            storage: if self.refused.get().is_some() { StorageDriver::Copy } else { self.storage },
         };
         Ok((order, passed))
     }
@@ -365,7 +423,13 @@ impl WorkerHandle {
                     return outcome.unwrap_or(Err(died));
                 }
                 Some(
-                    Reply::Started | Reply::Terminal | Reply::Running | Reply::ProgramFailed { .. } | Reply::Exited(_),
+                    Reply::Started
+                    | Reply::Copied(_)
+                    | Reply::Probed(_)
+                    | Reply::Terminal
+                    | Reply::Running
+                    | Reply::ProgramFailed { .. }
+                    | Reply::Exited(_),
                 ) => {}
                 None => return Err(SandboxError::HolderGone),
             }

@@ -5,6 +5,7 @@
 //! exchanging a directory for a link meanwhile changes nothing (CVE-2021-30465, CVE-2024-23651).
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -14,12 +15,16 @@ use rustix::mount::{
 };
 
 use super::child::{Reason, SetUp, While, file_type, mount_log, write_file};
+use super::copied;
+use super::layers::Layers;
 use super::order::{Bytes, OrderedKind, OrderedMount, Place};
 use super::overlay::{Overlay, make_directory};
 use super::spec::{Access, SocketOwner};
+use super::start::StorageDriver;
 use crate::owners::{ATTRIBUTE, Owner};
 use crate::rootfs::RootDir;
 use crate::sys::mount::set_attributes;
+use crate::tree::{Last, resolve};
 
 /// Not from here may anything gain power.
 pub(super) const NO_SUID_DEV_EXEC: MountAttrFlags =
@@ -96,9 +101,8 @@ fn open(setup: &mut SetUp, number: usize, kind: OrderedKind) -> Result<OwnedFd, 
         }
         OrderedKind::Existing { place: Place::Host { root, source }, access } => clone_within(&root, &source.0, access),
         OrderedKind::Merged { lowers, source, access } => {
-            let merged = merge(setup, number, lowers, access)?;
-            let found = RootDir::from_fd(merged).open_at(&source.0, OFlags::PATH, Mode::empty())?;
-            clone_mount(&found, access)
+            let lowers = lowers.iter().map(|lower| lower.path().to_owned()).collect();
+            open_merged(setup, number, lowers, &source.0, access)
         }
         OrderedKind::Device { path } => device(path.path()),
         OrderedKind::Tmpfs { size, mode } => {
@@ -159,12 +163,42 @@ fn record_owner(file: &OwnedFd, owner: Owner) -> Result<(), Reason> {
     }
 }
 
+/// A path of a stage's merged view: by an overlay, or of a copy where there is none.
+fn open_merged(
+    setup: &mut SetUp,
+    number: usize,
+    lowers: Vec<PathBuf>,
+    source: &[u8],
+    access: Access,
+) -> Result<OwnedFd, Reason> {
+    let storage = setup.order.storage;
+    if storage != StorageDriver::Copy {
+        match merge(setup, number, lowers.clone(), access) {
+            Ok(merged) => {
+                setup.shown.extend(lowers);
+                let found = RootDir::from_fd(merged).open_at(source, OFlags::PATH, Mode::empty())?;
+                return clone_mount(&found, access);
+            }
+            Err(reason) if storage == StorageDriver::Overlay => return Err(reason),
+            // The root will say why, if it is refused there too.
+            Err(_) => {}
+        }
+    }
+    let space = setup.order.work.path().join(format!("copied-{number}"));
+    make_directory(&space)?;
+    let copy = space.join("root");
+    let resolved = resolve(&Layers(lowers.clone()), source, Last::Follow)?;
+    copied::copy_part(&lowers, &resolved.path, &copy)?;
+    let found = rustix::fs::open(&copy, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    setup.shown.push(copy);
+    clone_mount(&found, access)
+}
+
 /// A stage's merged view, mounted in this run's scratch space.
-fn merge(setup: &SetUp, number: usize, lowers: Vec<Bytes>, access: Access) -> Result<OwnedFd, Reason> {
+fn merge(setup: &SetUp, number: usize, mut lowers: Vec<PathBuf>, access: Access) -> Result<OwnedFd, Reason> {
     let name = format!("merged-{number}");
     // In the work directory, where the overlay of the root uses one name, `work`.
     let space = setup.order.work.path().join(&name);
-    let mut lowers: Vec<_> = lowers.iter().map(|lower| lower.path().to_owned()).collect();
     let writable = match access {
         Access::ReadOnly => None,
         Access::ReadWrite => {

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::spec::{Access, Network, Security, SocketOwner, UserSpec};
+use super::start::StorageDriver;
 use super::streams::OrderedStreams;
 
 /// What the child has to do.
@@ -26,6 +27,7 @@ pub(super) struct Order {
     pub(super) security: Security,
     pub(super) shm_size: u64,
     pub(super) streams: OrderedStreams,
+    pub(super) storage: StorageDriver,
 }
 
 /// One mount of a command.

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::cancel::Cancel;
 use super::error::SandboxError;
-use super::spec::{Exit, Status};
+use super::spec::{Exit, Made, Status};
 use super::streams::Ends;
 use super::wire::{self, Reply};
 
@@ -80,6 +80,7 @@ enum News {
 struct Heard {
     exited: Option<Status>,
     failed: Option<SandboxError>,
+    copied: Option<Option<String>>,
     gone: Option<Status>,
 }
 
@@ -94,6 +95,7 @@ impl Heard {
             Reply::Terminal => return Ok(descriptors.into_iter().next().map_or(News::None, News::Terminal)),
             Reply::Exited(status) => self.exited = Some(status),
             Reply::Gone(status) => self.gone = Some(status),
+            Reply::Copied(refused) => self.copied = Some(refused),
             // The first failure is the cause; the shim reports the end of the command's process after it.
             Reply::SetUpFailed { step, reason } => {
                 self.failed.get_or_insert(SandboxError::SetUp { step, reason });
@@ -102,7 +104,7 @@ impl Heard {
                 let source = io::Error::from_raw_os_error(errno);
                 self.failed.get_or_insert(SandboxError::Program { program, source });
             }
-            Reply::Done | Reply::WorkerFailed(_) => {}
+            Reply::Done | Reply::WorkerFailed(_) | Reply::Probed(_) => {}
         }
         Ok(News::None)
     }
@@ -116,13 +118,16 @@ impl Heard {
             return Err(failed);
         }
         let killed = memory.killed_since();
+        let root = self.copied.map_or(Made::Mounted, |refused| Made::Copied { refused });
         match (self.exited, self.gone) {
             (Some(status), _) => {
                 let by_kill = status.shell_code() == 128 + libc::SIGKILL;
-                Ok(Exit { status, out_of_memory: killed && (memory.is_own() || by_kill) })
+                Ok(Exit { status, out_of_memory: killed && (memory.is_own() || by_kill), root })
             }
             // The shim died: nobody but the kernel kills it.
-            (None, Some(status @ Status::Signal(libc::SIGKILL))) if killed => Ok(Exit { status, out_of_memory: true }),
+            (None, Some(status @ Status::Signal(libc::SIGKILL))) if killed => {
+                Ok(Exit { status, out_of_memory: true, root })
+            }
             (None, status) => {
                 let status = status.unwrap_or(Status::Code(125));
                 Err(SandboxError::Died { job: "command".to_owned(), status })

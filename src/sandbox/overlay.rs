@@ -18,7 +18,11 @@ use rustix::mount::{
 };
 
 use super::child::{Reason, SetUp, While, mount_log};
+use super::copied;
+use super::mounts::clone_tree;
 use super::order::Bytes;
+use super::start::StorageDriver;
+use super::wire::Reply;
 use crate::rootfs::RootDir;
 
 /// What to merge.
@@ -29,20 +33,50 @@ pub(super) struct Overlay {
     pub(super) writable: Option<(PathBuf, PathBuf)>,
 }
 
-/// Mounts the image's root, the stubs, if there are any, at its very bottom.
+/// Mounts the image's root, the stubs, if there are any, at its very bottom: by an overlay, or a copy where there is none.
 pub(super) fn mount_root(setup: &mut SetUp) -> Result<(), Reason> {
     let order = &setup.order;
     let (upper, work) = (order.upper.path(), order.work.path());
     make_upper(upper, order.lowers.first().map(Bytes::path))?;
     make_directory(work)?;
-    let lowers = order.lowers.iter().map(|lower| lower.path().to_owned()).chain(setup.stubs.clone()).collect();
-    let overlay = Overlay { lowers, writable: Some((upper.to_owned(), work.to_owned())) };
-    setup.root = Some(RootDir::from_fd(overlay.mount_in(setup.scratch()?, "root")?));
-    Ok(())
+    let lowers: Vec<PathBuf> =
+        order.lowers.iter().map(|lower| lower.path().to_owned()).chain(setup.stubs.clone()).collect();
+    let refused = match order.storage {
+        StorageDriver::Copy => None,
+        StorageDriver::Auto | StorageDriver::Overlay => {
+            let overlay = Overlay { lowers: lowers.clone(), writable: Some((upper.to_owned(), work.to_owned())) };
+            match overlay.mount_in(setup.scratch()?, "root") {
+                Ok(mounted) => {
+                    setup.root = Some(RootDir::from_fd(mounted));
+                    setup.shown.extend(lowers);
+                    return Ok(());
+                }
+                Err(reason) if order.storage == StorageDriver::Overlay => return Err(reason),
+                Err(reason) => Some(reason.0),
+            }
+        }
+    };
+    let root = copied::make_root(&lowers, work).map_err(|reason| match &refused {
+        Some(refused) => Reason(format!("{} (a copy, as overlay is refused: {refused})", reason.0)),
+        None => reason,
+    })?;
+    setup.root = Some(RootDir::from_fd(mount_copy(setup.scratch()?, "copied-root", &root)?));
+    setup.shown.push(root.clone());
+    setup.changes = root;
+    setup.report(&Reply::Copied(refused))
+}
+
+/// Mounts a copied directory on a new one in the scratch directory, as a root has to be a mount of its own.
+pub(super) fn mount_copy(scratch: &OwnedFd, name: &str, copy: &Path) -> Result<OwnedFd, Reason> {
+    let found = rustix::fs::open(copy, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let mounted = clone_tree(&found).doing(copy.display())?;
+    rustix::fs::mkdirat(scratch, name, Mode::from_raw_mode(0o700)).doing(name)?;
+    move_mount(&mounted, "", scratch, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(name)?;
+    Ok(mounted)
 }
 
 /// The root directory of the merged view has the attributes of the upper one, so that one takes over the image's.
-fn make_upper(upper: &Path, top: Option<&Path>) -> Result<(), Reason> {
+pub(super) fn make_upper(upper: &Path, top: Option<&Path>) -> Result<(), Reason> {
     if upper.is_dir() {
         return Ok(());
     }
@@ -75,8 +109,11 @@ impl Overlay {
         }
         if let Some((upper, work)) = &self.writable {
             go_on(work)?;
-            fsconfig_set_string(&context, "upperdir", upper.as_path()).doing(format!("upper {}", upper.display()))?;
-            fsconfig_set_string(&context, "workdir", work.as_path()).doing(format!("work {}", work.display()))?;
+            for (option, path) in [("upperdir", upper), ("workdir", work)] {
+                // The kernel's log says which file system it does not take, the error does not.
+                fsconfig_set_string(&context, option, path.as_path())
+                    .map_err(|error| Reason(format!("overlay: {option}: {error}{}", mount_log(&context))))?;
+            }
             // What is upper becomes durable as a layer's archive, or is thrown away; without this option the end of
             // every command waits for a sync of the whole file system. Linux before 5.10 does not know it: slower.
             match fsconfig_set_flag(&context, "volatile") {

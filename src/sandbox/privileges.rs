@@ -1,7 +1,10 @@
 //! Where power is dropped: limits, filter, capabilities, ids.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, Signal, getppid, set_dumpable_behavior, set_parent_process_death_signal,
 };
@@ -15,7 +18,7 @@ use crate::sys::notify;
 use crate::sys::privileges as sys;
 
 /// What Docker leaves to a container's root. Inheritable and ambient sets stay empty.
-const KEPT: CapabilitySet = CapabilitySet::CHOWN
+pub(super) const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::FOWNER)
@@ -35,6 +38,10 @@ const LANDLOCK_WITH_SCOPES: libc::c_long = 6;
 
 /// No core files; descriptors as Docker has them, as far as this process may give them.
 pub(super) fn limit_resources(_: &mut SetUp) -> Result<(), Reason> {
+    limit_resources_here()
+}
+
+pub(super) fn limit_resources_here() -> Result<(), Reason> {
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).doing("core size")?;
     let possible = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let maximum = possible.min(1_048_576);
@@ -44,12 +51,16 @@ pub(super) fn limit_resources(_: &mut SetUp) -> Result<(), Reason> {
     Ok(())
 }
 
-pub(super) fn offer_to_oom_killer(_: &Outset<'_>) -> Result<(), Reason> {
-    const FILE: &str = "/proc/self/oom_score_adj";
+pub(super) fn offer_to_oom_killer(outset: &Outset<'_>) -> Result<(), Reason> {
+    const FILE: &str = "self/oom_score_adj";
+    let proc = outset.proc.ok_or_else(|| Reason("the host's /proc is not open".to_owned()))?;
+    let open = |flags| rustix::fs::openat(proc, FILE, flags | OFlags::CLOEXEC, Mode::empty()).doing(FILE);
     // Not dumpable means that the file belongs to the host's root. The exec to come makes it so anyway.
     set_dumpable_behavior(DumpableBehavior::Dumpable)?;
-    let now: i32 = std::fs::read_to_string(FILE)?.trim().parse()?;
-    std::fs::write(FILE, (now + 500).min(1000).to_string()).doing(FILE)
+    let mut now = String::new();
+    File::from(open(OFlags::RDONLY)?).read_to_string(&mut now)?;
+    let score = now.trim().parse::<i32>()? + 500;
+    File::from(open(OFlags::WRONLY)?).write_all(score.min(1000).to_string().as_bytes()).doing(FILE)
 }
 
 /// Where Landlock cannot do it (before Linux 6.12), abstract sockets of the host's network are in reach: the network
@@ -103,6 +114,17 @@ pub(super) fn drop_everything() -> Result<(), Reason> {
 pub(super) fn limit_to(kept: CapabilitySet) -> Result<(), Reason> {
     // The bounding set first: that takes CAP_SETPCAP.
     sys::limit_bounding_set(kept.bits()).doing("bounding set")?;
+    rustix::thread::clear_ambient_capability_set().doing("ambient set")?;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).doing("capset")
+}
+
+/// As [`limit_to`], of a process that may lack what limiting the bounding set takes: then it needs `no_new_privs`, or to
+/// execute nothing, for the bounding set counts at the next program only.
+pub(super) fn limit_within(kept: CapabilitySet, own: CapabilitySet) -> Result<(), Reason> {
+    if own.contains(CapabilitySet::SETPCAP) {
+        return limit_to(kept);
+    }
     rustix::thread::clear_ambient_capability_set().doing("ambient set")?;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).doing("capset")

@@ -2,11 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, StatxFlags};
+use rustix::thread::CapabilitySet;
+
+use super::Sandbox;
 use super::error::SandboxError;
-use super::start::start_holder;
-use super::userns::{IdMap, NoRange};
+use super::start::{Confined, start_holder, start_on};
+use super::surroundings;
+use super::trial::{LEFT, Trial};
+use super::userns::{self, IdMap, NoRange};
 
 /// How well commands can be run, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +25,11 @@ pub enum Rung {
     },
     /// A user namespace with the caller's id alone: file owners are recorded ([`crate::owners`]).
     SingleId,
+    /// No user namespace, but a chroot, with this version of Landlock (none: zero).
+    Chroot {
+        /// What Landlock of this kernel can do grows with it.
+        landlock: i64,
+    },
     /// No user namespace: builds without RUN.
     None,
 }
@@ -42,45 +54,151 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-/// Tries what this process can do. Changes nothing: everything happens in a holder that ends at once.
-pub fn probe() -> Report {
+/// Tries what this process can do. Changes nothing: everything happens in a holder that ends at once, and in a directory
+/// that is removed.
+///
+/// Overlay is tried where the store is, or would be.
+pub fn probe(store: Option<&Path>) -> Report {
+    let place = Place::new(store);
     let mut findings = Vec::new();
+    let (sandbox, rung) = climb(&place, &mut findings);
+    match &sandbox {
+        Some(sandbox) => findings.extend(mounts(sandbox, place.store())),
+        None if rung == Rung::None => findings.push(chroot()),
+        None => {}
+    }
+    drop(sandbox);
+    findings.extend(surroundings::look());
+    Report { rung, findings }
+}
+
+/// Down the ladder of namespaces; a sandbox of the first rung that holds.
+fn climb(place: &Place, findings: &mut Vec<Finding>) -> (Option<Sandbox>, Rung) {
     let (full, ids) = match IdMap::of_caller() {
-        Ok(map) => (attempt(map.clone()), map.count()),
+        Ok(map) => (place.attempt(map.clone()), map.count()),
         Err(NoRange { reason, remedy }) => (Err(SandboxError::NoIdRange { reason, remedy }), 0),
     };
     match full {
-        Ok(()) => {
+        Ok(sandbox) => {
             findings.push(Finding::good("user namespace"));
             findings.push(Finding::good("range of ids"));
-            return Report { rung: Rung::FullRange { ids }, findings };
+            return (Some(sandbox), Rung::FullRange { ids });
         }
         Err(error @ SandboxError::NoIdRange { .. }) => findings.push(Finding::bad("range of ids", error)),
         Err(error) => {
             findings.push(Finding::bad("user namespace", error));
-            return Report { rung: Rung::None, findings };
+            return (None, without_namespaces());
         }
     }
-    match attempt(IdMap::single()) {
-        Ok(()) => {
+    match place.attempt(IdMap::single()) {
+        Ok(sandbox) => {
             findings.push(Finding::good("user namespace with one id"));
-            Report { rung: Rung::SingleId, findings }
+            (Some(sandbox), Rung::SingleId)
         }
         Err(error) => {
             findings.push(Finding::bad("user namespace with one id", error));
-            Report { rung: Rung::None, findings }
+            (None, without_namespaces())
         }
     }
 }
 
-/// Starts a holder with this map and ends it.
-fn attempt(map: IdMap) -> Result<(), SandboxError> {
-    // Any directory that exists: nothing is mounted from it.
-    start_holder("/".into(), Some(map)).map(drop)
+fn without_namespaces() -> Rung {
+    let landlock = crate::sys::privileges::landlock_version().unwrap_or(0);
+    let holds = can_chroot() && start_holder("/".into(), Confined::ByChroot).is_ok();
+    if holds { Rung::Chroot { landlock } } else { Rung::None }
+}
+
+/// Why not even a chroot is possible.
+fn chroot() -> Finding {
+    let obstacle = if rustix::process::geteuid().is_root() {
+        "this process has no CAP_SYS_CHROOT"
+    } else {
+        "only root may change its root directory"
+    };
+    let remedy = "run rbuild as root of the container, with CAP_SYS_CHROOT as Docker gives it";
+    Finding { subject: "chroot", obstacle: Some(obstacle.to_owned()), remedy: Some(remedy.to_owned()) }
+}
+
+/// What a command's set-up needs besides ids.
+fn mounts(sandbox: &Sandbox, store: &str) -> Vec<Finding> {
+    let trials = match sandbox.try_out() {
+        Ok(trials) => trials,
+        Err(error) => return vec![Finding::bad("mounts", error)],
+    };
+    // What is left is in the directory that is removed with it.
+    drop(sandbox.remove_trees(&LEFT));
+    let finding = |(trial, obstacle): (Trial, Option<String>)| {
+        let (subject, remedy) = match trial {
+            Trial::Mount => ("mounts", surroundings::remedy_for_mounts()),
+            Trial::Overlay => ("overlay", surroundings::remedy_for_overlay(store)),
+            Trial::Proc => (
+                "a new /proc",
+                "the outer one is shown, read-only, which lists the processes outside; for one of its own give the \
+                 container --security-opt systempaths=unconfined (podman: unmask=ALL)"
+                    .to_owned(),
+            ),
+            Trial::Notification => (
+                "seccomp notification",
+                "records of owners need Linux 5.9 or newer, and a container profile that allows seccomp(2)".to_owned(),
+            ),
+        };
+        Finding { subject, remedy: obstacle.is_some().then_some(remedy), obstacle }
+    };
+    trials.into_iter().map(finding).collect()
+}
+
+/// An empty directory on the file system of the store, for as long as it is probed.
+struct Place {
+    store: String,
+    directory: Option<PathBuf>,
+}
+
+impl Place {
+    fn new(store: Option<&Path>) -> Place {
+        let named = store.map_or_else(|| "the store".to_owned(), |store| store.display().to_string());
+        let existing =
+            store.and_then(|store| store.ancestors().find(|path| path.is_dir())).unwrap_or(Path::new("/tmp"));
+        let directory = existing.join(format!(".rbuild-doctor-{}", std::process::id()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&directory).is_ok();
+        Place { store: named, directory: made.then_some(directory) }
+    }
+
+    fn store(&self) -> &str {
+        &self.store
+    }
+
+    fn attempt(&self, map: IdMap) -> Result<Sandbox, SandboxError> {
+        match &self.directory {
+            Some(directory) => start_on(directory, Confined::ByNamespaces(map)),
+            // Nothing can be made there, so the attempt at an overlay will say so.
+            None => start_holder("/".into(), Confined::ByNamespaces(map)),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.directory {
+            // Empty by now; if not, it tells what is left.
+            drop(fs::remove_dir(directory));
+        }
+    }
+}
+
+/// Whether this process may change its root; the holder tries it.
+pub(super) fn can_chroot() -> bool {
+    let own = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    // Files have owners there that the caller must be able to give: root of a namespace with one id cannot.
+    let ids = userns::current("/proc/self/uid_map").unwrap_or_default();
+    rustix::process::geteuid().is_root() && own.contains(CapabilitySet::SYS_CHROOT) && !userns::is_single(&ids)
+}
+
+pub(super) fn has_landlock() -> bool {
+    crate::sys::privileges::landlock_version().is_ok()
 }
 
 impl Finding {
-    fn good(subject: &'static str) -> Finding {
+    pub(super) fn good(subject: &'static str) -> Finding {
         Finding { subject, obstacle: None, remedy: None }
     }
 
@@ -121,10 +239,21 @@ impl Surroundings {
             apparmor_restricts: number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1),
             limit: number("/proc/sys/user/max_user_namespaces"),
             // Pid 1's root is the mount namespace's, if we may look.
-            chroot: root("/proc/1/root/").is_some_and(|of_first| Some(of_first) != root("/")),
+            chroot: root("/proc/1/root/").is_some_and(|of_first| Some(of_first) != root("/")) || has_other_root(),
             program: std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default(),
         }
     }
+}
+
+/// Whether the root is a mount below that of pid 1, which shows where both see the same mounts.
+fn has_other_root() -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let mount = |path: &str| {
+        let found = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+        Some(found.stx_mnt_id)
+    };
+    let first = namespace("1");
+    first.is_some() && first == namespace("self") && mount("/proc/1/root/") != mount("/")
 }
 
 fn explain(errno: i32, around: &Surroundings) -> (String, String) {
@@ -139,7 +268,8 @@ fn explain(errno: i32, around: &Surroundings) -> (String, String) {
         return (
             "this container's seccomp profile forbids namespaces (Docker default)".to_owned(),
             "give the container --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
-             [--security-opt systempaths=unconfined], or build without RUN"
+             [--security-opt systempaths=unconfined]; as root of the container --isolation=chroot runs commands there, less \
+             well kept apart"
                 .to_owned(),
         );
     }
@@ -157,7 +287,9 @@ fn explain(errno: i32, around: &Surroundings) -> (String, String) {
     }
     (
         "the system forbids user namespaces".to_owned(),
-        "as root: sysctl -w kernel.unprivileged_userns_clone=1, or run rbuild as root".to_owned(),
+        "as the host's root: sysctl -w kernel.unprivileged_userns_clone=1; in a chroot there are none, so run rbuild \
+         outside of it"
+            .to_owned(),
     )
 }
 

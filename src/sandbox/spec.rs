@@ -181,13 +181,39 @@ pub enum Stream {
 }
 
 /// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     /// Code or signal.
     pub status: Status,
     /// Whether the kernel killed a process for want of memory while the command ran. A shell can hide that behind a
     /// code of zero.
     pub out_of_memory: bool,
+    /// How its root was made.
+    pub root: Made,
+}
+
+impl RunSpec {
+    /// A command that goes on where this one ended, in a root that was made so.
+    pub fn continued(&self, root: &Made) -> RunSpec {
+        let mut next = self.clone();
+        if let Made::Copied { .. } = root {
+            // A copy is compared with what it was made of, which now is one tree more.
+            next.lowers.insert(0, std::mem::replace(&mut next.upper, self.work.join("after")));
+        }
+        next
+    }
+}
+
+/// How a command's root was made of trees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// By an overlay mount.
+    Mounted,
+    /// By a copy.
+    Copied {
+        /// Why overlay was refused; `None` if a copy was asked for, or it was told before.
+        refused: Option<String>,
+    },
 }
 
 /// What `wait` says of an ended process.

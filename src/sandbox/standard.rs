@@ -15,10 +15,10 @@ use crate::sys::mount::set_attributes;
 const READ_ONLY: MountAttrFlags = NO_SUID_DEV_EXEC.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
 
 /// Device nodes that are shown, with the numbers that they must have.
-const DEVICES: &[(&str, u32, u32)] =
+pub(super) const DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-const LINKS: &[(&str, &str)] = &[
+pub(super) const LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
@@ -66,10 +66,12 @@ pub(super) fn mount_proc(setup: &mut SetUp) -> Result<(), Reason> {
     let mount = match new_mount("proc", &[], NO_SUID_DEV_EXEC) {
         Ok(mount) => mount,
         // In a container whose own /proc is masked no new one may be mounted, as it would show what the masks hide.
-        // The outer one serves: the pid namespace is kept, and the user namespace is the wall.
+        // The outer one serves, masks and all: the pid namespace is kept, and the user namespace is the wall. Read-only,
+        // because with one id the processes outside belong to the command's user, and files like oom_score_adj ask for
+        // no more than that.
         Err(_) => {
             let mount = clone_host("/proc")?;
-            set_attributes(&mount, NO_SUID_DEV_EXEC)?;
+            set_attributes(&mount, READ_ONLY)?;
             mount
         }
     };

@@ -7,10 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread::JoinHandle;
 
 use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::Sandbox;
 use super::error::SandboxError;
@@ -25,22 +26,40 @@ pub struct Options {
     pub base: PathBuf,
     /// What has to be possible in it.
     pub isolation: Isolation,
+    /// How trees become a command's root.
+    pub storage: StorageDriver,
 }
 
 impl Options {
-    /// Full isolation, with everything beneath this directory.
+    /// The best isolation that is possible, with everything beneath this directory.
     pub fn new(base: PathBuf) -> Options {
-        Options { base, isolation: Isolation::Full }
+        Options { base, isolation: Isolation::Best, storage: StorageDriver::Auto }
     }
 }
 
-/// What a sandbox is kept apart by.
+/// What a sandbox is kept apart by: the least that will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
+    /// As `Full`; where there are no namespaces as `Chroot`, if the kernel has Landlock.
+    Best,
     /// A user namespace, with a full range of ids if there is one to be had: commands and workers.
     Full,
+    /// As `Full`; where there are no namespaces commands run as root in a chroot, confined by Landlock if there is any.
+    Chroot,
     /// Nothing: workers only, with the caller's own ids.
     None,
+}
+
+/// How trees become a command's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum StorageDriver {
+    /// By an overlay mount where there is one to be had, else by copies.
+    #[default]
+    Auto,
+    /// By an overlay mount; where that is refused, no command runs.
+    Overlay,
+    /// By copies.
+    Copy,
 }
 
 /// What stands for the owners of files.
@@ -53,32 +72,75 @@ pub enum Ownership {
 }
 
 pub(super) fn start(options: Options) -> Result<Sandbox, SandboxError> {
-    let start = |map: Option<IdMap>| {
-        let base = prepare_base(&options.base, map.as_ref())?;
-        start_holder(base, map)
-    };
+    let base = &options.base;
     let mut sandbox = match options.isolation {
-        Isolation::None => start(None)?,
-        // By trying: that /etc/subuid names a range does not mean that newuidmap can give it (`no_new_privs`).
-        Isolation::Full => match IdMap::of_caller().map_err(no_range).and_then(|map| start(Some(map))) {
-            Err(no_range @ SandboxError::NoIdRange { .. }) => {
-                start(Some(IdMap::single())).map_err(|error| match error {
-                    // Where no namespace is allowed, a range of ids would not help.
-                    SandboxError::NoUserNamespace { .. } => error,
-                    // The range was the better choice, so its absence is what there is to say.
-                    _ => no_range,
-                })?
+        Isolation::None => start_on(base, Confined::Not)?,
+        Isolation::Full => start_in_namespaces(base)?,
+        Isolation::Best | Isolation::Chroot => match start_in_namespaces(base) {
+            Err(error @ (SandboxError::NoUserNamespace { .. } | SandboxError::NoIdRange { .. })) => {
+                start_in_chroot(base, options.isolation, error)?
             }
             result => result?,
         },
     };
     sandbox.named = options.base;
+    sandbox.storage = options.storage;
     Ok(sandbox)
 }
 
-/// Starts a holder with this map, or without namespaces.
-pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox, SandboxError> {
-    let mode = if map.is_some() { holder::IN_NAMESPACES } else { holder::PLAIN };
+/// By trying: that /etc/subuid names a range does not mean that newuidmap can give it (`no_new_privs`).
+fn start_in_namespaces(base: &Path) -> Result<Sandbox, SandboxError> {
+    match IdMap::of_caller().map_err(no_range).and_then(|map| start_on(base, Confined::ByNamespaces(map))) {
+        Err(no_range @ SandboxError::NoIdRange { .. }) => {
+            start_on(base, Confined::ByNamespaces(IdMap::single())).map_err(|error| match error {
+                // Where no namespace is allowed, a range of ids would not help.
+                SandboxError::NoUserNamespace { .. } => error,
+                // The range was the better choice, so its absence is what there is to say.
+                _ => no_range,
+            })
+        }
+        result => result,
+    }
+}
+
+/// Where namespaces were refused for this reason.
+fn start_in_chroot(base: &Path, wanted: Isolation, refused: SandboxError) -> Result<Sandbox, SandboxError> {
+    if !super::probe::can_chroot() || (wanted == Isolation::Best && !super::probe::has_landlock()) {
+        return Err(refused);
+    }
+    // What keeps from namespaces is what there is to say if that fails, too.
+    start_on(base, Confined::ByChroot).map_err(|_| refused)
+}
+
+/// What keeps a holder's commands apart.
+pub(super) enum Confined {
+    ByNamespaces(IdMap),
+    ByChroot,
+    Not,
+}
+
+impl Confined {
+    fn map(&self) -> Option<&IdMap> {
+        match self {
+            Confined::ByNamespaces(map) => Some(map),
+            Confined::ByChroot | Confined::Not => None,
+        }
+    }
+}
+
+pub(super) fn start_on(base: &Path, confined: Confined) -> Result<Sandbox, SandboxError> {
+    let base = prepare_base(base, confined.map())?;
+    start_holder(base, confined)
+}
+
+/// Starts a holder.
+pub(super) fn start_holder(base: PathBuf, confined: Confined) -> Result<Sandbox, SandboxError> {
+    let (mode, isolation) = match &confined {
+        Confined::ByNamespaces(_) => (holder::IN_NAMESPACES, Isolation::Full),
+        Confined::ByChroot => (holder::IN_CHROOT, Isolation::Chroot),
+        Confined::Not => (holder::PLAIN, Isolation::None),
+    };
+    let map = confined.map().cloned();
     let (control, theirs) = wire::socket_pair().map_err(|source| SandboxError::Spawn { source })?;
     let (pid, keeper) = spawn(&base, mode, theirs)?;
     // From here on dropping it ends the holder, whatever goes wrong.
@@ -88,7 +150,7 @@ pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox,
         base,
         owner: own_ids(),
         user_namespace: None,
-        isolation: if map.is_some() { Isolation::Full } else { Isolation::None },
+        isolation,
         ownership: match &map {
             Some(map) if super::userns::is_single(&map.uids) => Ownership::Recorded,
             // Without a namespace, too, only root can give files away.
@@ -96,6 +158,8 @@ pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox,
             Some(_) | None => Ownership::Kept,
         },
         mapping: map.as_ref().map_or_else(plain_name, IdMap::name),
+        storage: StorageDriver::Auto,
+        refused: OnceLock::new(),
         keeper: Some(keeper),
     };
     if let Some(map) = map {
@@ -113,7 +177,7 @@ pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox,
 }
 
 /// The name of the ids without a namespace.
-fn plain_name() -> String {
+pub(super) fn plain_name() -> String {
     let (uid, gid) = own_ids();
     format!("{uid}-{gid}-plain")
 }

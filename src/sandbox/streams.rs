@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::child::{Reason, SetUp, While};
 use super::spec::Stream;
 use super::wire::{self, Reply};
+use crate::rootfs::RootDir;
 
 /// What a command reads from and writes to.
 pub struct Streams<'a> {
@@ -342,12 +343,17 @@ impl ChildEnds {
     }
 }
 
-/// Makes the streams 0, 1 and 2 of this process.
+/// Makes the streams 0, 1 and 2 of this process, with the devices of the new root.
 pub(super) fn connect(setup: &mut SetUp) -> Result<(), Reason> {
+    connect_in(setup, setup.root()?)
+}
+
+/// Makes the streams 0, 1 and 2 of this process, with the devices of a root.
+pub(super) fn connect_in(setup: &SetUp, devices: &RootDir) -> Result<(), Reason> {
     let (input, outputs) = match &setup.streams {
         ChildEnds::Pipes { input, outputs: [stdout, stderr] } => (input.as_ref(), [stdout.as_fd(), stderr.as_fd()]),
         ChildEnds::Terminal(size) => {
-            let terminal = open_terminal(setup, *size)?;
+            let terminal = open_terminal(setup, devices, *size)?;
             rustix::stdio::dup2_stdin(&terminal)?;
             rustix::stdio::dup2_stdout(&terminal)?;
             return Ok(rustix::stdio::dup2_stderr(&terminal)?);
@@ -361,8 +367,8 @@ pub(super) fn connect(setup: &mut SetUp) -> Result<(), Reason> {
     match input {
         Some(input) => rustix::stdio::dup2_stdin(input)?,
         None => {
-            // /dev of this root is ours, and its null was checked to be the null device.
-            let null = setup.root()?.open_at(b"dev/null", OFlags::RDONLY, Mode::empty()).doing("/dev/null")?;
+            // /dev of a new root is ours, and its null was checked to be the null device.
+            let null = devices.open_at(b"dev/null", OFlags::RDONLY, Mode::empty()).doing("/dev/null")?;
             rustix::stdio::dup2_stdin(&null)?;
         }
     }
@@ -383,10 +389,10 @@ fn give_to_user(stream: BorrowedFd<'_>, setup: &SetUp) -> Result<(), Reason> {
     }
 }
 
-/// A terminal of this root's own devpts, its other side being sent to main.
-fn open_terminal(setup: &SetUp, size: TerminalSize) -> Result<OwnedFd, Reason> {
+/// A terminal of a root's devpts, its other side being sent to main.
+fn open_terminal(setup: &SetUp, devices: &RootDir, size: TerminalSize) -> Result<OwnedFd, Reason> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let master = setup.root()?.open_without_links(b"dev/pts/ptmx", flags, Mode::empty()).doing("/dev/pts/ptmx")?;
+    let master = devices.open_without_links(b"dev/pts/ptmx", flags, Mode::empty()).doing("/dev/pts/ptmx")?;
     rustix::pty::unlockpt(&master).doing("unlock the terminal")?;
     // By descriptor: which number it has in which /dev/pts makes no difference.
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;

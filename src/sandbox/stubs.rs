@@ -40,6 +40,9 @@ pub(super) fn lay(setup: &mut SetUp) -> Result<(), Reason> {
     for source in &mut setup.sources {
         source.below = look(&source.target, source.shape)?;
     }
+    for (target, shape) in &setup.points {
+        look(target, *shape)?;
+    }
     if !missing.is_empty() {
         setup.stubs = Some(make(&missing)?);
     }

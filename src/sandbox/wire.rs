@@ -19,6 +19,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::spec::Status;
+use super::trial::Trial;
 
 /// What the holder is to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +29,16 @@ pub(super) enum Job {
     RunOnHostNetwork = b'h',
     /// A command with a network of its own.
     RunOnOwnNetwork = b'o',
+    /// No command: what would fail in one's set-up is tried.
+    Probe = b'p',
     /// A registered worker.
     Worker = b'w',
 }
 
 impl Job {
     pub(super) fn from_byte(byte: u8) -> Option<Job> {
-        [Job::RunOnHostNetwork, Job::RunOnOwnNetwork, Job::Worker].into_iter().find(|job| *job as u8 == byte)
+        let all = [Job::RunOnHostNetwork, Job::RunOnOwnNetwork, Job::Probe, Job::Worker];
+        all.into_iter().find(|job| *job as u8 == byte)
     }
 }
 
@@ -51,6 +55,10 @@ pub(super) enum Reply {
     Terminal,
     /// From the shim, with a descriptor of the command's own process.
     Running,
+    /// From a command's set-up: its root is a copy, and perhaps why that is so.
+    Copied(Option<String>),
+    /// From a probe: why what is needed for a command's mounts and records cannot be had.
+    Probed(Vec<(Trial, Option<String>)>),
     /// From a command's set-up.
     SetUpFailed { step: String, reason: String },
     /// From the command's process: its program cannot be executed.

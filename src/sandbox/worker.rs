@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
+use super::copied::{self, Copied};
 use super::wire::{self, Reply};
 use crate::sys::process;
 
@@ -15,6 +16,9 @@ pub type Worker = (&'static str, fn(args: &[u8], fds: Vec<OwnedFd>) -> Result<()
 
 /// The sandbox's own worker behind [`super::Sandbox::remove_trees`].
 pub(super) const REMOVE_TREES: &str = "remove-trees";
+
+/// The sandbox's own worker that finds what a command changed in its copied root.
+pub(super) const COMPARE: &str = "compare";
 
 /// The whole life of a worker's process.
 pub(super) fn work(socket: &OwnedFd, workers: &[Worker]) -> ! {
@@ -41,6 +45,11 @@ fn perform(socket: &OwnedFd, workers: &[Worker]) -> Result<(), String> {
     let (name, arguments) = split(&request).ok_or("receive a worker's request: it has no name")?;
     if name == REMOVE_TREES.as_bytes() {
         return remove_trees(arguments);
+    }
+    if name == COMPARE.as_bytes() {
+        let copied: Copied =
+            serde_json::from_slice(arguments).map_err(|error| format!("find what changed: {error}"))?;
+        return copied::compare(&copied).map_err(|reason| format!("find what the command changed: {}", reason.0));
     }
     let known = workers.iter().find(|(known, _)| known.as_bytes() == name);
     let Some((_, function)) = known else {

@@ -1,7 +1,7 @@
 //! What takes power away from the calling thread: seccomp, Landlock, the bounding set, keyrings.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::checked;
 
@@ -71,13 +71,56 @@ pub fn landlock_version() -> io::Result<libc::c_long> {
 pub fn landlock_scope_abstract_sockets() -> io::Result<()> {
     const LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
     let rules = LandlockRules { file_access: 0, network_access: 0, scoped: LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET };
-    // SAFETY: `rules` is a live `landlock_ruleset_attr` and its size is passed.
+    restrict(&create_ruleset(&rules)?)
+}
+
+/// Keeps the calling thread, which must have `no_new_privs`, from every file that is not beneath a directory, as far as
+/// this kernel's Landlock goes: from version 6 on also from signals to processes and abstract unix sockets outside.
+pub fn landlock_beneath(directory: BorrowedFd<'_>) -> io::Result<()> {
+    const LANDLOCK_RULE_PATH_BENEATH: libc::c_int = 1;
+    const ABSTRACT_SOCKETS_AND_SIGNALS: u64 = 3;
+    #[repr(C, packed)]
+    struct PathBeneath {
+        allowed_access: u64,
+        parent_fd: i32,
+    }
+    let version = landlock_version()?;
+    // Each version knows more kinds of access: links across directories, truncation, ioctl on devices.
+    let kinds = match version {
+        ..=1 => 13,
+        2 => 14,
+        3 | 4 => 15,
+        _ => 16,
+    };
+    let scoped = if version >= 6 { ABSTRACT_SOCKETS_AND_SIGNALS } else { 0 };
+    let rules = LandlockRules { file_access: (1 << kinds) - 1, network_access: 0, scoped };
+    let ruleset = create_ruleset(&rules)?;
+    let beneath = PathBeneath { allowed_access: rules.file_access, parent_fd: directory.as_raw_fd() };
+    // SAFETY: `beneath` is a live `landlock_path_beneath_attr`, laid out as the kernel has it (packed).
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_landlock_add_rule,
+            ruleset.as_raw_fd(),
+            LANDLOCK_RULE_PATH_BENEATH,
+            &raw const beneath,
+            0_u32,
+        )
+    })?;
+    restrict(&ruleset)
+}
+
+fn create_ruleset(rules: &LandlockRules) -> io::Result<OwnedFd> {
+    // SAFETY: `rules` is a live `landlock_ruleset_attr` and its size is passed; older kernels want what they do not know
+    // to be zero.
     let ruleset = checked(unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, &raw const rules, size_of::<LandlockRules>(), 0_u32)
+        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::from_ref(rules), size_of::<LandlockRules>(), 0_u32)
     })?;
     let ruleset = i32::try_from(ruleset).map_err(io::Error::other)?;
     // SAFETY: the kernel just made this descriptor for us; nothing else owns it.
-    let ruleset = unsafe { OwnedFd::from_raw_fd(ruleset) };
+    Ok(unsafe { OwnedFd::from_raw_fd(ruleset) })
+}
+
+fn restrict(ruleset: &OwnedFd) -> io::Result<()> {
     // SAFETY: no memory is passed.
     checked(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0_u32) })?;
     Ok(())

@@ -14,6 +14,14 @@ for_each_user! {
         }
     }
 
+    fn every_case_gives_the_same_image_without_overlay(rbuild) {
+        let mut rbuild = rbuild;
+        rbuild.set_variable("RBUILD_STORAGE_DRIVER", "copy");
+        if let Err(reason) = corpus::run(&rbuild) {
+            skip!("{reason}");
+        }
+    }
+
     fn the_same_input_gives_the_same_layer_in_another_store(rbuild) {
         let other = Rbuild::new(rbuild.user);
         let dockerfile = "FROM scratch\nCOPY . /data/\nENV A=1\n";

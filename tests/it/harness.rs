@@ -316,6 +316,27 @@ impl Rbuild {
         command
     }
 
+    /// A run of `rbuild`, still as the user, in a mount namespace that a script of root's prepares; none in a suite that
+    /// is not root's. `programs` start `rbuild` there.
+    pub fn command_in(&self, prepare: &str, programs: &[&str], arguments: &[&str]) -> Option<Command> {
+        if suite_user() != User::Root {
+            eprintln!("not applicable: only root prepares such a place");
+            return None;
+        }
+        self.own_everything();
+        let mut command = Command::new("unshare");
+        let script = format!("set -e; mount --make-rprivate /; {prepare}\nexec \"$@\"");
+        command.args(["--mount", "sh", "-c", &script, "sh"]);
+        if self.user != User::Root {
+            let (uid, gid) = (self.account.uid.to_string(), self.account.gid.to_string());
+            command.args(["setpriv", "--reuid", &uid, "--regid", &gid, "--clear-groups"]);
+        }
+        command.args(programs).arg(self.program()).args(arguments);
+        command.env_clear().envs(&self.variables).current_dir(self.path("out"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Some(command)
+    }
+
     /// Runs `rbuild` to its end.
     pub fn run(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Run {
         finish(self.start(arguments))

@@ -26,6 +26,7 @@ mod concurrent;
 mod errors;
 mod explain;
 mod interrupt;
+mod ladder;
 mod leftovers;
 mod main_job;
 mod mounts;

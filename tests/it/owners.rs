@@ -10,8 +10,9 @@ const DOCKERFILE: &str = "FROM localhost/debian:1\n\
     cron ssl-cert openssh-client dbus\n";
 
 /// Path, mode and owner of every file of the image.
-fn installed(user: User) -> Result<Vec<String>, String> {
+fn installed(user: User, storage: &str) -> Result<Vec<String>, String> {
     let mut rbuild = Rbuild::new(user);
+    rbuild.set_variable("RBUILD_STORAGE_DRIVER", storage);
     rbuild.reach_the_network();
     let base = rbuild.example("base");
     std::fs::copy(Base::Debian.rootfs()?, base.directory.join("rootfs.tar.xz")).expect("copy the root file system");
@@ -23,13 +24,13 @@ fn installed(user: User) -> Result<Vec<String>, String> {
     Ok(files.values().map(|file| format!("{} {:o} {}:{}", file.path, file.mode, file.uid, file.gid)).collect())
 }
 
-#[test]
-fn packages_have_the_same_owners_with_one_id_as_with_many() {
+/// Compares what a user gets with what root gets from overlay.
+fn compare(user: User, storage: &str) {
     if suite_user() != User::Root {
         eprintln!("not applicable: only a suite of root runs as others");
         return;
     }
-    let (many, one) = match (installed(User::Root), installed(User::NoSubuid)) {
+    let (many, one) = match (installed(User::Root, "overlay"), installed(user, storage)) {
         (Ok(many), Ok(one)) => (many, one),
         (Err(reason), _) | (_, Err(reason)) => skip!("{reason}"),
     };
@@ -38,4 +39,19 @@ fn packages_have_the_same_owners_with_one_id_as_with_many() {
         these.iter().filter(|line| !others.contains(line)).cloned().collect()
     };
     assert_eq!(differ(&one, &many), differ(&many, &one), "other paths, modes or owners");
+}
+
+#[test]
+fn packages_have_the_same_owners_with_one_id_as_with_many() {
+    compare(User::NoSubuid, "overlay");
+}
+
+#[test]
+fn packages_have_the_same_owners_without_overlay() {
+    compare(User::Root, "copy");
+}
+
+#[test]
+fn packages_have_the_same_owners_with_one_id_and_without_overlay() {
+    compare(User::NoSubuid, "copy");
 }

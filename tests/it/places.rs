@@ -8,7 +8,7 @@ use crate::leftovers::{mapping, on_busybox};
 
 /// Starts a program under a system-call filter that forbids namespaces as Docker's default profile does: `unshare` and
 /// `clone` with a namespace flag fail with EPERM, `clone3` with ENOSYS.
-const WITHOUT_NAMESPACES: &str = r#"
+pub const WITHOUT_NAMESPACES: &str = r#"
 import ctypes, os, struct, sys
 def op(code, yes, no, value): return struct.pack("HBBI", code, yes, no, value)
 unshare, clone, clone3 = (272, 56, 435) if os.uname().machine == "x86_64" else (97, 220, 435)
@@ -53,7 +53,7 @@ for_each_user! {
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
         assert!(listed.lines().any(|line| line.contains("5/6") && line.ends_with("etc/passwd")), "{listed}");
         let directory = running.directory.to_str().expect("the path is text");
-        let started = without_namespaces(&rbuild, &["build", directory]).spawn().expect("start python");
+        let started = without_namespaces(&rbuild, &["build", "--isolation=full", directory]).spawn().expect("start python");
         finish(started).failed(1).says("cannot run commands here").says("seccomp").says("rbuild doctor");
     }
 

@@ -168,8 +168,13 @@ fn abstract_sockets(world: &World) {
 fn mount_table(world: &World) {
     let table = world.say("cat /proc/self/mounts /proc/self/mountinfo");
     let host = world.outside.parent().unwrap().to_str().unwrap();
-    assert!(!table.contains(host), "{table}");
-    assert!(table.contains("userxattr") && table.contains("volatile"), "{table}");
+    if table.contains("userxattr") && table.contains("volatile") {
+        assert!(!table.contains(host), "{table}");
+    } else {
+        // A copied root is a mount of its own directory, and the table has that one's name.
+        let naming: Vec<&str> = table.lines().filter(|line| line.contains(host)).collect();
+        assert!(naming.iter().all(|line| line.split(' ').nth(4) == Some("/")), "{table}");
+    }
 }
 
 fn devices(world: &World) {

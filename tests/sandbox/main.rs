@@ -16,6 +16,7 @@ mod world;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
+use rbuild::sandbox::StorageDriver;
 use world::World;
 
 /// A case: its name, which says what went wrong when it fails, and the check, which panics then.
@@ -40,7 +41,12 @@ fn main() -> ExitCode {
 }
 
 fn run_cases(wanted: &[&str]) -> usize {
-    let world = World::new();
+    // With copies too: a command must not be able to tell.
+    [StorageDriver::Auto, StorageDriver::Copy].into_iter().map(|storage| run_cases_with(storage, wanted)).sum()
+}
+
+fn run_cases_with(storage: StorageDriver, wanted: &[&str]) -> usize {
+    let world = World::new(storage);
     let user = rustix::process::geteuid().as_raw();
     let mut failed = 0;
     for (name, case) in
@@ -52,7 +58,7 @@ fn run_cases(wanted: &[&str]) -> usize {
         let started = std::time::Instant::now();
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| case(&world)));
         let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!("user {user}: {name} ... {word} ({} ms)", started.elapsed().as_millis());
+        println!("user {user}, storage {storage:?}: {name} ... {word} ({} ms)", started.elapsed().as_millis());
         failed += usize::from(outcome.is_err());
     }
     failed

@@ -19,7 +19,7 @@ pub const CASES: &[Case] = &[
     ("a terminal belongs to the command's user", terminal_of_user),
     ("outputs can be opened again by their names", opened_by_name),
     ("signals reach the command, whoever its user is", signals),
-    ("a second command on the same upper directory goes on where the first one ended", same_upper),
+    ("a second command goes on where the first one ended", same_upper),
 ];
 
 const TERMINAL: StreamKind = StreamKind::Terminal(TerminalSize { columns: 91, rows: 37 });
@@ -141,8 +141,9 @@ fn signals(world: &World) {
 
 fn same_upper(world: &World) {
     let first = world.shell("echo 1 > /new; ln -s new /link; chown -h 7:8 /link; rm /etc/*; chown 5:6 /new; exit 3");
-    assert_eq!(world.run(&first).exit.status, Status::Code(3));
+    let exit = world.run(&first).exit;
+    assert_eq!(exit.status, Status::Code(3));
     let look = "cat /link; stat -c %u:%g /new /link; ls /etc";
-    let second = RunSpec { upper: first.upper.clone(), work: first.work.clone(), ..world.shell(look) };
+    let second = RunSpec { args: world.shell(look).args, ..first.continued(&exit.root) };
     assert_eq!(world.run(&second).stdout, "1\n5:6\n7:8\nhosts\nresolv.conf\n");
 }

@@ -68,14 +68,14 @@ fn look_up(user: &str) -> Option<(u32, u32)> {
 
 /// What a user without a range has to be told, and gets.
 fn check_without_range() {
-    let report = probe();
+    let report = probe(None);
     assert_eq!(report.rung, Rung::SingleId, "{report:?}");
     let missing = report.findings.iter().find(|finding| finding.subject == "range of ids").unwrap();
     let said = missing.obstacle.as_deref().unwrap_or_default();
     assert!(said.contains("/etc/subuid grants no ids to rb-nosub"), "{said}");
     assert!(missing.remedy.as_deref().unwrap_or_default().contains("usermod --add-subuids"), "{report:?}");
     let directory = tempfile::tempdir().unwrap();
-    let options = |isolation| Options { base: directory.path().to_owned(), isolation };
+    let options = |isolation| Options { isolation, ..Options::new(directory.path().to_owned()) };
     let single = Sandbox::start(options(Isolation::Full)).unwrap();
     assert_eq!(single.ownership(), Ownership::Recorded);
     assert!(single.mapping_name().ends_with("-single"), "{}", single.mapping_name());

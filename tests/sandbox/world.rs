@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use rbuild::owners::{ATTRIBUTE, Inode, Owner, Table};
 use rbuild::sandbox::{
     Cancel, Exit, Isolation, Mount, MountKind, Network, Options, Ownership, RunSpec, Sandbox, SandboxError, Security,
-    Status, Stream, Streams, UserSpec, Worker,
+    Status, StorageDriver, Stream, Streams, UserSpec, Worker,
 };
 use serde::{Deserialize, Serialize};
 
@@ -62,13 +62,13 @@ pub struct Went {
 }
 
 impl World {
-    pub fn new() -> World {
+    pub fn new(storage: StorageDriver) -> World {
         // Such as a store has: nobody else may enter it.
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().join("base");
         let outside = directory.path().join("outside");
         fs::create_dir(&outside).unwrap();
-        let options = Options { base: base.clone(), isolation: Isolation::Full };
+        let options = Options { base: base.clone(), isolation: Isolation::Full, storage };
         let sandbox = Arc::new(Sandbox::start(options).unwrap());
         let world = World {
             sandbox,

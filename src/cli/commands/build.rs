@@ -93,7 +93,9 @@ fn build_with(
     for notice in &request.notices {
         progress.notice(notice.clone());
     }
-    let namespace = Namespace::new(SandboxOptions::new(store.root().join("trees")));
+    let sandbox =
+        SandboxOptions { base: store.root().join("trees"), isolation: request.isolation, storage: request.storage };
+    let namespace = Namespace::new(sandbox);
     let execute = execute_options(request, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(output).collect();
     let open_shell = |failed: &FailedRun, namespace: &Namespace| shell.open(failed, namespace);

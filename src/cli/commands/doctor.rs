@@ -8,7 +8,7 @@ use crate::cli::request::commands::{Doctor, Listing};
 use crate::sandbox::{Report, Rung, probe};
 
 pub(super) fn run(request: &Doctor) -> Result<(), Failure> {
-    let report = probe();
+    let report = probe(request.store_root.as_deref());
     match request.listing {
         Listing::Json => print(&format!("{}\n", json(&report)?)),
         Listing::Table | Listing::Ids => print(&text(&report)),
@@ -21,6 +21,16 @@ fn summary(rung: &Rung) -> String {
         Rung::SingleId => "RUN works, isolated in a user namespace; continuing with one uid, file owners are recorded \
                            (layers carry them)"
             .to_owned(),
+        Rung::Chroot { landlock: 0 } => {
+            "RUN works with --isolation=chroot only, as root in a chroot without Landlock: a \
+             command that means harm gets out of it"
+                .to_owned()
+        }
+        Rung::Chroot { .. } => {
+            "RUN works as root in a chroot, confined by Landlock and a system-call filter; it shares \
+             network and processes with this container"
+                .to_owned()
+        }
         Rung::None => "RUN is not possible here; Dockerfiles without RUN build all the same".to_owned(),
     }
 }

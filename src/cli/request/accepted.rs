@@ -59,9 +59,6 @@ pub(super) fn notices(arguments: &BuildArguments) -> Result<Vec<String>, Invalid
     if accepted.squash.is_some_and(Switch::is_on) {
         notices.push("--squash is ignored: each step keeps its layer".to_owned());
     }
-    if let Some(isolation) = accepted.isolation.as_deref().filter(|word| !matches!(*word, "" | "default")) {
-        notices.push(format!("--isolation {isolation} is ignored: rbuild takes the best that this machine offers"));
-    }
     if accepted.builder.is_some() {
         notices.push("--builder is ignored: rbuild needs no builder".to_owned());
     }

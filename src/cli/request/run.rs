@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::InvalidRequest;
 use super::fields::Given;
 use crate::cli::environment::Environment;
+use crate::sandbox::{Isolation, StorageDriver};
 
 /// The largest secret, as in BuildKit (`session/secrets`).
 const LARGEST_SECRET: u64 = 500 << 10;
@@ -174,6 +175,42 @@ pub(super) fn network(word: &str) -> Result<NetworkMode, InvalidRequest> {
         "bridge" | "slirp4netns" | "pasta" | "private" => Ok(NetworkMode::Default),
         _ => Err(given.invalid()),
     }
+}
+
+pub(super) fn isolation(flag: Option<&str>, environment: &Environment) -> Result<Isolation, InvalidRequest> {
+    let Some((flag, value)) = given(("--isolation", flag), "RBUILD_ISOLATION", environment) else {
+        return Ok(Isolation::Best);
+    };
+    match value {
+        "auto" | "default" => Ok(Isolation::Best),
+        // Buildah's names for the same.
+        "full" | "oci" | "rootless" => Ok(Isolation::Full),
+        "chroot" => Ok(Isolation::Chroot),
+        _ => Err(Given { flag, value, expected: "full or chroot" }.invalid()),
+    }
+}
+
+pub(super) fn storage_driver(flag: Option<&str>, environment: &Environment) -> Result<StorageDriver, InvalidRequest> {
+    let Some((flag, value)) = given(("--storage-driver", flag), "RBUILD_STORAGE_DRIVER", environment) else {
+        return Ok(StorageDriver::Auto);
+    };
+    match value {
+        "auto" => Ok(StorageDriver::Auto),
+        "overlay" => Ok(StorageDriver::Overlay),
+        // Buildah's and Docker's name for it.
+        "copy" | "vfs" => Ok(StorageDriver::Copy),
+        _ => Err(Given { flag, value, expected: "auto, overlay or copy" }.invalid()),
+    }
+}
+
+/// A flag's value or a variable's, with its name: the flag wins, and nothing counts as not given.
+fn given<'a>(
+    (name, flag): (&'static str, Option<&'a str>),
+    variable: &'static str,
+    environment: &'a Environment,
+) -> Option<(&'static str, &'a str)> {
+    let of_variable = || environment.variable(variable).map(|value| (variable, value));
+    flag.map(|value| (name, value)).or_else(of_variable).filter(|(_, value)| !value.is_empty())
 }
 
 /// A line of `/etc/hosts`.

@@ -42,7 +42,6 @@ use rustix::thread::{CapabilitySet, LinkNameSpaceType, move_into_link_name_space
 use self::calls::{Call, Known};
 use self::credentials::Credentials;
 use super::child::{Reason, SetUp, While};
-use super::order::OrderedKind;
 use super::privileges;
 use super::wire;
 use crate::owners::{Table, table_path};
@@ -81,16 +80,12 @@ pub(super) fn open_records(setup: &mut SetUp) -> Result<(), Reason> {
     // Of an earlier command that this one goes on after.
     let before = std::fs::read(table_path(upper)).unwrap_or_default();
     let table = File::create(table_path(upper)).doing(table_path(upper).display())?;
-    let merged = order.mounts.iter().filter_map(|mount| match &mount.kind {
-        OrderedKind::Merged { lowers, .. } => Some(lowers),
-        _ => None,
-    });
     let mut below = Vec::new();
-    for lower in std::iter::once(&order.lowers).chain(merged).flatten() {
-        match File::open(table_path(lower.path())) {
+    for tree in &setup.shown {
+        match File::open(table_path(tree)) {
             Ok(file) => below.push(file.into()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).doing(lower.path().display()),
+            Err(error) => return Err(error).doing(tree.display()),
         }
     }
     if !before.is_empty() {
@@ -99,7 +94,8 @@ pub(super) fn open_records(setup: &mut SetUp) -> Result<(), Reason> {
         below.push(copy);
     }
     let namespace = File::open("/proc/self/ns/mnt").doing("/proc/self/ns/mnt")?;
-    setup.records = Some(Handed { mount_namespace: namespace.into(), upper: path(upper)?, table: table.into(), below });
+    let upper = path(&setup.changes)?;
+    setup.records = Some(Handed { mount_namespace: namespace.into(), upper, table: table.into(), below });
     Ok(())
 }
 
