@@ -125,9 +125,10 @@ fn span(statement: &Statement<'_>, heredocs: &[RawHeredoc<'_>]) -> Span {
     heredocs.last().map_or(span, |last| span.to(Span::new(last.end, last.end)))
 }
 
-/// A statement's text with the bodies of its here-documents.
+/// A statement's text with the bodies of its here-documents. White space at its end stays, as it does in the `OnBuild` of
+/// BuildKit's configs.
 fn original(statement: &Statement<'_>, heredocs: &[RawHeredoc<'_>]) -> String {
-    let mut text = statement.whole.as_str().to_owned();
+    let mut text = statement.whole.with_rest_of_line().to_owned();
     for heredoc in heredocs {
         text.push('\n');
         text.push_str(heredoc.raw);
