@@ -66,13 +66,16 @@ impl Default for TerminalSize {
 }
 
 impl TerminalSize {
-    /// The size of a terminal of the caller's.
+    /// The size of a terminal of the caller's; the usual one where the terminal does not know it (a serial line).
     ///
     /// # Errors
     /// It is no terminal.
     pub fn of(terminal: impl AsFd) -> io::Result<TerminalSize> {
         let size = rustix::termios::tcgetwinsize(terminal)?;
-        Ok(TerminalSize { columns: size.ws_col, rows: size.ws_row })
+        match (size.ws_col, size.ws_row) {
+            (0, _) | (_, 0) => Ok(TerminalSize::default()),
+            (columns, rows) => Ok(TerminalSize { columns, rows }),
+        }
     }
 
     fn set(self, terminal: impl AsFd) -> io::Result<()> {
