@@ -88,11 +88,9 @@ pub(super) fn declare(declared: &mut Vec<DeclaredArg>, argument: DeclaredArg) {
 }
 
 /// The ARGs as a RUN's history shows them, with the value that each has now.
-pub(super) fn shown(declared: &[DeclaredArg], environment: &Environment) -> Vec<(String, String)> {
-    let value = |argument: &DeclaredArg| {
-        environment.value(&argument.name).or(argument.value.as_deref()).unwrap_or_default().to_owned()
-    };
-    declared.iter().map(|argument| (argument.name.clone(), value(argument))).collect()
+pub(super) fn shown<'a>(declared: &'a [DeclaredArg], environment: &'a Environment) -> Vec<(&'a str, &'a str)> {
+    let value = |argument: &'a DeclaredArg| environment.value(&argument.name).or(argument.value.as_deref());
+    declared.iter().map(|argument| (argument.name.as_str(), value(argument).unwrap_or_default())).collect()
 }
 
 /// What `--build-arg` gives.

@@ -23,14 +23,22 @@ pub(super) fn base_layer(layer: StepId) -> Rc<HistoryEntry> {
 }
 
 /// RUN with the stage's ARGs before the command.
-pub(super) fn run(args: &[String], build_args: &[(String, String)]) -> String {
-    let mut words: Vec<String> = Vec::new();
+pub(super) fn run(args: &[String], build_args: &[(&str, &str)]) -> String {
+    // One text from the start: a stage of many ARGs has all of them in each of its RUNs.
+    let mut text = "RUN ".to_owned();
+    let mut between = "";
     if !build_args.is_empty() {
-        words.push(format!("|{}", build_args.len()));
-        words.extend(build_args.iter().map(|(name, value)| format!("{name}={value}")));
+        text += &format!("|{}", build_args.len());
+        between = " ";
     }
-    words.extend(args.iter().cloned());
-    format!("RUN {} # buildkit", words.join(" "))
+    for (name, value) in build_args {
+        text.extend([between, name, "=", value]);
+    }
+    for word in args {
+        text.extend([between, word]);
+        between = " ";
+    }
+    text + " # buildkit"
 }
 
 /// What the entry of COPY and ADD shows.
@@ -152,6 +160,15 @@ fn decimal(value: u64, unit: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_shows_its_arguments_before_its_command() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
+        assert_eq!(run(&words(&["/bin/sh", "-c", "x"]), &[]), "RUN /bin/sh -c x # buildkit");
+        assert_eq!(run(&words(&["x"]), &[("A", "1"), ("B", "")]), "RUN |2 A=1 B= x # buildkit");
+        assert_eq!(run(&[], &[]), "RUN  # buildkit");
+        assert_eq!(run(&words(&["", ""]), &[]), "RUN   # buildkit");
+    }
 
     #[test]
     fn durations_are_written_as_go_writes_them() {
