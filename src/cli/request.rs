@@ -10,6 +10,7 @@ mod context;
 mod fields;
 mod output;
 mod run;
+pub mod storage;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -92,6 +93,8 @@ pub struct Request {
     pub registries: RegistryOptions,
     /// Where images and cache live.
     pub store_root: PathBuf,
+    /// How many bytes the store may take after the build.
+    pub store_limit: Option<u64>,
     /// Seconds since 1970 that times in the image are set to (`SOURCE_DATE_EPOCH`).
     pub source_date_epoch: Option<u64>,
     /// Sentences about flags that do not do what they do elsewhere.
@@ -300,6 +303,7 @@ impl Request {
             verbosity,
             registries,
             store_root: store_root(global, environment)?,
+            store_limit: storage::store_limit(environment)?,
             source_date_epoch,
             notices,
         })

@@ -99,6 +99,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         verbosity,
         registries,
         store_root,
+        store_limit,
         source_date_epoch,
         notices,
     )

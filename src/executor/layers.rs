@@ -1,6 +1,6 @@
 //! The forms of a layer (index, tree, blob), each made when something asks for it, and made once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -62,6 +62,8 @@ pub struct Layers<'a> {
     indexes: Mutex<BTreeMap<Digest, Arc<Index>>>,
     making: Mutex<BTreeMap<(Digest, Form), Making>>,
     swept: Once,
+    /// Layers of which some form can be had.
+    available: Mutex<BTreeSet<Digest>>,
 }
 
 /// Opens a layer's tar anew each time it is called.
@@ -82,7 +84,8 @@ type Result<T> = std::result::Result<T, ExecuteError>;
 impl<'a> Layers<'a> {
     /// Layers of a store; missing blobs come from the registry, trees are made in the namespace.
     pub fn new(store: &'a Store, registry: &'a Client, namespace: &'a Namespace) -> Layers<'a> {
-        Layers { store, registry, namespace, indexes: Mutex::default(), making: Mutex::default(), swept: Once::new() }
+        let (indexes, making, available) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Layers { store, registry, namespace, indexes, making, swept: Once::new(), available }
     }
 
     /// The id mapping of trees. Who asks first has removed what dead processes left of theirs.
@@ -107,7 +110,21 @@ impl<'a> Layers<'a> {
             || !record.remotes.is_empty()
             // Asked before it is known whether a namespace will be needed at all: a tree that was made with other ids
             // than those that this user has now is of no use.
-            || self.store.tree(&self.namespace.likely_mapping_name(), &TreeName::of(layer)).is_some()
+            || (self.store.tree(&self.namespace.likely_mapping_name(), &TreeName::of(layer)).is_some()
+                // Packed it is only what it changes in what it was made on.
+                && record.below.iter().all(|below| self.is_known_available(below)))
+    }
+
+    /// As [`Layers::is_available`], of a layer that many steps ask for.
+    fn is_known_available(&self, layer: &Digest) -> bool {
+        if self.available.lock().expect("no holder panics").contains(layer) {
+            return true;
+        }
+        let is_available = self.record(layer).is_ok_and(|record| self.is_available(layer, &record));
+        if is_available {
+            self.available.lock().expect("no holder panics").insert(*layer);
+        }
+        is_available
     }
 
     fn once<T>(&self, layer: &Digest, form: Form, make: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -370,7 +387,7 @@ impl<'a> Layers<'a> {
     }
 
     /// The tar of what a RUN wrote.
-    fn pack(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<Box<dyn Read + Send>> {
+    pub(super) fn pack(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<Box<dyn Read + Send>> {
         let mapping = self.mapping()?;
         let Some(upper) = self.store.tree(&mapping.name, &TreeName::of(layer)) else {
             return Err(ExecuteError::layer(layer, io::ErrorKind::NotFound.into()));

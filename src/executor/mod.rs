@@ -5,6 +5,7 @@
 
 mod abreast;
 mod add;
+mod audit;
 mod base;
 pub mod contexts;
 pub mod copy;
@@ -15,6 +16,7 @@ pub mod git;
 pub mod ingest;
 pub mod layers;
 mod log;
+mod measure;
 pub mod namespace;
 pub mod passwd;
 mod retime;
@@ -31,6 +33,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use abreast::abreast;
+pub use audit::Audited;
 pub use base::ResolvedBase;
 pub use contexts::{Context, Contexts};
 pub use download::http_authorization;
@@ -38,6 +41,7 @@ pub use error::{ExecuteError, RunFailure};
 pub use explain::{Explained, Foresight, Nearest, Verdict, explain};
 pub use ingest::BlobForm;
 pub use layers::{Layers, Reuse};
+pub use measure::measure;
 pub use namespace::Namespace;
 pub use workers::WORKERS;
 

@@ -105,6 +105,11 @@ impl Unflushed {
 }
 
 impl Store {
+    /// Whether this process has put anything into the store.
+    pub fn has_grown(&self) -> bool {
+        self.unflushed.state().written > 0
+    }
+
     /// Has everything on the disk that this process put into the store or may have found there: what is acknowledged
     /// after this survives a power cut. Costs nothing where nothing was written.
     pub fn settle(&self) -> Result<()> {
@@ -131,7 +136,7 @@ impl Store {
 }
 
 /// Flushes the file system that the store is on.
-fn flush(root: &Path) -> Result<()> {
+pub(super) fn flush(root: &Path) -> Result<()> {
     let failed = |error: io::Error| StoreError::io("flush to the disk", root, error);
     let folder = File::open(root).map_err(failed)?;
     rustix::fs::syncfs(&folder).map_err(|error| failed(error.into()))

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::inputs::Inputs;
-use super::{client, failed, open_store, print};
+use super::{client, failed, open_store, print, say, storage, warn_of_damage};
 use super::{explain, report};
 use crate::build::{
     Build, BuildError, Built, Checked, FileTimes, Foreseen, Outline, Output, OutputKind, Pull, Reuse, Target, build,
@@ -37,12 +37,26 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
         );
     }
     let store = open_store(&request.store_root)?;
+    let ended = build_in(&store, request, environment);
+    warn_of_damage(&store);
+    let (root, has_grown) = (store.root().to_owned(), store.has_grown());
+    drop(store);
+    if let Some(limit) = request.store_limit.filter(|_| has_grown) {
+        // What was built is built; that the store could not be made smaller is another matter.
+        if let Err(failure) = storage::obey_limit(&root, limit) {
+            say(&format!("warning: the store was not brought down to its limit: {}", failure.message));
+        }
+    }
+    ended
+}
+
+fn build_in(store: &Store, request: &Request, environment: &Environment) -> Result<(), Failure> {
     let color = color(environment);
-    let inputs = Inputs::load(request, environment, &store)?;
+    let inputs = Inputs::load(request, environment, store)?;
     let cancel = Cancel::new();
     let ui = Ui::start(request.progress, &environment.ui());
     super::super::signals::stop_on_signal(&cancel, store.session());
-    let result = build_with(request, environment, &store, &inputs, &cancel, &ui, color);
+    let result = build_with(request, environment, store, &inputs, &cancel, &ui, color);
     ui.finish();
     if let (Action::Check(ReportFormat::Json), Err(failure)) = (&request.action, &result)
         && let BuildFailure::Build(BuildError::Dockerfile(diagnostics)) = &**failure
