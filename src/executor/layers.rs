@@ -139,7 +139,9 @@ impl<'a> Layers<'a> {
             if let Some(index) = self.indexes.lock().expect("no holder panics").get(layer) {
                 return Ok(Arc::clone(index));
             }
-            let index = match self.read_index(layer) {
+            // Where an index is and no diffID, whoever packed the layer was stopped, or is not done with it.
+            let is_packed = self.record(layer)?.diff_id.is_some();
+            let index = match self.read_index(layer).filter(|_| is_packed) {
                 Some(index) => Arc::new(index),
                 None => {
                     let mut tar = self.open_tar(layer, task)?;
@@ -488,7 +490,6 @@ impl<'a> Layers<'a> {
             let text = format!("its tar has digest {}, expected {expected}", ingested.diff_id);
             return Err(ExecuteError::layer(layer, io::Error::new(io::ErrorKind::InvalidData, text)));
         }
-        self.store.write_index(layer, &ingested.index.to_bytes())?;
         self.store.update_layer(layer, |record| {
             record.diff_id = Some(ingested.diff_id);
             record.size = ingested.size;
@@ -497,6 +498,8 @@ impl<'a> Layers<'a> {
                 record.blobs.insert(form.name(), BlobRecord { digest, size, compression });
             }
         })?;
+        // After the record: who finds the index may ask the record for the diffID.
+        self.store.write_index(layer, &ingested.index.to_bytes())?;
         Ok(ingested.index)
     }
 }

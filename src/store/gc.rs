@@ -228,20 +228,32 @@ impl<'a> Inventory<'a> {
                 inventory.add(kind, path, String::new(), bytes, Vec::new());
             }
         }
-        // Of one build, what came last goes first: what it was made on is needed by it.
-        let depth = |entry: &Entry| {
-            entry.layers.iter().map(|layer| inventory.layers.get(layer).map_or(0, |layer| layer.below.len())).max()
-        };
-        let mut keyed: Vec<_> = std::mem::take(&mut inventory.entries)
-            .into_iter()
-            .map(|entry| {
-                let minute = entry.used.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
-                ((entry.kind == EntryKind::Pulled, minute, Reverse(depth(&entry)), entry.path.clone()), entry)
-            })
-            .collect();
-        keyed.sort_by(|(one, _), (other, _)| one.cmp(other));
-        inventory.entries = keyed.into_iter().map(|(_, entry)| entry).collect();
+        inventory.order();
         Ok(inventory)
+    }
+
+    /// Puts the entries in the order in which they go. What a step was made on is used with it, so that a build's steps go
+    /// together, and the last one first: what is below it gives no room as long as it is there.
+    fn order(&mut self) {
+        let mut used: BTreeMap<Digest, SystemTime> = BTreeMap::new();
+        for entry in &self.entries {
+            for layer in &entry.layers {
+                let below = self.layers.get(layer).map_or(&[][..], |layer| &layer.below);
+                for layer in below.iter().chain([layer]) {
+                    let known = used.entry(*layer).or_insert(entry.used);
+                    *known = entry.used.max(*known);
+                }
+            }
+        }
+        let depth = |layer: &Digest| self.layers.get(layer).map_or(0, |layer| layer.below.len());
+        let place = |entry: &Entry| {
+            let used = entry.layers.iter().filter_map(|layer| used.get(layer)).max().copied().unwrap_or(entry.used);
+            (entry.kind == EntryKind::Pulled, used, Reverse(entry.layers.iter().map(depth).max()))
+        };
+        let mut placed: Vec<_> =
+            std::mem::take(&mut self.entries).into_iter().map(|entry| (place(&entry), entry)).collect();
+        placed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        self.entries = placed.into_iter().map(|(_, entry)| entry).collect();
     }
 
     fn add(&mut self, kind: EntryKind, path: PathBuf, title: String, bytes: u64, layers: Vec<Digest>) {

@@ -197,10 +197,9 @@ impl Store {
     /// Opens a store that is there, under a lock that is held.
     fn open_under(root: &Path, use_lock: Lock) -> Result<Store> {
         sweep(root);
-        flush::recover(root)?;
         let (session, session_lock) = new_session(root)?;
         let unflushed = flush::Unflushed::new(root, &session.file_name().unwrap_or_default().to_string_lossy());
-        Ok(Store {
+        let store = Store {
             root: root.to_owned(),
             session,
             _session_lock: session_lock,
@@ -208,7 +207,9 @@ impl Store {
             unflushed,
             damaged: Mutex::default(),
             counter: AtomicU64::new(0),
-        })
+        };
+        flush::recover(&store)?;
+        Ok(store)
     }
 
     /// The store's directory.

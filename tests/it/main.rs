@@ -34,3 +34,4 @@ mod owners;
 mod places;
 mod registry;
 mod remote;
+mod store;
