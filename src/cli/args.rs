@@ -3,9 +3,13 @@
 //! Contract: this is a flat table, and its texts are the manual. It takes values as words; [`super::request`] understands
 //! them. Go's flags take `--push=false`, and scripts are full of it: every switch here is a [`Switch`].
 
+mod storage;
+
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser};
+
+pub use storage::{CheckArguments, DiskUsageArguments, PruneArguments};
 
 /// A flag that may be written bare or with `=true` or `=false`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,6 +61,20 @@ Examples:
   rbuild --secret id=npm,src=$HOME/.npmrc --ssh default https://git.example/me/app.git#main
 
 Exit status: 0, the exit status of a RUN that failed, 2 for a wrong command line, 130 after Ctrl-C, 1 otherwise.";
+
+const RUN_HELP: &str = "\
+The command runs in the sandbox that RUN has, as the image's USER in its WORKDIR, with the network of
+this machine (no ports to publish). What it writes is gone when it ends, but for what is mounted.
+
+Examples:
+  rbuild run app                                    ENTRYPOINT and CMD of the image
+  rbuild run app sh                                 a shell; with ENTRYPOINT: --entrypoint sh app
+  echo 1+1 | rbuild run -i app bc
+  rbuild run -v .:/src -w /src node:22 npm test
+
+Ctrl-C, SIGTERM and the like go to the command; the second one kills it.
+Exit status: the command's; 126 if it cannot be executed, 127 if it is not there, 125 if something
+else kept it from running.";
 
 const EXPLAIN_HELP: &str = "\
 Takes the flags of `rbuild build`; give the same ones. Nothing runs and nothing is written; configs of base images and
@@ -132,6 +150,12 @@ pub enum Subcommand {
     /// Build an image (the default command)
     #[command(after_help = BUILD_HELP, visible_alias = "b")]
     Build(Box<BuildArguments>),
+    /// Build, and open a shell where a RUN fails: build --on-error=shell
+    #[command(after_help = BUILD_HELP)]
+    Debug(Box<BuildArguments>),
+    /// Run an image, to try it; nothing of it stays
+    #[command(after_help = RUN_HELP)]
+    Run(Box<RunArguments>),
     /// Say which steps a build would run, and why, without running any
     #[command(after_help = EXPLAIN_HELP)]
     Explain(Box<ExplainArguments>),
@@ -285,15 +309,21 @@ pub struct BuildArguments {
     /// Add a line to /etc/hosts of RUN: HOST:IP or HOST=IP; the address host-gateway is this machine (repeatable)
     #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',', help_heading = "RUN")]
     pub hosts: Vec<String>,
-    /// Allow what a Dockerfile may ask for: network.host, security.insecure, device (repeatable)
+    /// Allow what a Dockerfile may ask for: network.host, security.insecure, device[=NAME] (repeatable)
     #[arg(long = "allow", value_name = "ENTITLEMENT", help_heading = "RUN")]
     pub entitlements: Vec<String>,
+    /// Look for descriptions of devices (CDI, in JSON) here in place of /etc/cdi and /var/run/cdi (repeatable)
+    #[arg(long = "cdi-spec-dir", value_name = "DIRECTORY", help_heading = "RUN")]
+    pub cdi_directories: Vec<String>,
     /// The size of /dev/shm in RUN, such as 256m
     #[arg(long, value_name = "SIZE", help_heading = "RUN")]
     pub shm_size: Option<String>,
     /// Limit what RUN may use: NAME=SOFT[:HARD], such as nofile=1024:4096 (repeatable)
     #[arg(long = "ulimit", value_name = "LIMIT", help_heading = "RUN")]
     pub ulimits: Vec<String>,
+    /// When a RUN fails: stop, or open a shell in its files, variables, user and mounts (needs a terminal) [default: stop]
+    #[arg(long, value_name = "ACTION", help_heading = "RUN")]
+    pub on_error: Option<String>,
     /// Run at most so many steps at once [default: one per processor]
     #[arg(short, long, value_name = "NUMBER", help_heading = "RUN")]
     pub jobs: Option<String>,
@@ -426,6 +456,100 @@ pub struct AcceptedArguments {
     pub policies: Vec<String>,
 }
 
+/// What `run` takes.
+#[derive(Debug, Args)]
+#[command(override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND] [ARGUMENT]…")]
+pub struct RunArguments {
+    /// A name or an id; what follows it is the command in place of the image's CMD
+    #[arg(value_name = "IMAGE", required = true, num_args = 1.., trailing_var_arg = true)]
+    pub image_and_command: Vec<String>,
+
+    /// Pass standard input on
+    #[arg(
+        short,
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub interactive: Option<Switch>,
+    /// Give the command a terminal [default: -it where rbuild has one]
+    #[arg(
+        short,
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub tty: Option<Switch>,
+    /// Run this program in place of the image's ENTRYPOINT; empty for none
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Set a variable; without `=`, to the environment's value (repeatable)
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// The working directory
+    #[arg(short, long = "workdir", value_name = "DIR")]
+    pub working_directory: Option<String>,
+    /// Run as this user: user, uid, user:group or uid:gid
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Show a file or directory of this machine: SOURCE:TARGET, with :ro it cannot be changed (repeatable)
+    #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro]")]
+    pub volumes: Vec<String>,
+    /// The same in words: type=bind,source=PATH,target=PATH[,readonly]; or type=tmpfs,target=PATH[,size=SIZE] (repeatable)
+    #[arg(long = "mount", value_name = "MOUNT")]
+    pub mounts: Vec<String>,
+    /// The network: default, none, host
+    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// Add a line to /etc/hosts: HOST:IP or HOST=IP (repeatable)
+    #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',')]
+    pub hosts: Vec<String>,
+    /// The host name [default: rbuild]
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// The size of /dev/shm, such as 256m
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    /// Pull the image: always, missing (where it is not here), never [default: missing]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "always", value_name = "WHEN")]
+    pub pull: Option<String>,
+    /// The platform to pull [default: this machine's; env: DOCKER_DEFAULT_PLATFORM]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How to show a pull: auto, plain, tty, rawjson, quiet
+    #[arg(long, value_name = "MODE")]
+    pub progress: Option<String>,
+    /// Show nothing of a pull
+    #[arg(
+        short,
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL"
+    )]
+    pub quiet: Switch,
+    /// Accepted: nothing of a container ever stays
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rm: Option<Switch>,
+    /// Accepted: a first process that reaps the others is always there
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub init: Option<Switch>,
+    /// Accepted: ports are this machine's own
+    #[arg(short, long = "publish", hide = true, value_name = "PORT")]
+    pub published: Vec<String>,
+
+    /// How to reach registries.
+    #[command(flatten)]
+    pub registry: RegistryArguments,
+}
+
 /// What `images` takes.
 #[derive(Debug, Args)]
 pub struct ImagesArguments {
@@ -449,43 +573,6 @@ pub struct RemoveArguments {
     /// Remove an id that has several names, and do not fail where there is no such image
     #[arg(short, long)]
     pub force: bool,
-}
-
-/// What `prune` takes.
-#[derive(Debug, Args)]
-pub struct PruneArguments {
-    /// Remove all of the cache and all images without a name
-    #[arg(short, long)]
-    pub all: bool,
-    /// Remove the least recently used until the store is no larger than this, such as 10g
-    #[arg(long, visible_alias = "keep-storage", value_name = "SIZE")]
-    pub max_used_space: Option<String>,
-    /// Remove only what was not used for so long, such as 24h or 7d [default: 7d, without --all and SIZE]
-    #[arg(long, visible_alias = "keep-duration", value_name = "TIME")]
-    pub older_than: Option<String>,
-    /// Remove only some: until=TIME, type=exec.cachemount (cache mounts), type=regular (all but those) (repeatable)
-    #[arg(long = "filter", value_name = "FILTER")]
-    pub filters: Vec<String>,
-    /// Say what would be removed
-    #[arg(short = 'n', long)]
-    pub dry_run: bool,
-    /// Accepted: rbuild never asks
-    #[arg(short, long, hide = true)]
-    pub force: bool,
-}
-
-/// What `check` takes.
-#[derive(Debug, Args)]
-pub struct CheckArguments {
-    /// Read everything: whether every blob has the bytes that its name promises, and every unpacked layer its files
-    #[arg(long)]
-    pub deep: bool,
-    /// Remove what is damaged and what cannot be without it, so that the next build makes it anew
-    #[arg(long)]
-    pub repair: bool,
-    /// Print text or json
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub format: String,
 }
 
 /// What `push` takes.
@@ -570,17 +657,6 @@ pub struct HistoryArguments {
 /// What `doctor` takes.
 #[derive(Debug, Args)]
 pub struct DoctorArguments {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What `du` takes.
-#[derive(Debug, Args)]
-pub struct DiskUsageArguments {
-    /// One line per entry
-    #[arg(short, long)]
-    pub verbose: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

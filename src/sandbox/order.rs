@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::spec::{Access, Network, Security, UserSpec};
+use super::streams::OrderedStreams;
 
 /// What the child has to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,6 +25,7 @@ pub(super) struct Order {
     pub(super) mounts: Vec<OrderedMount>,
     pub(super) security: Security,
     pub(super) shm_size: u64,
+    pub(super) streams: OrderedStreams,
 }
 
 /// One mount of a command.
@@ -38,6 +40,8 @@ pub(super) struct OrderedMount {
 pub(super) enum OrderedKind {
     /// Something that exists: a bind, a cache or a socket.
     Existing { place: Place, access: Access },
+    /// A device node of the host.
+    Device { path: Bytes },
     /// A stage's merged view.
     Merged { lowers: Vec<Bytes>, source: Bytes, access: Access },
     /// An empty directory in memory.

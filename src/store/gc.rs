@@ -252,7 +252,7 @@ impl<'a> Inventory<'a> {
         };
         let mut placed: Vec<_> =
             std::mem::take(&mut self.entries).into_iter().map(|entry| (place(&entry), entry)).collect();
-        placed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        placed.sort_by_key(|(place, _)| *place);
         self.entries = placed.into_iter().map(|(_, entry)| entry).collect();
     }
 

@@ -165,7 +165,7 @@ for_each_user! {
             child.kill().expect("kill rbuild");
             child.wait().expect("wait for rbuild");
             kills += 1;
-            if kills % 8 == 0 {
+            if kills.is_multiple_of(8) {
                 is_whole(&rbuild);
             }
         }
