@@ -456,7 +456,11 @@ impl<'a> Layers<'a> {
         let mut ingest = Ingest::start(self.store, blob, pipe).map_err(failed)?;
         let written = write(&mut ingest);
         let ingested = ingest.finish();
+        let is_full =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match written {
+            // However the writer wraps the pipe that broke: a full disk is the cause.
+            Err(_) if ingested.as_ref().is_err_and(is_full) => ingested.map_err(failed),
             // The consumers' error is the cause where writing failed only because they had hung up.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ingested.and(Err(error)).map_err(failed),
             Err(error) => Err(failed(error)),
