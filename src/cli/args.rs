@@ -3,9 +3,13 @@
 //! Contract: this is a flat table, and its texts are the manual. It takes values as words; [`super::request`] understands
 //! them. Go's flags take `--push=false`, and scripts are full of it: every switch here is a [`Switch`].
 
+mod storage;
+
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser};
+
+pub use storage::{CheckArguments, DiskUsageArguments, PruneArguments};
 
 /// A flag that may be written bare or with `=true` or `=false`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -162,6 +166,8 @@ pub enum Subcommand {
     Rmi(RemoveArguments),
     /// Remove what no image needs: cache, unfinished downloads
     Prune(PruneArguments),
+    /// Look for damage in the store, and repair it
+    Check(CheckArguments),
     /// Push an image to its registry
     Push(PushArguments),
     /// Pull an image from its registry
@@ -574,26 +580,6 @@ pub struct RemoveArguments {
     pub force: bool,
 }
 
-/// What `prune` takes.
-#[derive(Debug, Args)]
-pub struct PruneArguments {
-    /// Remove all of the cache and all images without a name
-    #[arg(short, long)]
-    pub all: bool,
-    /// Remove the least recently used until the store is no larger than this, such as 10g
-    #[arg(long, visible_alias = "keep-storage", value_name = "SIZE")]
-    pub max_used_space: Option<String>,
-    /// Remove only what was not used for so long, such as 24h or 7d
-    #[arg(long, value_name = "TIME")]
-    pub older_than: Option<String>,
-    /// Say what would be removed
-    #[arg(short = 'n', long)]
-    pub dry_run: bool,
-    /// Accepted: rbuild never asks
-    #[arg(short, long, hide = true)]
-    pub force: bool,
-}
-
 /// What `push` takes.
 #[derive(Debug, Args)]
 pub struct PushArguments {
@@ -676,17 +662,6 @@ pub struct HistoryArguments {
 /// What `doctor` takes.
 #[derive(Debug, Args)]
 pub struct DoctorArguments {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What `du` takes.
-#[derive(Debug, Args)]
-pub struct DiskUsageArguments {
-    /// One line per entry
-    #[arg(short, long)]
-    pub verbose: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

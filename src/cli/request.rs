@@ -11,6 +11,7 @@ mod context;
 mod fields;
 mod output;
 mod run;
+pub mod storage;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -102,6 +103,8 @@ pub struct Request {
     pub registries: RegistryOptions,
     /// Where images and cache live.
     pub store_root: PathBuf,
+    /// How many bytes the store may take after the build.
+    pub store_limit: Option<u64>,
     /// Sentences about flags that do not do what they do elsewhere.
     pub notices: Vec<String>,
 }
@@ -329,6 +332,7 @@ impl Request {
             verbosity,
             registries,
             store_root: store_root(global, environment)?,
+            store_limit: storage::store_limit(environment)?,
             notices,
         })
     }

@@ -104,6 +104,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         verbosity,
         registries,
         store_root,
+        store_limit,
         notices,
     )
 }

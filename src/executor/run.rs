@@ -324,6 +324,7 @@ impl Work<'_> {
             },
         };
         let dir = self.cache_directory(&name, resolved, content)?;
+        store.use_mount(&name, &format!("cache mount {}", target(&resolved.mount)))?;
         let is_read_only = resolved.mount.read_only == Some(true);
         let access = if is_read_only { sandbox::Access::ReadOnly } else { sandbox::Access::ReadWrite };
         let kind = sandbox::MountKind::Cache { dir, access };

@@ -39,3 +39,4 @@ mod remote;
 mod running;
 mod secrets;
 mod shell;
+mod store;

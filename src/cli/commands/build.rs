@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::inputs::Inputs;
 use super::remote::Remote;
 use super::shell::Shell;
-use super::{client, failed, open_store, print};
+use super::{client, failed, open_store, print, say, storage, warn_of_damage};
 use super::{explain, report};
 use crate::build::{
     Build, BuildError, Built, Checked, FileTimes, Foreseen, Outline, Output, OutputKind, Pull, Reuse, Target, build,
@@ -30,6 +30,7 @@ use crate::image::media_type::{Compression, Format};
 use crate::plan;
 use crate::progress::Progress;
 use crate::sandbox::{Cancel, Options as SandboxOptions};
+use crate::store::Store;
 use crate::ui::Ui;
 
 /// Builds, and prints the image's id where `--quiet` asks for it.
@@ -42,6 +43,20 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
         );
     }
     let store = open_store(&request.store_root)?;
+    let ended = build_in(&store, request, environment);
+    warn_of_damage(&store);
+    let (root, has_grown) = (store.root().to_owned(), store.has_grown());
+    drop(store);
+    if let Some(limit) = request.store_limit.filter(|_| has_grown) {
+        // What was built is built; that the store could not be made smaller is another matter.
+        if let Err(failure) = storage::obey_limit(&root, limit) {
+            say(&format!("warning: the store was not brought down to its limit: {}", failure.message));
+        }
+    }
+    ended
+}
+
+fn build_in(store: &Store, request: &Request, environment: &Environment) -> Result<(), Failure> {
     let color = color(environment);
     let client = client(&request.registries);
     let cancel = Cancel::new();
@@ -49,7 +64,7 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let shell = Shell::new(&ui);
     let progress = Progress::new(ui.sink());
     OnSignal::new(vec![cancel.clone(), shell.cancel.clone()], &shell.foreground, store.session()).stop();
-    let remote = Remote { request, environment, store: &store, client: &client, cancel: &cancel, progress: &progress };
+    let remote = Remote { request, environment, store, client: &client, cancel: &cancel, progress: &progress };
     let result = Inputs::load(&remote).and_then(|inputs| {
         let done = build_with(&remote, &inputs, &shell, color);
         let done = done.map_err(|error| shell.explain(shown(*error, &inputs.source, &cancel, color)))?;
