@@ -179,9 +179,12 @@ pub enum Color {
 /// At most a third of the word's letters (and at least one) may differ, so short words do not match everything.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
-    let limit = (word.chars().count() / 3).max(1);
+    let length = word.chars().count();
+    let limit = (length / 3).max(1);
     candidates
         .into_iter()
+        // Each letter too many or too few is a difference already.
+        .filter(|candidate| candidate.chars().count().abs_diff(length) <= limit)
         .map(|candidate| (edit_distance(&word, &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance > 0 && *distance <= limit)
         .min_by_key(|(distance, _)| *distance)

@@ -8,6 +8,9 @@ use crate::digest::Digest;
 /// The registry that a name without one means, as people and `config.json` write it.
 pub const DEFAULT_REGISTRY: &str = "docker.io";
 
+/// The most characters of a repository in full (`RepositoryNameTotalLengthMax`).
+const LONGEST_REPOSITORY: usize = 255;
+
 /// A reference, resolved to registry and repository (distribution/reference grammar).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
@@ -71,12 +74,15 @@ impl Reference {
         reference
     }
 
-    /// The short form that people type: `debian:12` for `docker.io/library/debian:12`.
+    /// The short form that people type: `debian:12` for `docker.io/library/debian:12`. Unlike Docker's it always means the
+    /// same image: `docker.io/a.b/c` stays in full, as `a.b/c` is in the registry `a.b`.
     pub fn familiar(&self) -> String {
         let full = self.to_string();
-        match full.strip_prefix("docker.io/") {
-            Some(rest) => rest.strip_prefix("library/").filter(|rest| !rest.contains('/')).unwrap_or(rest).to_owned(),
-            None => full,
+        let Some(rest) = full.strip_prefix("docker.io/") else { return full };
+        match rest.split_once('/') {
+            Some(("library", name)) if !name.contains('/') => name.to_owned(),
+            Some((first, _)) if is_host(first) => full,
+            _ => rest.to_owned(),
         }
     }
 }
@@ -128,7 +134,7 @@ impl FromStr for Reference {
         if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(invalid("the repository must be lower-case"));
         }
-        if path.len() > 255 || !path.split('/').all(is_path_component) {
+        if !path.split('/').all(is_path_component) {
             return Err(invalid(
                 "a repository is made of lower-case letters and digits, separated by '/', '.', '_', '__' or '-'",
             ));
@@ -141,6 +147,9 @@ impl FromStr for Reference {
         } else {
             path.to_owned()
         };
+        if repository.len() > LONGEST_REPOSITORY {
+            return Err(invalid("a repository is at most 255 characters long, library/ included"));
+        }
         Ok(Reference { registry: registry.to_owned(), repository, tag: tag.map(str::to_owned), digest })
     }
 }
@@ -204,12 +213,23 @@ mod tests {
             ("[::1]:5000/a:t", "[::1]:5000/a:t", "[::1]:5000/a:t"),
             ("ghcr.io/x/y_z/a--b", "ghcr.io/x/y_z/a--b", "ghcr.io/x/y_z/a--b"),
             ("index.docker.io/library/x", "docker.io/library/x", "x"),
+            ("docker.io/library/a/b", "docker.io/library/a/b", "library/a/b"),
+            ("docker.io/a.b/c", "docker.io/a.b/c", "docker.io/a.b/c"),
+            ("docker.io/localhost/c", "docker.io/localhost/c", "docker.io/localhost/c"),
         ] {
             let reference: Reference = text.parse().unwrap();
             assert_eq!((reference.to_string().as_str(), reference.familiar().as_str()), (full, familiar), "{text}");
         }
         let digest = format!("debian:12@sha256:{}", "a".repeat(64));
         assert_eq!(digest.parse::<Reference>().unwrap().version(), format!("sha256:{}", "a".repeat(64)));
+    }
+
+    #[test]
+    fn the_longest_name_is_counted_with_its_library() {
+        let fits: Reference = "a".repeat(255 - "library/".len()).parse().unwrap();
+        assert_eq!(fits.to_string().parse(), Ok(fits));
+        assert!("a".repeat(256 - "library/".len()).parse::<Reference>().is_err());
+        assert!(format!("localhost/{}", "a".repeat(255)).parse::<Reference>().is_ok());
     }
 
     #[test]

@@ -9,6 +9,14 @@ use crate::dockerfile::ast::{Command, Healthcheck, Instruction, KeyValue, Word};
 use crate::dockerfile::lint;
 use crate::image::config;
 
+/// As many as there are: every port of three protocols, and a few. The history repeats each port that an EXPOSE names, so that a small
+/// file of many ranges would be an image config of gigabytes.
+const MOST_PORTS: usize = 200_000;
+
+/// The longest path that Linux takes (`PATH_MAX`, less its final zero). It also bounds what `WORKDIR a` a thousand times,
+/// each below the one before, comes to.
+const LONGEST_PATH: usize = 4_095;
+
 /// What interprets shell-form commands where SHELL does not say.
 fn default_shell(os: &str) -> Vec<String> {
     let words: &[&str] = if os == "windows" { &["cmd", "/S", "/C"] } else { &["/bin/sh", "-c"] };
@@ -51,6 +59,12 @@ impl Walk<'_, '_> {
             text if text.starts_with('/') => text.to_owned(),
             text => path::absolute(&self.workdir_path(), text),
         };
+        if shown.len() > LONGEST_PATH {
+            let message = format!("the working directory has a path of more than {LONGEST_PATH} bytes");
+            let error = Diagnostic::error(word.span, message);
+            self.report(error.help("no program can enter it; give a shorter path that starts with /"));
+            return Err(Reported);
+        }
         let history = format!("WORKDIR {shown}");
         let is_root = shown == "/";
         self.state.config.config.working_dir = shown;
@@ -190,7 +204,17 @@ impl Walk<'_, '_> {
     fn exposed(&mut self, word: &Word) -> Result<Vec<String>, Reported> {
         let mut ports = Vec::new();
         for text in self.expand_words(word)? {
+            if self.planner.exposed_ports > MOST_PORTS {
+                return Err(Reported);
+            }
             let exposed = expose::parse(&text).map_err(|message| self.error(word.span, message))?;
+            self.planner.exposed_ports += exposed.ports.len();
+            if self.planner.exposed_ports > MOST_PORTS {
+                let error =
+                    Diagnostic::error(word.span, format!("the file exposes more than {MOST_PORTS} ports in all"));
+                self.report(error.help("name only the ports that something listens on"));
+                return Err(Reported);
+            }
             if exposed.protocol_has_capitals && self.is_unseen(word) {
                 let message = format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
                 self.warn("ExposeProtoCasing", word.span, message);

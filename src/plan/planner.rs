@@ -69,6 +69,8 @@ pub(super) struct Planner<'a> {
     pub(super) context_paths: Vec<ContextPath>,
     /// ARGs that triggers of base images declared.
     pub(super) fired_args: BTreeSet<String>,
+    /// How many ports EXPOSE named, each time counted.
+    pub(super) exposed_ports: usize,
     /// The moment that dates the build.
     epoch: Option<i64>,
 }
@@ -101,6 +103,7 @@ impl<'a> Planner<'a> {
             arguments: Vec::new(),
             context_paths: Vec::new(),
             fired_args: BTreeSet::new(),
+            exposed_ports: 0,
             epoch,
         }
     }
@@ -325,7 +328,9 @@ fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     diagnostics.sort_by_key(|diagnostic| diagnostic.span);
     let mut unique: Vec<Diagnostic> = Vec::new();
     for diagnostic in diagnostics {
-        if !unique.contains(&diagnostic) {
+        // They are sorted: what is the same stands at the same place.
+        let mut at_place = unique.iter().rev().take_while(|known| known.span == diagnostic.span);
+        if !at_place.any(|known| *known == diagnostic) {
             unique.push(diagnostic);
         }
     }

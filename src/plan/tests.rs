@@ -413,6 +413,21 @@ fn a_long_chain_of_stages_does_not_overflow_the_stack() {
     assert_eq!(plan.lineage(plan.result.step).len(), 3000);
 }
 
+#[test]
+fn a_small_file_cannot_make_an_enormous_config() {
+    let exposed = planned(&format!("FROM scratch\n{}", "EXPOSE 1-65535\n".repeat(100)), &options("")).unwrap_err();
+    assert_eq!(exposed.len(), 1, "said once");
+    assert_eq!(exposed[0].message, "the file exposes more than 200000 ports in all");
+    let all = "EXPOSE 1-65535/tcp 1-65535/udp 1-65535/sctp\n";
+    assert!(planned(&format!("FROM scratch\n{all}"), &options("")).is_ok());
+
+    let deep =
+        |depth: usize| planned(&format!("FROM scratch\nWORKDIR /a\n{}", "WORKDIR a\n".repeat(depth)), &options(""));
+    assert!(deep(2_046).is_ok());
+    let refused = deep(2_047).unwrap_err();
+    assert_eq!(refused[0].message, "the working directory has a path of more than 4095 bytes");
+}
+
 /// Instructions that are valid in a stage `at`; names of earlier stages among them.
 fn instruction(at: usize) -> impl Strategy<Value = String> {
     let earlier = 0..at.max(1);

@@ -73,17 +73,22 @@ fn fill<'v>(text: &str, value: impl Fn(&str) -> Option<&'v str>) -> String {
 fn variable(text: &str) -> Option<(usize, &str)> {
     let after = text.strip_prefix('$')?;
     let (name_text, braces) = match after.strip_prefix('{') {
-        Some(inner) => (inner.split_once('}')?.0, 2),
-        None => {
-            let end = after.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(after.len());
-            (&after[..end], 0)
+        // Looking for the brace first would read the rest of the line again for each that is not closed.
+        Some(inner) => {
+            let name = &inner[..name_length(inner)];
+            inner[name.len()..].starts_with('}').then_some((name, 2))?
         }
+        None => (&after[..name_length(after)], 0),
     };
     let is_name = name_text
         .bytes()
         .enumerate()
         .all(|(at, byte)| byte == b'_' || byte.is_ascii_alphabetic() || (at > 0 && byte.is_ascii_digit()));
     (is_name && !name_text.is_empty()).then_some((1 + braces + name_text.len(), name_text))
+}
+
+fn name_length(text: &str) -> usize {
+    text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(text.len())
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 use std::time::Instant;
 
-use proptest::prelude::*;
-
 use super::*;
 
 /// The scope of the directory that holds a path, entered directory by directory as a walk does.
@@ -116,93 +114,6 @@ fn the_ignore_file_beside_the_dockerfile_wins() {
     let own = other.path().join("app.Dockerfile.dockerignore");
     std::fs::write(&own, "").unwrap();
     assert_eq!(locate(&dockerfile, root.path()), Some(own));
-}
-
-/// Patternmatcher once more, read from its source as directly as can be: slow, recursive, and without a thought for
-/// anything but the characters `* ? ! / .` and letters.
-mod naive {
-    pub(super) fn excludes(lines: &[String], path: &str) -> bool {
-        let mut matched = false;
-        for line in lines {
-            let (exception, pattern) = line.strip_prefix('!').map_or((false, &line[..]), |rest| (true, rest));
-            if exception != matched {
-                continue;
-            }
-            let ends = path.char_indices().filter(|(_, found)| *found == '/').map(|(at, _)| at).chain([path.len()]);
-            if ends.into_iter().any(|end| matches(pattern, &path[..end])) {
-                matched = !exception;
-            }
-        }
-        matched
-    }
-
-    fn matches(pattern: &str, path: &str) -> bool {
-        if let Some(rest) = pattern.strip_prefix("**")
-            && !rest.contains(['*', '?'])
-        {
-            return path.ends_with(rest) || rest.strip_prefix('/') == Some(path);
-        }
-        expression(pattern.as_bytes(), path.as_bytes())
-    }
-
-    fn expression(pattern: &[u8], path: &[u8]) -> bool {
-        match pattern {
-            [] => path.is_empty(),
-            [b'*', b'*', rest @ ..] => {
-                let rest = rest.strip_prefix(b"/").unwrap_or(rest);
-                rest.is_empty()
-                    || expression(rest, path)
-                    || (0..path.len()).any(|at| path[at] == b'/' && expression(rest, &path[at + 1..]))
-            }
-            [b'*', rest @ ..] => {
-                let end = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
-                (0..=end).any(|at| expression(rest, &path[at..]))
-            }
-            [b'?', rest @ ..] => path.first().is_some_and(|byte| *byte != b'/') && expression(rest, &path[1..]),
-            [byte, rest @ ..] => path.first() == Some(byte) && expression(rest, &path[1..]),
-        }
-    }
-}
-
-fn component() -> impl Strategy<Value = String> {
-    prop_oneof![4 => "[ab.]{1,3}", 3 => "[ab*?.]{1,4}", 2 => Just("**".to_owned()), 1 => "[ab]?\\*\\*[ab]?"]
-        .prop_filter("cleaning is not what is tested", |part| part != "." && part != "..")
-}
-
-fn pattern() -> impl Strategy<Value = String> {
-    (any::<bool>(), prop::collection::vec(component(), 1..4))
-        .prop_map(|(exception, parts)| format!("{}{}", if exception { "!" } else { "" }, parts.join("/")))
-}
-
-fn path() -> impl Strategy<Value = String> {
-    prop::collection::vec("[ab.]{1,3}".prop_filter("a name", |name| name != "." && name != ".."), 1..5)
-        .prop_map(|parts| parts.join("/"))
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
-
-    #[test]
-    fn verdicts_equal_those_of_a_second_implementation(lines in prop::collection::vec(pattern(), 1..6), path in path()) {
-        let rules = IgnoreRules::parse(lines.join("\n").as_bytes()).unwrap();
-        let expected = naive::excludes(&lines, &path);
-        prop_assert_eq!(rules.excludes(path.as_bytes()), expected);
-        prop_assert_eq!(walked(&rules, path.as_bytes()), expected);
-        if !expected {
-            // Nothing that is kept is lost to a pruned directory.
-            for at in (0..path.len()).filter(|at| path.as_bytes()[*at] == b'/') {
-                prop_assert!(rules.may_descend(&path.as_bytes()[..at]), "{} was pruned", &path[..at]);
-            }
-        }
-    }
-
-    #[test]
-    fn no_text_makes_the_parser_panic(text in prop::collection::vec(any::<u8>(), 0..200), path in "[a-c/*\\[\\]é\n]{0,20}") {
-        if let Ok(rules) = IgnoreRules::parse(&text) {
-            rules.excludes(path.as_bytes());
-            rules.may_descend(path.as_bytes());
-        }
-    }
 }
 
 #[test]
