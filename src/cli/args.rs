@@ -289,9 +289,6 @@ pub struct BuildArguments {
     /// The size of /dev/shm in RUN, such as 256m
     #[arg(long, value_name = "SIZE", help_heading = "RUN")]
     pub shm_size: Option<String>,
-    /// Limit what RUN may use: NAME=SOFT[:HARD], such as nofile=1024:4096 (repeatable)
-    #[arg(long = "ulimit", value_name = "LIMIT", help_heading = "RUN")]
-    pub ulimits: Vec<String>,
     /// Run at most so many steps at once [default: one per processor]
     #[arg(short, long, value_name = "NUMBER", help_heading = "RUN")]
     pub jobs: Option<String>,
@@ -340,12 +337,56 @@ pub struct BuildArguments {
     #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
     pub call: Option<String>,
 
+    /// What RUN may use at most.
+    #[command(flatten)]
+    pub limits: LimitArguments,
     /// How to reach registries.
     #[command(flatten)]
     pub registry: RegistryArguments,
     /// What is accepted for the sake of scripts.
     #[command(flatten)]
     pub accepted: AcceptedArguments,
+}
+
+/// What RUN may use at most.
+#[derive(Debug, Args)]
+pub struct LimitArguments {
+    /// Memory for each RUN, such as 2g
+    #[arg(short, long, value_name = "SIZE", help_heading = "Limits")]
+    pub memory: Option<String>,
+    /// Memory and swap space together; -1: as much swap space as there is [default: twice the memory]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, help_heading = "Limits")]
+    pub memory_swap: Option<String>,
+    /// Processors for each RUN, such as 1.5
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    pub cpus: Option<String>,
+    /// Weight where processors are short; others have 1024
+    #[arg(short, long, value_name = "NUMBER", help_heading = "Limits")]
+    pub cpu_shares: Option<String>,
+    /// Microseconds after which --cpu-quota begins again [default: 100000]
+    #[arg(long, value_name = "MICROSECONDS", help_heading = "Limits")]
+    pub cpu_period: Option<String>,
+    /// Microseconds of one processor that RUN may use in each period
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true, help_heading = "Limits")]
+    pub cpu_quota: Option<String>,
+    /// Processors to run on, such as 0-3,7
+    #[arg(long, value_name = "LIST", help_heading = "Limits")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes to take memory from
+    #[arg(long, value_name = "LIST", help_heading = "Limits")]
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads in each RUN; -1: no limit
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = "Limits")]
+    pub pids_limit: Option<String>,
+    /// The control group beneath which those of RUN are made, made if it is missing [default: that of rbuild]
+    #[arg(long, value_name = "CGROUP", help_heading = "Limits")]
+    pub cgroup_parent: Option<String>,
+    /// A limit of each single process: NAME=SOFT[:HARD], such as nofile=1024:4096 (repeatable)
+    #[arg(long = "ulimit", value_name = "LIMIT", help_heading = "Limits")]
+    pub ulimits: Vec<String>,
+    /// The same limits in one flag: memory=SIZE,cpu-quota=NUMBER,… (repeatable)
+    #[arg(long = "resource", value_name = "LIMIT,…", hide = true, action = ArgAction::Append)]
+    pub resources: Vec<String>,
 }
 
 /// How to reach registries.
@@ -392,33 +433,6 @@ pub struct AcceptedArguments {
     /// Security options of the daemon's containers
     #[arg(long, hide = true, value_name = "OPTION")]
     pub security_opt: Vec<String>,
-    /// Memory limit
-    #[arg(short, long, hide = true, value_name = "SIZE")]
-    pub memory: Option<String>,
-    /// Memory and swap limit
-    #[arg(long, hide = true, value_name = "SIZE", allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
-    /// CPU weight
-    #[arg(short, long, hide = true, value_name = "NUMBER")]
-    pub cpu_shares: Option<String>,
-    /// CPU scheduler period
-    #[arg(long, hide = true, value_name = "MICROSECONDS")]
-    pub cpu_period: Option<String>,
-    /// CPU scheduler quota
-    #[arg(long, hide = true, value_name = "MICROSECONDS", allow_hyphen_values = true)]
-    pub cpu_quota: Option<String>,
-    /// CPUs
-    #[arg(long, hide = true, value_name = "LIST")]
-    pub cpuset_cpus: Option<String>,
-    /// Memory nodes
-    #[arg(long, hide = true, value_name = "LIST")]
-    pub cpuset_mems: Option<String>,
-    /// Resource limits
-    #[arg(long = "resource", hide = true, value_name = "LIMIT", action = ArgAction::Append)]
-    pub resources: Vec<String>,
-    /// Parent cgroup
-    #[arg(long, hide = true, value_name = "CGROUP")]
-    pub cgroup_parent: Option<String>,
     /// Source policy
     #[arg(long = "policy", hide = true, value_name = "POLICY")]
     pub policies: Vec<String>,

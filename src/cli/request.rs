@@ -8,6 +8,7 @@ mod accepted;
 pub mod commands;
 mod context;
 mod fields;
+mod limits;
 mod output;
 mod run;
 
@@ -20,6 +21,7 @@ use super::environment::Environment;
 use crate::diagnostic::did_you_mean;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
+use crate::sandbox::Limits;
 use crate::ui::ProgressMode;
 pub use accepted::{CacheLocation, CacheMode};
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
@@ -27,9 +29,7 @@ use fields::Given;
 pub use output::{
     Annotation, AnnotationTarget, Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress,
 };
-pub use run::{
-    Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent, Ulimit, UlimitValue,
-};
+pub use run::{Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent};
 
 /// A build, fully said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +80,8 @@ pub struct Request {
     pub entitlements: Vec<Entitlement>,
     /// Bytes of `/dev/shm`.
     pub shm_size: Option<u64>,
-    /// Limits of RUN.
-    pub ulimits: Vec<Ulimit>,
+    /// What each RUN may use at most.
+    pub limits: Limits,
     /// Steps that run at once.
     pub jobs: NonZeroUsize,
     /// How to show progress.
@@ -294,7 +294,7 @@ impl Request {
             hosts: run::hosts(&arguments.hosts)?,
             entitlements: run::entitlements(&arguments.entitlements)?,
             shm_size: arguments.shm_size.as_deref().map(|text| byte_size("--shm-size", text)).transpose()?,
-            ulimits: run::ulimits(&arguments.ulimits)?,
+            limits: limits::limits(&arguments.limits)?,
             jobs: jobs(arguments.jobs.as_deref(), environment)?,
             progress,
             verbosity,

@@ -93,7 +93,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         hosts,
         entitlements,
         shm_size,
-        ulimits,
+        limits,
         jobs,
         progress,
         verbosity,

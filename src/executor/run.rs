@@ -95,6 +95,9 @@ impl Work<'_> {
                 log.write(bytes);
             }
         };
+        for notice in sandbox.take_notices() {
+            services.progress.notice(notice);
+        }
         let ended = sandbox.run(&spec, &output, services.cancel);
         drop(mounted);
         let result = match ended {

@@ -21,7 +21,7 @@ use super::order::Order;
 use super::seccomp::Filters;
 use super::spec::{Network, Status};
 use super::wire::{self, Reply};
-use super::{mounts, overlay, privileges, recorder, standard, stubs};
+use super::{entry, mounts, overlay, privileges, recorder, standard, stubs};
 use crate::rootfs::RootDir;
 use crate::sys::process::{self, Forked, SingleThreaded};
 
@@ -118,6 +118,8 @@ const STEPS: &[Step<'static>] = &[
     ("connect the outputs", connect_outputs),
     ("enter the working directory", enter_working_directory),
     ("limit resources", privileges::limit_resources),
+    // As late as can be: main does it meanwhile.
+    ("wait to be in the control group", entry::pass_gate),
 ];
 
 /// What the holder gives a command's first process.

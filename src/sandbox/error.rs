@@ -73,6 +73,12 @@ pub enum SandboxError {
         /// Why.
         source: io::Error,
     },
+    /// A command cannot be put into a control group of its own, although one could be made before.
+    #[error("limit a command by a control group")]
+    Group {
+        /// Why.
+        source: io::Error,
+    },
     /// A step of setting up a command failed, or the image was refused.
     #[error("{step}: {reason}")]
     SetUp {

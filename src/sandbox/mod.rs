@@ -28,9 +28,12 @@
 mod cancel;
 mod child;
 mod command;
+mod entry;
 mod error;
+mod groups;
 mod holder;
 mod layers;
+mod limits;
 mod mounts;
 mod order;
 mod outcome;
@@ -58,6 +61,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 pub use cancel::Cancel;
 pub use error::SandboxError;
+pub use limits::{CpuTime, LimitedResource, Limits, MemorySwap, Ulimit};
 pub use probe::{Finding, Report, Rung, probe};
 pub use spec::{Access, Exit, Mount, MountKind, Network, RunSpec, Secret, Security, Status, Stream, UserSpec};
 pub use start::{Isolation, Options, Ownership};
@@ -65,6 +69,7 @@ pub use worker::Worker;
 
 use crate::rootfs::RootDir;
 use crate::sys::mount::{map_owners, set_attributes};
+use entry::Limited;
 use order::{Bytes, Order, OrderedKind, OrderedMount, Place};
 use wire::{Job, Reply};
 
@@ -88,6 +93,8 @@ pub struct Sandbox {
     isolation: Isolation,
     ownership: Ownership,
     mapping: String,
+    /// What each command may use at most.
+    limited: Limited,
     /// Waits for the holder. It started it too: the parent-death signal comes when the starting *thread* ends.
     keeper: Option<JoinHandle<()>>,
 }
@@ -111,6 +118,11 @@ impl Sandbox {
     /// the table beside each tree ([`crate::owners::table_path`]) belongs to it: [`RunSpec::upper`] gets one.
     pub fn ownership(&self) -> Ownership {
         self.ownership
+    }
+
+    /// What there is to say about limits that cannot be kept here; each sentence once.
+    pub fn take_notices(&self) -> Vec<String> {
+        self.limited.take_notices()
     }
 
     /// The name that [`Sandbox::mapping_name`] will most likely have, without starting one.
@@ -181,7 +193,8 @@ impl Sandbox {
                 remedy: "see `rbuild doctor`".to_owned(),
             });
         }
-        let (order, mounts) = self.order(spec)?;
+        let (mut order, mut mounts) = self.order(spec)?;
+        let entry = self.limited.entry(&mut order, &mut mounts)?;
         let request = serde_json::to_vec(&order).map_err(|error| SandboxError::Talk { source: error.into() })?;
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| SandboxError::Talk { source: error.into() });
         let (stdout, stdout_writer) = pipe()?;
@@ -197,7 +210,7 @@ impl Sandbox {
         };
         // The command's ends have to be its own, or the end of the output would never be seen.
         drop((stdout_writer, stderr_writer));
-        outcome::follow(&job, [stdout, stderr], output, cancel)
+        outcome::follow(&job, [stdout, stderr], output, entry, cancel)
     }
 
     fn submit(&self, kind: Job, request: &[u8], passed: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
@@ -238,6 +251,8 @@ impl Sandbox {
             mounts,
             security: spec.security,
             shm_size: spec.shm_size,
+            ulimits: self.limited.ulimits(),
+            gate: None,
         };
         Ok((order, passed))
     }

@@ -3,10 +3,12 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::cancel::Cancel;
+use super::entry::Entry;
 use super::error::SandboxError;
 use super::spec::{Exit, Status, Stream};
 use super::wire::{self, Reply};
@@ -19,9 +21,10 @@ pub(super) fn follow(
     job: &OwnedFd,
     pipes: [OwnedFd; 2],
     output: &(dyn Fn(Stream, &[u8]) + Sync),
+    mut entry: Option<Entry>,
     cancel: &Cancel,
 ) -> Result<Exit, SandboxError> {
-    let memory = OomCounter::read();
+    let memory = OomCounter::read(entry.as_ref().and_then(Entry::memory_events));
     let mut heard = Heard::default();
     let [stdout, stderr] = pipes;
     let mut pipes = [(Stream::Stdout, Some(stdout)), (Stream::Stderr, Some(stderr))];
@@ -37,7 +40,13 @@ pub(super) fn follow(
         }
         if ready.job {
             match heard.listen(job) {
-                Ok(process) => registration = process.map(|process| cancel.register(process)).or(registration),
+                Ok(None) => {}
+                Ok(Some(process)) => {
+                    if let Some(entry) = &mut entry {
+                        entry.admit(&process)?;
+                    }
+                    registration = Some(cancel.register(process));
+                }
                 // A process that was killed before it read its request takes the holder's last word with it: its end of
                 // the socket closes with something unread, and this one sees a reset.
                 Err(SandboxError::HolderGone) if cancel.is_cancelled() => return Err(SandboxError::Cancelled),
@@ -148,7 +157,12 @@ struct OomCounter {
 const MACHINE: &str = "/proc/vmstat";
 
 impl OomCounter {
-    fn read() -> OomCounter {
+    /// `own` is the file of a group that the command has for itself.
+    fn read(own: Option<PathBuf>) -> OomCounter {
+        let own = own.map(|file| file.to_string_lossy().into_owned());
+        if let Some((before, file)) = own.and_then(|file| Some((count_in(&file)?, file))) {
+            return OomCounter { file, before };
+        }
         let of_groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         for file in group_files(&of_groups) {
             if let Some(before) = count_in(&file) {

@@ -13,8 +13,10 @@ use std::thread::JoinHandle;
 use rustix::process::Pid;
 
 use super::Sandbox;
+use super::entry::Limited;
 use super::error::SandboxError;
 use super::holder;
+use super::limits::Limits;
 use super::userns::{IdMap, NoRange};
 use super::wire;
 
@@ -25,12 +27,14 @@ pub struct Options {
     pub base: PathBuf,
     /// What has to be possible in it.
     pub isolation: Isolation,
+    /// What each command may use at most.
+    pub limits: Limits,
 }
 
 impl Options {
     /// Full isolation, with everything beneath this directory.
     pub fn new(base: PathBuf) -> Options {
-        Options { base, isolation: Isolation::Full }
+        Options { base, isolation: Isolation::Full, limits: Limits::default() }
     }
 }
 
@@ -53,6 +57,8 @@ pub enum Ownership {
 }
 
 pub(super) fn start(options: Options) -> Result<Sandbox, SandboxError> {
+    // Before the holder, which hands its own limits on.
+    let limited = Limited::new(options.limits);
     let start = |map: Option<IdMap>| {
         let base = prepare_base(&options.base, map.as_ref())?;
         start_holder(base, map)
@@ -73,6 +79,7 @@ pub(super) fn start(options: Options) -> Result<Sandbox, SandboxError> {
         },
     };
     sandbox.named = options.base;
+    sandbox.limited = limited;
     Ok(sandbox)
 }
 
@@ -96,6 +103,7 @@ pub(super) fn start_holder(base: PathBuf, map: Option<IdMap>) -> Result<Sandbox,
             Some(_) | None => Ownership::Kept,
         },
         mapping: map.as_ref().map_or_else(plain_name, IdMap::name),
+        limited: Limited::default(),
         keeper: Some(keeper),
     };
     if let Some(map) = map {

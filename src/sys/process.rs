@@ -102,6 +102,13 @@ pub fn enter_user_and_mount_namespace(_proof: SingleThreaded) -> io::Result<()> 
     Ok(())
 }
 
+/// Moves this process into a new cgroup namespace: the group that it is in becomes the root that it sees.
+pub fn enter_cgroup_namespace(_proof: SingleThreaded) -> io::Result<()> {
+    // SAFETY: the flag does not touch the descriptor table.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }?;
+    Ok(())
+}
+
 /// Replaces this process by a program; returns only the reason why that failed.
 pub fn execute(program: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {

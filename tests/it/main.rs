@@ -26,6 +26,7 @@ mod errors;
 mod explain;
 mod interrupt;
 mod leftovers;
+mod limits;
 mod main_job;
 mod mounts;
 mod offline;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use rbuild::sandbox::{Cancel, Isolation, Network, Options, RunSpec, Rung, Sandbox, SandboxError, probe};
+use rbuild::sandbox::{Cancel, Network, Options, RunSpec, Rung, Sandbox, SandboxError, probe};
 
 use crate::Case;
 use crate::world::World;
@@ -205,7 +205,7 @@ pub fn time() -> ExitCode {
     let directory = tempfile::tempdir().unwrap();
     let start = |_| {
         let started = Instant::now();
-        let options = Options { base: directory.path().join("base"), isolation: Isolation::Full };
+        let options = Options::new(directory.path().join("base"));
         let sandbox = Sandbox::start(options).unwrap();
         (started.elapsed(), drop(sandbox)).0
     };

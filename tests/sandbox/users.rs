@@ -75,7 +75,7 @@ fn check_without_range() {
     assert!(said.contains("/etc/subuid grants no ids to rb-nosub"), "{said}");
     assert!(missing.remedy.as_deref().unwrap_or_default().contains("usermod --add-subuids"), "{report:?}");
     let directory = tempfile::tempdir().unwrap();
-    let options = |isolation| Options { base: directory.path().to_owned(), isolation };
+    let options = |isolation| Options { isolation, ..Options::new(directory.path().to_owned()) };
     let single = Sandbox::start(options(Isolation::Full)).unwrap();
     assert_eq!(single.ownership(), Ownership::Recorded);
     assert!(single.mapping_name().ends_with("-single"), "{}", single.mapping_name());

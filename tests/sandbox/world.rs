@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use rbuild::owners::{ATTRIBUTE, Inode, Owner, Table};
 use rbuild::sandbox::{
-    Cancel, Exit, Isolation, Mount, MountKind, Network, Options, Ownership, RunSpec, Sandbox, SandboxError, Security,
-    Status, Stream, UserSpec, Worker,
+    Cancel, Exit, Mount, MountKind, Network, Options, Ownership, RunSpec, Sandbox, SandboxError, Security, Status,
+    Stream, UserSpec, Worker,
 };
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,7 @@ impl World {
         let base = directory.path().join("base");
         let outside = directory.path().join("outside");
         fs::create_dir(&outside).unwrap();
-        let options = Options { base: base.clone(), isolation: Isolation::Full };
+        let options = Options::new(base.clone());
         let sandbox = Arc::new(Sandbox::start(options).unwrap());
         let world = World {
             sandbox,

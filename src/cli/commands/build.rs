@@ -81,7 +81,10 @@ fn build_with(
         progress.notice(notice.clone());
     }
     let registry = client(&request.registries);
-    let namespace = Namespace::new(SandboxOptions::new(store.root().join("trees")));
+    let namespace = Namespace::new(SandboxOptions {
+        limits: request.limits.clone(),
+        ..SandboxOptions::new(store.root().join("trees"))
+    });
     let execute = execute_options(request, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(output).collect();
     let whole = Build {

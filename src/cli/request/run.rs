@@ -1,4 +1,4 @@
-//! What RUN gets: secrets, agents, network, hosts, limits.
+//! What RUN gets: secrets, agents, network, hosts.
 
 use std::fs::File;
 use std::io::Read;
@@ -244,67 +244,4 @@ pub(super) fn entitlements(texts: &[String]) -> Result<Vec<Entitlement>, Invalid
     entitlements.sort();
     entitlements.dedup();
     Ok(entitlements)
-}
-
-/// A limit of RUN's processes (getrlimit(2)).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ulimit {
-    /// Its name in lower case without `RLIMIT_`.
-    pub name: &'static str,
-    /// What a process gets.
-    pub soft: UlimitValue,
-    /// What it may raise it to.
-    pub hard: UlimitValue,
-}
-
-/// A limit's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum UlimitValue {
-    /// A number, in the limit's own unit.
-    Number(u64),
-    /// No limit (`-1`, `unlimited`).
-    Unlimited,
-}
-
-const ULIMITS: [&str; 15] = [
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
-
-/// Understands `--ulimit`.
-pub(super) fn ulimits(texts: &[String]) -> Result<Vec<Ulimit>, InvalidRequest> {
-    let ulimit = |text: &String| {
-        let given = Given { flag: "--ulimit", value: text, expected: "NAME=SOFT[:HARD], such as nofile=1024:4096" };
-        let (name, values) = text.split_once('=').ok_or_else(|| given.invalid())?;
-        let name = match ULIMITS.iter().find(|known| **known == name) {
-            Some(name) => *name,
-            None => return Err(given.unknown_key(name, &ULIMITS)),
-        };
-        let value = |text: &str| match text {
-            "-1" | "unlimited" => Ok(UlimitValue::Unlimited),
-            text => text.parse().map(UlimitValue::Number).map_err(|_| given.invalid()),
-        };
-        let (soft, hard) = match values.split_once(':') {
-            Some((soft, hard)) => (value(soft)?, value(hard)?),
-            None => (value(values)?, value(values)?),
-        };
-        if soft > hard {
-            return Err(given.because("the soft limit is above the hard limit"));
-        }
-        Ok(Ulimit { name, soft, hard })
-    };
-    texts.iter().map(ulimit).collect()
 }
