@@ -155,12 +155,20 @@ pub struct Heredoc {
     pub descriptor: u32,
     /// Whether variables in the body are expanded (the delimiter was not quoted).
     pub expand: bool,
-    /// Whether it was written `<<-`; the body has lost its leading tabs already.
+    /// Whether it was written `<<-`.
     pub strip_tabs: bool,
-    /// The body, each line ended.
+    /// The body as written, each line ended.
     pub body: String,
     /// The body's place.
     pub span: Span,
+}
+
+impl Heredoc {
+    /// What it says: the body without the leading tabs that `<<-` takes off.
+    pub fn content(&self) -> String {
+        let indent: &[char] = if self.strip_tabs { &['\t'] } else { &[] };
+        self.body.split_inclusive('\n').map(|line| line.trim_start_matches(indent)).collect()
+    }
 }
 
 /// RUN.

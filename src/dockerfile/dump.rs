@@ -155,7 +155,7 @@ fn heredoc(heredoc: &Heredoc) -> String {
     let descriptor = if heredoc.descriptor == 0 { String::new() } else { heredoc.descriptor.to_string() };
     let dash = if heredoc.strip_tabs { "-" } else { "" };
     let plain = if heredoc.expand { "" } else { " plain" };
-    format!("{descriptor}<<{dash}({:?}{plain} {:?})", heredoc.name, heredoc.body)
+    format!("{descriptor}<<{dash}({:?}{plain} {:?})", heredoc.name, heredoc.content())
 }
 
 /// Shows one diagnostic with the words that it underlines.

@@ -22,7 +22,7 @@ pub(super) struct Marker {
 pub(super) struct RawHeredoc<'a> {
     /// The word that announced it.
     pub(super) marker: Marker,
-    /// The body with the tabs that `<<-` takes off.
+    /// The body as written.
     pub(super) raw: &'a str,
     /// The body's place.
     span: Span,
@@ -34,20 +34,15 @@ impl RawHeredoc<'_> {
     /// The tree's form.
     pub(super) fn to_ast(&self) -> Heredoc {
         let marker = &self.marker;
-        let body = if marker.strip_tabs { without_tabs(self.raw) } else { self.raw.to_owned() };
         Heredoc {
             name: marker.name.clone(),
             descriptor: marker.descriptor,
             expand: marker.expand,
             strip_tabs: marker.strip_tabs,
-            body,
+            body: self.raw.to_owned(),
             span: self.span,
         }
     }
-}
-
-fn without_tabs(raw: &str) -> String {
-    raw.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
 }
 
 /// The `<<NAME` words of a line, in order, each with its place.

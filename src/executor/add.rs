@@ -5,7 +5,9 @@ use std::collections::hash_map::Entry;
 use std::io::{self, Read, Write};
 
 use super::ExecuteError;
-use super::copy::{Content, CopyError, CopySource, Recipe, RecipeEntry, named_files, plan_directory, rebase};
+use super::copy::{
+    Content, CopyError, CopyRequest, CopySource, Recipe, RecipeEntry, named_files, plan_directory, rebase,
+};
 use super::download::FetchedFile;
 use super::git::{GitAccess, GitError, fetch_tree};
 use super::step::{Made, Work};
@@ -132,14 +134,19 @@ impl Work<'_> {
     ) -> Result<Made, ExecuteError> {
         let view = self.destination(copying)?;
         let owner = self.owner(copying.op)?;
-        let request = copying.request(owner, None, self.services.options.epoch);
+        // --chmod is for what is copied: neither what is unpacked nor the directories on the way take it, as in BuildKit.
+        let request = CopyRequest { chmod: None, ..copying.request(owner, None, self.services.options.epoch) };
         let below = view.as_ref().map(|view| view as &dyn View);
         let (directory, made) = plan_directory(&request, below).map_err(|error| self.copy_error(error))?;
         let is_archive = |entry: &RecipeEntry| archives.iter().any(|archive| archive.is_of(entry, &request.sources));
         let mut entries: Vec<RecipeEntry> = recipe.entries.iter().filter(|entry| !is_archive(entry)).cloned().collect();
+        // Of the first source and an archive after it, the first makes the directories.
+        let archive_is_first = archives.iter().any(|archive| archive.source == 0);
         for parent in made {
-            if !entries.iter().any(|entry| entry.path == parent.path) {
-                entries.push(parent);
+            match entries.iter_mut().find(|entry| entry.path == parent.path) {
+                Some(entry) if archive_is_first => *entry = parent,
+                Some(_) => {}
+                None => entries.push(parent),
             }
         }
         entries.sort_by(|left, right| left.path.cmp(&right.path));
@@ -178,7 +185,8 @@ fn is_archive(content: impl Read + Send) -> bool {
     decompress(content).and_then(|mut tar| tar.read_exact(&mut block)).is_ok() && is_tar(&block)
 }
 
-/// Where the entries of archives land: links that the image or an earlier entry has are followed inside the image.
+/// Where the entries of archives land: links that the image or an earlier entry has are followed, and, as BuildKit unpacks
+/// in a chroot, none of them leads out of the directory that the archive is unpacked into.
 struct Landing<'a> {
     below: Option<&'a MergedView>,
     owner: Option<(u32, u32)>,
@@ -201,10 +209,10 @@ impl<'a> Landing<'a> {
     ) -> io::Result<()> {
         let mut reader = TarReader::new(decompress(io::BufReader::with_capacity(256 << 10, archive))?).literal();
         while let Some(entry) = reader.next_entry()? {
-            let Some(named) = rebase(&entry.path, directory) else { continue };
-            let path = self.land(&named)?;
+            let Some(named) = rebase(&entry.path, b"") else { continue };
+            let path = self.land(&named, directory)?;
             let link = match &entry.link {
-                Some(target) => Some(self.land(&rebase(target, directory).unwrap_or_default())?),
+                Some(target) => Some(self.land(&rebase(target, b"").unwrap_or_default(), directory)?),
                 None => None,
             };
             let mut node = entry.node.clone();
@@ -231,9 +239,33 @@ impl<'a> Landing<'a> {
     }
 
     /// The place of an entry: its directory with every link resolved, its own name as it is.
-    fn land(&self, path: &[u8]) -> io::Result<Vec<u8>> {
-        let parent = tree::resolve(self, tree::parent(path), Last::Follow)?;
-        Ok(tree::join(&parent.path, tree::base_name(path)))
+    fn land(&self, path: &[u8], directory: &[u8]) -> io::Result<Vec<u8>> {
+        let parent = tree::resolve(&Inside { landing: self, directory }, tree::parent(path), Last::Follow)?;
+        let within = tree::join(&parent.path, tree::base_name(path));
+        Ok(tree::join(directory, &within))
+    }
+}
+
+/// A directory as if it were the root.
+struct Inside<'l, 'a> {
+    landing: &'l Landing<'a>,
+    directory: &'l [u8],
+}
+
+impl View for Inside<'_, '_> {
+    fn node(&self, path: &[u8]) -> io::Result<Option<Node>> {
+        if path.is_empty() {
+            return self.landing.node(self.directory);
+        }
+        self.landing.node(&tree::join(self.directory, path))
+    }
+
+    fn names(&self, _path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn open(&self, _path: &[u8]) -> io::Result<Box<dyn Read + Send + '_>> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -24,6 +24,8 @@ use crate::tree::View;
 struct Mounted {
     mounts: Vec<sandbox::Mount>,
     env: Vec<(String, String)>,
+    /// Where the first ssh agent is, or would be if one were given.
+    agent: Option<String>,
     locks: Vec<Lock>,
 }
 
@@ -77,7 +79,7 @@ impl Work<'_> {
             upper: draft.upper().to_owned(),
             work: draft.work().to_owned(),
             mounts: std::mem::take(&mut mounted.mounts),
-            env: environment(op, &mounted.env, &user.home),
+            env: environment(op, &mounted, &user.home),
             user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups: user.groups },
             ..self.spec(op)
         };
@@ -102,7 +104,7 @@ impl Work<'_> {
         drop(mounted);
         let result = match ended {
             Ok(exit) => self.judge(op, exit, log.and_then(Log::whole)).and_then(|()| self.keep_written(&draft, key)),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(self.not_run(error)),
         };
         match result {
             Ok(layer) => {
@@ -142,6 +144,17 @@ impl Work<'_> {
             },
             shm_size: options.shm_size,
         }
+    }
+
+    /// A program that cannot be started is the Dockerfile's fault, so its place is told.
+    fn not_run(&self, error: sandbox::SandboxError) -> ExecuteError {
+        let sandbox::SandboxError::Program { program, source } = error else { return error.into() };
+        let advice = match source.kind() {
+            std::io::ErrorKind::NotFound => "is it in the image, and its directory in PATH?",
+            std::io::ErrorKind::PermissionDenied => "is it a program, and may this user run it?",
+            _ => "is it a program for this machine?",
+        };
+        self.refuse(format!("cannot run {program:?} in the image: {source}; {advice}"))
     }
 
     fn judge(&self, op: &RunOp, exit: sandbox::Exit, log: Option<PathBuf>) -> Result<(), ExecuteError> {
@@ -208,7 +221,7 @@ impl Work<'_> {
             let kind = file(script.content.clone().into_bytes(), 0o755, 0, 0);
             mounted.mounts.push(sandbox::Mount { target: script.path(), kind });
         }
-        for (number, (resolved, content)) in op.mounts.iter().zip(contents).enumerate() {
+        for (resolved, content) in op.mounts.iter().zip(contents) {
             let content = content.as_ref();
             match resolved.mount.kind {
                 MountKind::Bind => mounted.mounts.push(self.bind(resolved, content)?),
@@ -218,7 +231,7 @@ impl Work<'_> {
                     mounted.mounts.push(sandbox::Mount { target: target(&resolved.mount), kind });
                 }
                 MountKind::Secret => self.secret(&resolved.mount, &mut mounted)?,
-                MountKind::Ssh => self.agent(&resolved.mount, number, &mut mounted)?,
+                MountKind::Ssh => self.agent(&resolved.mount, &mut mounted)?,
             }
         }
         Ok(mounted)
@@ -323,9 +336,9 @@ impl Work<'_> {
         let Mount { mode, uid, gid, source, .. } = &resolved.mount;
         let seed = super::workers::Seed {
             source: crate::tree::clean(source.as_deref().unwrap_or_default().as_bytes()),
-            mode: mode.unwrap_or(0o755),
-            uid: uid.unwrap_or(0),
-            gid: gid.unwrap_or(0),
+            mode: *mode,
+            uid: *uid,
+            gid: *gid,
             records: layers.namespace.ownership()? == sandbox::Ownership::Recorded,
         };
         let failed = |error: std::io::Error| {
@@ -350,6 +363,8 @@ impl Work<'_> {
                     "secret {id} is required; give it with --secret id={id},src=FILE or --secret id={id},env=NAME"
                 )));
             }
+            // The variable is set and empty, as in BuildKit, so that a shell with `set -u` can ask for it.
+            mounted.env.extend(mount.env.iter().map(|name| (name.clone(), String::new())));
             return Ok(());
         };
         let value = match source {
@@ -370,17 +385,17 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn agent(&self, mount: &Mount, number: usize, mounted: &mut Mounted) -> Result<(), ExecuteError> {
+    fn agent(&self, mount: &Mount, mounted: &mut Mounted) -> Result<(), ExecuteError> {
         let id = mount.id.as_deref().unwrap_or("default");
+        mounted.agent.get_or_insert_with(|| target(mount));
         let Some(path) = self.services.options.agents.get(id) else {
             if mount.required {
                 return Err(self.refuse(format!("ssh agent {id} is required; give it with --ssh {id}")));
             }
             return Ok(());
         };
-        let place = mount.target.clone().unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{number}"));
-        mounted.env.push(("SSH_AUTH_SOCK".to_owned(), place.clone()));
-        mounted.mounts.push(sandbox::Mount { target: place, kind: sandbox::MountKind::Socket { path: path.clone() } });
+        let kind = sandbox::MountKind::Socket { path: path.clone() };
+        mounted.mounts.push(sandbox::Mount { target: target(mount), kind });
         Ok(())
     }
 }
@@ -397,20 +412,19 @@ fn cache_name(resolved: &ResolvedMount, content: Option<&Digest>) -> Frame {
     frame
 }
 
-/// The command's environment: the stage's, then what the Dockerfile does not set: proxies, HOME; a secret that is asked for
-/// by name wins over an ENV or ARG of that name.
-fn environment(op: &RunOp, secrets: &[(String, String)], home: &str) -> Vec<(String, String)> {
+/// The command's environment: the stage's, where proxies of the command line and then the secrets that are asked for by name
+/// win over an ENV or ARG of that name; and what nobody has set: the agent's socket and HOME.
+fn environment(op: &RunOp, mounted: &Mounted, home: &str) -> Vec<(String, String)> {
     let mut env = op.env.clone();
-    let is_set = |env: &[(String, String)], name: &str| env.iter().any(|(known, _)| known == name);
-    for (name, value) in &op.proxy_env {
-        if !is_set(&env, name) {
-            env.push((name.clone(), value.clone()));
-        }
+    for (name, value) in op.proxy_env.iter().chain(&mounted.env) {
+        env.retain(|(known, _)| known != name);
+        env.push((name.clone(), value.clone()));
     }
-    env.retain(|(name, _)| !is_set(secrets, name));
-    env.extend(secrets.iter().cloned());
-    if !is_set(&env, "HOME") {
-        env.push(("HOME".to_owned(), home.to_owned()));
+    let agent = mounted.agent.iter().map(|place| ("SSH_AUTH_SOCK", place.as_str()));
+    for (name, value) in agent.chain([("HOME", home)]) {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push((name.to_owned(), value.to_owned()));
+        }
     }
     env
 }
@@ -425,11 +439,9 @@ fn file(content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> sandbox::MountKind {
 
 /// `/etc/hosts` as BuildKit writes it, with `--add-host` after the usual lines.
 fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
-    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    let mut line = |address: &str, name: &str| writeln!(text, "{address}\t{name}").expect("text can be written to");
-    line("127.0.1.1", hostname);
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
-        line(address, name);
+        writeln!(text, "{address}\t{name}").expect("text can be written to");
     }
     text.into_bytes()
 }

@@ -15,7 +15,7 @@ use crate::owners::{self, Owner, Table};
 use crate::rootfs::RootDir;
 use crate::sandbox::Worker;
 use crate::snapshot::StackView;
-use crate::tree::{self, Kind, Node, Time, View};
+use crate::tree::{self, Kind, Last, Node, Time, View};
 
 /// Unpacks a tar (second descriptor) into a directory (first); the argument is a list of [`ImpliedDirectory`]. With a
 /// third descriptor, owners are recorded, and it is the file of their table.
@@ -34,12 +34,12 @@ pub const SEED: &str = "seed";
 pub struct Seed {
     /// The directory within the trees to start from.
     pub source: Vec<u8>,
-    /// Permission bits of the mount's root.
-    pub mode: u32,
-    /// Its owner.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
+    /// Permission bits of the mount's root; not given, those of the directory that it starts from.
+    pub mode: Option<u32>,
+    /// Its owner, likewise.
+    pub uid: Option<u32>,
+    /// Its group, likewise.
+    pub gid: Option<u32>,
     /// Whether owners are recorded rather than set.
     pub records: bool,
 }
@@ -117,15 +117,18 @@ fn run_seed(args: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
     let mut roots = fds.into_iter().map(RootDir::from_fd);
     let target = roots.next().ok_or("seed needs a directory")?;
     let view = StackView::new(roots.collect());
-    let node = Node { mode: seed.mode, uid: seed.uid, gid: seed.gid, ..Node::directory(Time::default()) };
+    let start = tree::resolve(&view, &seed.source, Last::Follow).map_err(|error| chain(&error))?;
     let mut tar = Vec::new();
-    let written = write_view(&view, &seed.source, &mut tar).map_err(|error| chain(&error));
-    written?;
+    if start.node.is_some() {
+        write_view(&view, &start.path, &mut tar).map_err(|error| chain(&error))?;
+    }
+    let below = start.node.unwrap_or_else(|| Node::directory(Time::default()));
     let ownership = if seed.records { Ownership::Record } else { Ownership::Keep };
     unpack(tar.as_slice(), &target, ownership, Style::Plain).map_err(|error| chain(&error))?;
-    own(&target, Owner { uid: node.uid, gid: node.gid }, ownership).map_err(|error| error.to_string())?;
-    rustix::fs::chmodat(&target, ".", rustix::fs::Mode::from_raw_mode(node.mode), rustix::fs::AtFlags::empty())
-        .map_err(|error| error.to_string())
+    let owner = Owner { uid: seed.uid.unwrap_or(below.uid), gid: seed.gid.unwrap_or(below.gid) };
+    own(&target, owner, ownership).map_err(|error| error.to_string())?;
+    let mode = rustix::fs::Mode::from_raw_mode(seed.mode.unwrap_or(below.mode));
+    rustix::fs::chmodat(&target, ".", mode, rustix::fs::AtFlags::empty()).map_err(|error| error.to_string())
 }
 
 /// Gives a directory to an owner, in the file system or on record.

@@ -106,18 +106,14 @@ impl BuildArgs {
         self.values.get(name).map(String::as_str)
     }
 
-    /// The proxy variables that a command sees beside its environment, in both cases.
-    pub(super) fn proxies(&self, environment: &Environment) -> Vec<(String, String)> {
+    /// The proxy variables that a command sees, in both cases; they win over its environment.
+    pub(super) fn proxies(&self) -> Vec<(String, String)> {
         let mut proxies = Vec::new();
         for name in PROXIES {
             // BuildKit goes through the names in order, so the lower-case spelling wins over the upper-case one.
             let given = self.values.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
             let Some((_, value)) = given.filter(|(_, value)| !value.is_empty()) else { continue };
-            for name in [name.to_owned(), name.to_lowercase()] {
-                if environment.value(&name).is_none() {
-                    proxies.push((name, value.clone()));
-                }
-            }
+            proxies.extend([name.to_owned(), name.to_lowercase()].map(|name| (name, value.clone())));
         }
         proxies
     }
@@ -254,14 +250,36 @@ fn declarations(instructions: &[Instruction]) -> impl Iterator<Item = &crate::do
     })
 }
 
-/// The ARGs before the first FROM.
-pub(super) fn globals(dockerfile: &Dockerfile, build_args: &BuildArgs, globals: &Globals) -> Vec<Argument> {
+/// The variables that a word names.
+pub(super) fn variables(word: &Word, escape: char) -> Vec<String> {
+    expand::expand(&word.value, escape, &Environment::default()).map(|expansion| expansion.unset).unwrap_or_default()
+}
+
+/// The ARGs before the first FROM that are used: by name, or in what the default of a used one before them is made of.
+pub(super) fn used_globals(
+    dockerfile: &Dockerfile,
+    build_args: &BuildArgs,
+    globals: &Globals,
+    mut used: BTreeSet<String>,
+) -> Vec<Argument> {
+    let declared: Vec<_> = declarations(&dockerfile.global_args).collect();
+    for declaration in declared.iter().rev().filter(|declaration| build_args.value(&declaration.name.value).is_none()) {
+        if used.contains(&declaration.name.value) {
+            let defaults = declaration.default.iter();
+            used.extend(defaults.flat_map(|word| variables(word, dockerfile.directives.escape)));
+        }
+    }
     let argument = |declaration: &crate::dockerfile::ast::ArgDeclaration| {
         let name = declaration.name.value.clone();
         let value = build_args.value(&name).or_else(|| globals.value(&name)).map(str::to_owned);
         Argument { name, value, description: declaration.doc.clone(), span: declaration.name.span }
     };
-    declarations(&dockerfile.global_args).map(argument).collect()
+    declared.into_iter().filter(|declaration| used.contains(&declaration.name.value)).map(argument).collect()
+}
+
+/// Whether a name is declared before the first FROM.
+pub(super) fn is_global(dockerfile: &Dockerfile, name: &str) -> bool {
+    declarations(&dockerfile.global_args).any(|declaration| declaration.name.value == name)
 }
 
 /// The automatic arguments; a build argument of the same name overrides each.

@@ -23,18 +23,15 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// The working directory, absolute.
-    pub(super) fn workdir_path(&self) -> &str {
-        match self.state.config.config.working_dir.as_str() {
-            "" => "/",
-            directory => directory,
-        }
+    /// The working directory, absolute and clean.
+    pub(super) fn workdir_path(&self) -> String {
+        path::absolute("/", &self.state.config.config.working_dir)
     }
 
-    /// Makes the base's working directory absolute and clean.
+    /// Makes the base's working directory absolute; one that is stays as it is written.
     pub(super) fn normalize_workdir(&mut self) {
         let directory = &mut self.state.config.config.working_dir;
-        if !directory.is_empty() {
+        if !directory.is_empty() && !directory.starts_with('/') {
             *directory = path::absolute("/", directory);
         }
     }
@@ -46,15 +43,17 @@ impl Walk<'_, '_> {
             self.warn("WorkdirRelativePath", word.span, message);
         }
         self.state.has_workdir = true;
-        let directory = path::absolute(self.workdir_path(), &text);
-        self.state.config.config.working_dir.clone_from(&directory);
-        let history = format!("WORKDIR {directory}");
-        if directory == "/" {
+        // As BuildKit has it, what is absolute stands in the config as it is written: WORKDIR /app/ with its slash.
+        let shown = if text.starts_with('/') { text } else { path::absolute(&self.workdir_path(), &text) };
+        let history = format!("WORKDIR {shown}");
+        let is_root = shown == "/";
+        self.state.config.config.working_dir = shown;
+        if is_root {
             self.commit(history);
             return Ok(());
         }
         let title = title::instruction(instruction, &self.state.environment, &[]);
-        let op = WorkdirOp { path: directory, user: self.state.config.config.user.clone() };
+        let op = WorkdirOp { path: self.workdir_path(), user: self.state.config.config.user.clone() };
         let step = self.push(Op::Workdir(op), Vec::new(), instruction.span, title);
         self.state.history.push(history::entry(history, Some(step)));
         Ok(())

@@ -29,9 +29,9 @@ impl Walk<'_, '_> {
             instruction: which,
             from,
             sources,
-            destination: path::destination(self.workdir_path(), &destination),
-            workdir: self.workdir_path().to_owned(),
-            chown,
+            destination: path::destination(&self.workdir_path(), &destination),
+            workdir: self.workdir_path(),
+            chown: chown.filter(|chown| !chown.is_empty()),
             chmod,
             link: if transfer.link { Link::Independent } else { Link::Follow },
             parents: if transfer.parents { Parents::Keep } else { Parents::Drop },
@@ -120,7 +120,7 @@ impl Walk<'_, '_> {
     }
 
     fn inline(&mut self, heredoc: &Heredoc) -> Result<Source, Reported> {
-        let body = Word::new(heredoc.body.clone(), heredoc.span);
+        let body = Word::new(heredoc.content(), heredoc.span);
         let content = if heredoc.expand { self.expand_body(&body)? } else { body.value };
         Ok(Source::Inline { name: heredoc.name.clone(), content })
     }
@@ -188,7 +188,7 @@ fn history_text(op: &CopyOp, destination: &str) -> String {
     history::copy(&history::CopyText {
         instruction: op.instruction,
         parents: op.parents,
-        chown: op.chown.as_deref().filter(|chown| !chown.is_empty()),
+        chown: op.chown.as_deref(),
         chmod: op.chmod.as_deref(),
         sources: op.sources.iter().map(source).collect(),
         destination,

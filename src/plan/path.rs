@@ -20,7 +20,7 @@ pub(super) fn absolute(directory: &str, path: &str) -> String {
 pub(super) fn destination(directory: &str, path: &str) -> String {
     let mut clean = absolute(directory, path);
     let last = path.rsplit('/').next().unwrap_or_default();
-    if matches!(last, "" | "." | "..") && !clean.ends_with('/') {
+    if matches!(last, "" | ".") && !clean.ends_with('/') {
         clean.push('/');
     }
     clean
@@ -78,6 +78,7 @@ mod tests {
             ("x", "/w/x"),
             ("/", "/"),
             ("..", "/"),
+            ("x/y/..", "/w/x"),
         ] {
             assert_eq!(destination("/w", path), clean, "{path}");
         }

@@ -58,7 +58,7 @@ pub(super) struct Planner<'a> {
     progress: Vec<Progress>,
     missing: Vec<(BaseKey, Span)>,
     pub(super) diagnostics: Vec<Diagnostic>,
-    /// ARGs of the stages that were planned.
+    /// ARGs of the stages that were planned, and those before the first FROM that they use.
     pub(super) arguments: Vec<Argument>,
     /// What was read from the build context.
     pub(super) context_paths: Vec<ContextPath>,
@@ -94,15 +94,27 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// The ARGs before the first FROM that the stages that were planned use.
+    fn used_globals(&self) -> Vec<Argument> {
+        let mut used: BTreeSet<String> = self.arguments.iter().map(|argument| argument.name.clone()).collect();
+        for (stage, progress) in self.dockerfile.stages.iter().zip(&self.progress) {
+            if !matches!(progress, Progress::NotStarted) {
+                let words = std::iter::once(&stage.base).chain(&stage.platform);
+                used.extend(words.flat_map(|word| args::variables(word, self.dockerfile.directives.escape)));
+            }
+        }
+        args::used_globals(self.dockerfile, &self.build_args, &self.globals, used)
+    }
+
     pub(super) fn run(mut self) -> Outcome {
         self.check_syntax();
         let epoch = args::epoch(self.dockerfile, &self.build_args, &self.globals).unwrap_or_else(|error| {
             self.diagnostics.push(error);
             None
         });
-        self.arguments = args::globals(self.dockerfile, &self.build_args, &self.globals);
         let target = self.target().ok();
         let state = target.map(|target| self.reachable(target));
+        self.arguments.splice(..0, self.used_globals());
         let summaries = self.summaries();
         if self.options.scope == Scope::EveryStage {
             for index in 0..self.dockerfile.stages.len() {

@@ -47,8 +47,8 @@ impl Walk<'_, '_> {
             args: executed.args,
             heredoc_file: executed.file,
             env: environment.to_vec(),
-            proxy_env: self.planner.build_args.proxies(environment),
-            cwd: self.workdir_path().to_owned(),
+            proxy_env: self.planner.build_args.proxies(),
+            cwd: self.workdir_path(),
             user: self.state.config.config.user.clone(),
             hostname: self.hostname(),
             mounts,
@@ -79,14 +79,16 @@ impl Walk<'_, '_> {
         let (command, file, summary) = match run.heredocs.as_slice() {
             [only] if is_whole_command(text, only) => {
                 let summary = title::summary(only);
-                if only.body.starts_with("#!") && self.state.config.os != "windows" {
-                    let file = HeredocFile { name: only.name.clone(), content: only.body.clone() };
+                let content = only.content();
+                if content.starts_with("#!") && self.state.config.os != "windows" {
+                    let file = HeredocFile { name: only.name.clone(), content };
                     (file.path(), Some(file), summary)
                 } else {
-                    (only.body.clone(), None, summary)
+                    (content, None, summary)
                 }
             }
             heredocs => {
+                // The shell itself takes the tabs of `<<-` off.
                 let bodies = heredocs.iter().map(|heredoc| format!("\n{}{}", heredoc.body, heredoc.name));
                 (text.to_owned() + &bodies.collect::<String>(), None, String::new())
             }
@@ -196,7 +198,7 @@ impl Walk<'_, '_> {
         if mount.kind == MountKind::Secret && mount.target.is_none() {
             return Ok(());
         }
-        let target = path::absolute(self.workdir_path(), mount.target.as_deref().unwrap_or_default());
+        let target = path::absolute(&self.workdir_path(), mount.target.as_deref().unwrap_or_default());
         if target == "/" {
             return Err(self.error(flag.span, "invalid mount target \"/\""));
         }

@@ -276,9 +276,14 @@ impl<'p, 'a> Walk<'p, 'a> {
                 Some(value) => format!("{name}={value}"),
                 None => name.clone(),
             });
-            let span = self.place(declaration.name.span);
-            let description = declaration.doc.clone();
-            self.planner.arguments.push(Argument { name: name.clone(), value: value.clone(), description, span });
+            // An automatic argument that is asked for is not one to give.
+            let is_given = declaration.default.is_some() || self.planner.build_args.value(&name).is_some();
+            let is_automatic = !is_given && self.planner.globals.value(&name).is_some();
+            if !is_automatic || args::is_global(self.planner.dockerfile, &name) {
+                let span = self.place(declaration.name.span);
+                let description = declaration.doc.clone();
+                self.planner.arguments.push(Argument { name: name.clone(), value: value.clone(), description, span });
+            }
             self.state.args.push(DeclaredArg { name, value });
         }
         self.commit(texts.join(" "));
@@ -351,7 +356,8 @@ impl<'p, 'a> Walk<'p, 'a> {
     /// Expands a word, then splits it again.
     pub(super) fn expand_words(&mut self, word: &Word) -> Result<Vec<String>, Reported> {
         match expand::expand_words(&word.value, self.escape(), &self.state.environment) {
-            Ok((words, unset)) => self.check_unset(word, &unset).map(|()| words),
+            // BuildKit does not warn of what is not set here, and a check that is an error must be one for both.
+            Ok((words, _)) => Ok(words),
             Err(error) => Err(self.expansion_error(word, &error)),
         }
     }

@@ -29,7 +29,8 @@ pub(super) fn instruction(instruction: &Instruction, environment: &Environment, 
 
 /// The first line of a here-document, for the title of a RUN that is nothing else.
 pub(super) fn summary(heredoc: &Heredoc) -> String {
-    let body = heredoc.body.trim();
+    let content = heredoc.content();
+    let body = content.trim();
     match body.split_once('\n') {
         Some((first, _)) => format!(" ({}...)", first.trim_end_matches('\r')),
         None => format!(" ({body})"),

@@ -37,7 +37,20 @@ pub(super) enum Shape {
 pub(super) struct Source {
     pub(super) target: String,
     pub(super) shape: Shape,
+    /// Whether the image has the target, so that it is no stub.
+    pub(super) below: Below,
+    /// Whether it is a directory in memory.
+    is_memory: bool,
     mount: OwnedFd,
+}
+
+/// What the image has at a mount point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Below {
+    /// Something of its own.
+    Image,
+    /// Nothing; there is a stub or a place within another mount.
+    Nothing,
 }
 
 /// A directory in memory on top of the base directory: that exists, and it is this process's working directory, from
@@ -60,12 +73,13 @@ pub(super) fn open_sources(setup: &mut SetUp) -> Result<(), Reason> {
         if crate::tree::clean(target.as_bytes()).is_empty() {
             return Err(Reason(format!("{target:?}: nothing can be mounted over the root")));
         }
+        let is_memory = matches!(kind, OrderedKind::Tmpfs { .. });
         let opened = open(setup, number, kind).doing(format!("{target:?}"))?;
         let shape = match file_type(opened.as_fd())? {
             FileType::Directory => Shape::Directory,
             _ => Shape::File,
         };
-        setup.sources.push(Source { target, shape, mount: opened });
+        setup.sources.push(Source { target, shape, below: Below::Image, is_memory, mount: opened });
     }
     Ok(())
 }
@@ -194,9 +208,13 @@ pub(super) fn tmpfs(mode: u32, size: Option<&str>, attributes: MountAttrFlags) -
 
 /// Attaches the user's mounts.
 pub(super) fn attach_all(setup: &mut SetUp) -> Result<(), Reason> {
-    for Source { target, shape, mount } in std::mem::take(&mut setup.sources) {
+    for Source { target, shape, below, is_memory, mount } in std::mem::take(&mut setup.sources) {
         let root = setup.root()?;
-        let place = mount_point(root, &target, shape).doing(format!("mount point {target:?}"))?;
+        let (place, origin) = mount_point(root, &target, shape).doing(format!("mount point {target:?}"))?;
+        let is_stub = below == Below::Nothing && mount_id(&place)? == mount_id(root)?;
+        if is_memory && origin == Origin::Found && !is_stub {
+            take_mode(&mount, &place).doing(format!("{target:?}"))?;
+        }
         attach(&mount, &place).map_err(|error| match (shape, file_type(place.as_fd())) {
             (Shape::Directory, Ok(kind)) if kind != FileType::Directory => {
                 Reason(format!("{target:?} is no directory in the image, but what is mounted there is one"))
@@ -215,19 +233,36 @@ pub(super) fn attach(mount: &OwnedFd, place: impl AsFd) -> Result<(), Reason> {
     Ok(move_mount(mount, "", place, "", flags)?)
 }
 
+/// A directory in memory has the mode of the one that it hides, as with runc.
+fn take_mode(mount: &OwnedFd, place: &OwnedFd) -> Result<(), Reason> {
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(place)?.st_mode & 0o7777);
+    Ok(rustix::fs::chmodat(mount, ".", mode, rustix::fs::AtFlags::empty())?)
+}
+
+/// Where a mount point comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// It was there.
+    Found,
+    /// It was made within another mount.
+    Made,
+}
+
 /// Resolves a target within the root. Where it is missing it lies within another mount of this command (the stubs have
 /// the rest), and is made there.
-fn mount_point(root: &RootDir, target: &str, shape: Shape) -> Result<OwnedFd, Reason> {
-    let place = match root.open_at(target.as_bytes(), OFlags::PATH, Mode::empty()) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_within_mount(root, target, shape)?,
-        other => other?,
+fn mount_point(root: &RootDir, target: &str, shape: Shape) -> Result<(OwnedFd, Origin), Reason> {
+    let (place, origin) = match root.open_at(target.as_bytes(), OFlags::PATH, Mode::empty()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            (make_within_mount(root, target, shape)?, Origin::Made)
+        }
+        other => (other?, Origin::Found),
     };
     let kernel = [rustix::fs::PROC_SUPER_MAGIC, SYSFS_MAGIC];
     if kernel.contains(&rustix::fs::fstatfs(&place)?.f_type) {
         // It could lie over what is masked, or make what rbuild itself reads there something else.
         return Err(Reason("nothing can be mounted over /proc and /sys".to_owned()));
     }
-    Ok(place)
+    Ok((place, origin))
 }
 
 /// `linux/magic.h`.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::child::{Reason, SetUp, While};
 use super::layers::Layers;
-use super::mounts::Shape;
+use super::mounts::{Below, Shape};
 use super::overlay::{as_path, make_directory};
 use crate::digest::Frame;
 use crate::tree::{Last, resolve};
@@ -24,15 +24,21 @@ const STANDARD: &[(&str, Shape)] = &[("proc", Shape::Directory), ("sys", Shape::
 
 pub(super) fn lay(setup: &mut SetUp) -> Result<(), Reason> {
     let layers = Layers(setup.order.lowers.iter().map(|lower| lower.path().to_owned()).collect());
-    let standard = STANDARD.iter().map(|(target, shape)| (*target, *shape));
-    let asked = setup.sources.iter().map(|source| (source.target.as_str(), source.shape));
     let mut missing = BTreeMap::new();
-    for (target, shape) in standard.chain(asked) {
+    let mut look = |target: &str, shape| -> Result<Below, Reason> {
         let resolved = resolve(&layers, target.as_bytes(), Last::Follow).doing(format!("{target:?}"))?;
-        if resolved.node.is_none() {
-            // Two mounts on one target: the first says what it is, the later one lies on it.
-            missing.entry(resolved.path).or_insert(shape);
+        if resolved.node.is_some() {
+            return Ok(Below::Image);
         }
+        // Two mounts on one target: the first says what it is, the later one lies on it.
+        missing.entry(resolved.path).or_insert(shape);
+        Ok(Below::Nothing)
+    };
+    for (target, shape) in STANDARD {
+        look(target, *shape)?;
+    }
+    for source in &mut setup.sources {
+        source.below = look(&source.target, source.shape)?;
     }
     if !missing.is_empty() {
         setup.stubs = Some(make(&missing)?);

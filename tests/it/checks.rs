@@ -120,6 +120,28 @@ Dockerfile:7
         assert_eq!(output(&rbuild, &context, &["--check"], 0), "Check complete, no warnings found.\n");
     }
 
+    fn errors_are_told_to_programs_too(rbuild) {
+        let dockerfile = "FROM scratch AS Base\nCOPY --chwon=1 a b\nRUM x\n";
+        let context = rbuild.context("refused").file("Dockerfile", dockerfile);
+        let json = output(&rbuild, &context, &["--call=check,format=json"], 1);
+        let json: Value = serde_json::from_str(&json).expect("it is JSON");
+        assert_eq!(json["buildError"]["message"], "unknown flag: --chwon (did you mean --chown?)");
+        assert_eq!(json["buildError"]["location"]["ranges"][0]["start"]["line"], 2);
+        assert_eq!(json["buildErrors"][1]["location"]["ranges"][0]["start"]["line"], 3);
+        assert_eq!(json["warnings"][0]["ruleName"], "StageNameCasing");
+        assert_eq!(json["sources"][0]["filename"], "Dockerfile");
+    }
+
+    fn outline_leaves_out_what_the_target_does_not_use(rbuild) {
+        let dockerfile = "ARG UNUSED=1\nARG DEEP=2\nARG USED=$DEEP\nARG IMAGE=scratch\nFROM $IMAGE AS a\nARG OTHER\n\
+                          FROM $IMAGE\nARG USED TARGETOS TARGETARCH=mine OWN=3\n";
+        let context = rbuild.context("used").file("Dockerfile", dockerfile);
+        let json = output(&rbuild, &context, &["--call=outline,format=json"], 0);
+        let json: Value = serde_json::from_str(&json).expect("it is JSON");
+        let names: Vec<&Value> = json["args"].as_array().expect("a list").iter().map(|one| &one["name"]).collect();
+        assert_eq!(names, ["DEEP", "USED", "IMAGE", "TARGETARCH", "OWN"]);
+    }
+
     fn outline_tells_arguments_secrets_and_agents_of_a_target(rbuild) {
         let context = rbuild.context("outline").file("Dockerfile", DESCRIBED);
         let expected = "\

@@ -5,11 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
 
@@ -215,6 +216,10 @@ impl Rbuild {
             let value = rbuild.path(place);
             rbuild.set_variable(name, value);
         }
+        // Where BuildKit is, if it takes the place of rbuild.
+        if let Some(address) = std::env::var_os("BUILDKIT_HOST") {
+            rbuild.set_variable("BUILDKIT_HOST", address);
+        }
         rbuild.set_variable("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         rbuild
     }
@@ -288,6 +293,19 @@ impl Rbuild {
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Command {
         self.own_everything();
+        self.command_as_owned(program, arguments)
+    }
+
+    /// A run that begins while others go on, which a change of owners would disturb: who starts it has done that.
+    pub fn start_as_owned(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Child {
+        start(self.command_as_owned(self.program(), arguments).process_group(0))
+    }
+
+    fn command_as_owned(
+        &self,
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(&self.variables).current_dir(self.path("out"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -510,6 +528,19 @@ impl Files {
     /// Sets the mode of a file.
     pub fn mode(self, path: &str, mode: u32) -> Files {
         fs::set_permissions(self.directory.join(path), fs::Permissions::from_mode(mode)).expect("set a mode");
+        self
+    }
+
+    /// Sets the time of the last change.
+    pub fn modified(self, path: &str, seconds: u64) -> Files {
+        let file = fs::File::open(self.directory.join(path)).expect("open a file to set its time");
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).expect("set a time");
+        self
+    }
+
+    /// Makes a socket that nobody listens to.
+    pub fn socket(self, path: &str) -> Files {
+        UnixListener::bind(self.place(path)).expect("make a socket");
         self
     }
 

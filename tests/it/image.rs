@@ -78,11 +78,11 @@ impl Image {
         assert_eq!(manifest["schemaVersion"], 2, "wrong schema version");
         assert_eq!(manifest["mediaType"], descriptor["mediaType"], "manifest and descriptor disagree on the type");
         let config = layout.json_blob(&manifest["config"]);
-        let diff_ids: Vec<&Value> = config["rootfs"]["diff_ids"].as_array().expect("diff_ids").iter().collect();
-        let descriptors = manifest["layers"].as_array().expect("a manifest has layers");
+        let diff_ids: Vec<&Value> = list(&config["rootfs"]["diff_ids"]).collect();
+        let descriptors: Vec<&Value> = list(&manifest["layers"]).collect();
         assert_eq!(diff_ids.len(), descriptors.len(), "layers and diff_ids differ in number");
         let mut layers = Vec::new();
-        for (descriptor, diff_id) in descriptors.iter().zip(diff_ids) {
+        for (descriptor, diff_id) in descriptors.into_iter().zip(diff_ids) {
             let tar = decompress(&layout.blob(descriptor), text(&descriptor["mediaType"]));
             assert_eq!(&Value::String(sha256(&tar)), diff_id, "a layer's content is not its diff_id");
             layers.push(read_layer(&tar));
@@ -99,9 +99,9 @@ impl Image {
     }
 
     fn check_history(&self) {
-        let history = self.config["history"].as_array().expect("a config has a history");
-        let with_layer = history.iter().filter(|entry| entry["empty_layer"] != true).count();
-        assert_eq!(with_layer, self.layers.len(), "history and layers differ in number: {history:#?}");
+        let history = &self.config["history"];
+        let with_layer = list(history).filter(|entry| entry["empty_layer"] != true).count();
+        assert_eq!(with_layer, self.layers.len(), "history and layers differ in number: {history:#}");
     }
 
     /// The root file system after all layers, hard links resolved to the first name in order of paths.
@@ -125,14 +125,18 @@ impl Image {
         }
     }
 
+    /// The digests of the layers' content, lowest first.
+    pub fn diff_ids(&self) -> Vec<&Value> {
+        list(&self.config["rootfs"]["diff_ids"]).collect()
+    }
+
     /// The texts of the history, each with `(empty)` where it has no layer.
     pub fn history(&self) -> Vec<String> {
-        let history = self.config["history"].as_array().expect("a config has a history");
         let line = |entry: &Value| {
             let empty = if entry["empty_layer"] == true { " (empty)" } else { "" };
             format!("{}{empty}", text(&entry["created_by"]))
         };
-        history.iter().map(line).collect()
+        list(&self.config["history"]).map(line).collect()
     }
 }
 
@@ -243,6 +247,12 @@ impl Layout {
     fn json_blob(&self, descriptor: &Value) -> Value {
         serde_json::from_slice(&self.blob(descriptor)).expect("manifests and configs are JSON")
     }
+}
+
+/// The elements of a list; BuildKit writes null for one without any.
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    assert!(value.is_array() || value.is_null(), "not a list: {value}");
+    value.as_array().into_iter().flatten()
 }
 
 fn text(value: &Value) -> &str {

@@ -43,9 +43,13 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let ui = Ui::start(request.progress, &environment.ui());
     super::super::signals::stop_on_signal(&cancel, store.session());
     let result = build_with(request, environment, &store, &inputs, &cancel, &ui, color);
-    let result = result.map_err(|error| shown(*error, &inputs.source, &cancel, color));
     ui.finish();
-    let done = result?;
+    if let (Action::Check(ReportFormat::Json), Err(failure)) = (&request.action, &result)
+        && let BuildFailure::Build(BuildError::Dockerfile(diagnostics)) = &**failure
+    {
+        report::refused(&inputs.source, diagnostics)?;
+    }
+    let done = result.map_err(|error| shown(*error, &inputs.source, &cancel, color))?;
     let built = match done {
         Done::Built(built) => built,
         Done::Checked(checked, format) => return report::checked(&inputs.source, &checked, format),

@@ -12,16 +12,14 @@ use super::{failed, print};
 use crate::build::{Checked, Outline, Rule, Target, Wanted};
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::ReportFormat;
-use crate::diagnostic::{Diagnostic, Source, Span};
+use crate::diagnostic::{Diagnostic, Severity, Source, Span};
 
 /// Prints the warnings; having some is a failure, so that CI can insist on none.
 pub(super) fn checked(source: &Source, checked: &Checked, format: ReportFormat) -> Result<(), Failure> {
     match format {
         ReportFormat::Json => {
             let warnings: Vec<Value> = checked.warnings.iter().map(|warning| warning_json(source, warning)).collect();
-            let file =
-                json!({ "fileName": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) });
-            print_json(&json!({ "warnings": warnings, "sources": [file] }))?;
+            print_json(&json!({ "warnings": warnings, "sources": [file_json(source)] }))?;
         }
         ReportFormat::Text => {
             let mut text = match checked.warnings.len() {
@@ -41,6 +39,21 @@ pub(super) fn checked(source: &Source, checked: &Checked, format: ReportFormat) 
         true => Ok(()),
         false => Err(Failure::new(FailureKind::Other, "the Dockerfile has warnings")),
     }
+}
+
+/// Prints the errors of a Dockerfile for programs: the first where BuildKit has its only one, all of them beside it.
+pub(super) fn refused(source: &Source, diagnostics: &[Diagnostic]) -> Result<(), Failure> {
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        diagnostics.iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
+    let error = |error: &&Diagnostic| json!({ "message": detail(error), "location": location(source, error.span) });
+    let errors: Vec<Value> = errors.iter().map(error).collect();
+    let warnings = warnings.into_iter().filter(|warning| warning.rule.is_some());
+    print_json(&json!({
+        "warnings": warnings.map(|warning| warning_json(source, warning)).collect::<Vec<Value>>(),
+        "sources": [file_json(source)],
+        "buildError": errors.first(),
+        "buildErrors": errors,
+    }))
 }
 
 /// Prints what a target takes.
@@ -145,6 +158,10 @@ fn detail(warning: &Diagnostic) -> String {
         Some(help) => format!("{} ({help})", warning.message),
         None => warning.message.clone(),
     }
+}
+
+fn file_json(source: &Source) -> Value {
+    json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) })
 }
 
 fn location(source: &Source, span: Span) -> Value {

@@ -20,6 +20,8 @@ pub(super) struct Placing<'a> {
     image: Overlay<'a>,
     /// Paths that a source of one file was put on by name, to tell when a second one replaces it.
     named: HashSet<Vec<u8>>,
+    /// How many copies there were.
+    copies: usize,
     /// Directories that no source has.
     made: BTreeSet<Vec<u8>>,
     pub(super) warnings: Vec<String>,
@@ -35,6 +37,9 @@ struct Overlay<'a> {
 struct Planned {
     node: Node,
     content: Content,
+    /// Of which copy it is: the names of one file are links to each other within what one source or one match of its
+    /// wildcard brings, as in BuildKit.
+    copy: usize,
 }
 
 impl View for Overlay<'_> {
@@ -65,6 +70,7 @@ impl<'a> Placing<'a> {
             target: request.target(),
             image: Overlay { below, planned: PathMap::default() },
             named: HashSet::new(),
+            copies: 0,
             made: BTreeSet::new(),
             warnings: Vec::new(),
         }
@@ -78,6 +84,7 @@ impl<'a> Placing<'a> {
         found: &Found,
         exclude: &IgnoreRules,
     ) -> Result<(), CopyError> {
+        self.copies += 1;
         let target = self.prepare()?;
         if !found.node.is_directory() {
             let content = Content::View { source, path: found.path.clone() };
@@ -305,16 +312,16 @@ impl<'a> Placing<'a> {
 
     fn insert(&mut self, path: Vec<u8>, node: Node, content: Content) {
         self.made.remove(&path);
-        self.image.planned.insert(path, Planned { node, content });
+        self.image.planned.insert(path, Planned { node, content, copy: self.copies });
     }
 
     /// The recipe: of the names of one file, the first has the content and the others are links to it.
     pub(super) fn finish(self) -> Recipe {
         let mut first: HashMap<(usize, u64), Vec<u8>> = HashMap::new();
-        let entries = self.image.planned.into_sorted(|path, Planned { mut node, mut content }| {
+        let entries = self.image.planned.into_sorted(|path, Planned { mut node, mut content, copy }| {
             let group = std::mem::take(&mut node.link_group);
-            if let (Content::View { source, .. }, true) = (&content, group != 0) {
-                match first.entry((*source, group)) {
+            if let (Content::View { .. }, true) = (&content, group != 0) {
+                match first.entry((copy, group)) {
                     Entry::Occupied(target) => content = Content::HardLink(target.get().clone()),
                     Entry::Vacant(place) => drop(place.insert(path.clone())),
                 }
