@@ -26,7 +26,8 @@ use crate::digest::{Digest, Frame};
 use crate::dockerfile;
 use crate::dockerfile::ast::Dockerfile;
 use crate::executor::{
-    Contexts, ExecuteError, ExecuteOptions, Layers, Namespace, Purpose, ResolvedBase, Services, execute,
+    Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, Layers, Namespace, Purpose, ResolvedBase, Services,
+    execute, private_network,
 };
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
@@ -141,6 +142,7 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     if !plan.steps.iter().any(|step| matches!(step.op, plan::Op::Run(_))) {
         build.namespace.expect_no_commands();
     }
+    prepared.check_network()?;
     let steps = execute(plan, &prepared.services(build, Purpose::Build))?;
     build.contexts.save();
     let image = build.assemble(plan, &steps, layers)?;
@@ -156,6 +158,17 @@ struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
+    /// A network that cannot be had is told before anything runs.
+    fn check_network(&self) -> Result<(), BuildError> {
+        let needs = |op: &plan::Op| matches!(op, plan::Op::Run(run) if run.network == plan::Network::Default);
+        match self.options.network {
+            DefaultNetwork::Private(tool) if self.plan.steps.iter().any(|step| needs(&step.op)) => {
+                private_network(tool).map(drop).map_err(BuildError::Execute)
+            }
+            DefaultNetwork::Private(_) | DefaultNetwork::Host => Ok(()),
+        }
+    }
+
     fn services<'b>(&'b self, build: &'b Build<'_>, purpose: Purpose<'b>) -> Services<'b> {
         Services {
             layers: &self.layers,

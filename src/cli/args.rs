@@ -277,12 +277,22 @@ pub struct BuildArguments {
     /// Give RUN --mount=type=ssh an agent or keys: default|ID[=SOCKET|KEY,…] (repeatable)
     #[arg(long, value_name = "AGENT", help_heading = "RUN")]
     pub ssh: Vec<String>,
-    /// The network of RUN: default, none, host
+    /// The network of RUN: default (the machine's, without abstract sockets), private (its own, which leads out through
+    /// pasta or slirp4netns; nothing of this machine's loopback is in reach), none, host
     #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default", help_heading = "RUN")]
     pub network: String,
     /// Add a line to /etc/hosts of RUN: HOST:IP or HOST=IP; the address host-gateway is this machine (repeatable)
     #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',', help_heading = "RUN")]
     pub hosts: Vec<String>,
+    /// A name server for RUN in place of this machine's (repeatable)
+    #[arg(long = "dns", value_name = "IP", value_delimiter = ',', help_heading = "RUN")]
+    pub name_servers: Vec<String>,
+    /// A domain in which RUN looks for short names; `.` for none (repeatable)
+    #[arg(long = "dns-search", value_name = "DOMAIN", value_delimiter = ',', help_heading = "RUN")]
+    pub search_domains: Vec<String>,
+    /// An option of resolv.conf for RUN, such as ndots:1 (repeatable)
+    #[arg(long = "dns-option", alias = "dns-opt", value_name = "OPTION", help_heading = "RUN")]
+    pub resolver_options: Vec<String>,
     /// Allow what a Dockerfile may ask for: network.host, security.insecure, device (repeatable)
     #[arg(long = "allow", value_name = "ENTITLEMENT", help_heading = "RUN")]
     pub entitlements: Vec<String>,

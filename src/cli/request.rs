@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use super::args::{BuildArguments, ExplainArguments, GlobalArguments, RegistryArguments, Switch};
 use super::environment::Environment;
 use crate::diagnostic::did_you_mean;
+use crate::executor::Resolver;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::sandbox::Limits;
@@ -76,6 +77,8 @@ pub struct Request {
     pub network: NetworkMode,
     /// More lines of `/etc/hosts`.
     pub hosts: Vec<ExtraHost>,
+    /// What `/etc/resolv.conf` says.
+    pub resolver: Resolver,
     /// What the Dockerfile may ask for.
     pub entitlements: Vec<Entitlement>,
     /// Bytes of `/dev/shm`.
@@ -270,6 +273,8 @@ impl Request {
         let mut registries = registries(&arguments.registry, environment)?;
         registries.insecure.extend(output::insecure_registries(&outputs));
         let (progress, verbosity) = progress(&arguments, global, environment)?;
+        let network = run::network(&arguments.network)?;
+        let resolver = run::resolver(&arguments)?;
         Ok(Request {
             action: action(&arguments)?,
             tags,
@@ -290,8 +295,9 @@ impl Request {
             metadata_file: arguments.metadata_file.map(|path| environment.absolute(path)),
             secrets: run::secrets(&arguments.secrets, environment)?,
             ssh: run::ssh(&arguments.ssh, environment)?,
-            network: run::network(&arguments.network)?,
-            hosts: run::hosts(&arguments.hosts)?,
+            network,
+            hosts: run::hosts(&arguments.hosts, network)?,
+            resolver,
             entitlements: run::entitlements(&arguments.entitlements)?,
             shm_size: arguments.shm_size.as_deref().map(|text| byte_size("--shm-size", text)).transpose()?,
             limits: limits::limits(&arguments.limits)?,

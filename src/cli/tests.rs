@@ -91,6 +91,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         ssh,
         network,
         hosts,
+        resolver,
         entitlements,
         shm_size,
         limits,

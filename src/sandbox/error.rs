@@ -73,6 +73,14 @@ pub enum SandboxError {
         /// Why.
         source: io::Error,
     },
+    /// A network of a command's own cannot be connected.
+    #[error("give RUN a private network: {reason}")]
+    NoPrivateNetwork {
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// A command cannot be put into a control group of its own, although one could be made before.
     #[error("limit a command by a control group")]
     Group {

@@ -22,6 +22,7 @@ use rustix::process::{
 use rustix::thread::{Gid, Uid};
 
 use super::child::{self, Given};
+use super::connector::attach;
 use super::recorder;
 use super::seccomp::Filters;
 use super::spec::Status;
@@ -164,7 +165,16 @@ struct Running {
     job: OwnedFd,
     /// Ends by itself after the command, when it has written its records.
     recorder: Option<OwnedFd>,
+    /// Has to be ended after the command.
+    connector: Option<OwnedFd>,
     abandoned: bool,
+}
+
+/// What was started for one job.
+struct Family {
+    child: OwnedFd,
+    recorder: Option<OwnedFd>,
+    connector: Option<OwnedFd>,
 }
 
 impl Holder {
@@ -224,6 +234,10 @@ impl Holder {
                         // With the command's last process its calls have an end, so it is writing, or has ended.
                         status_of(recorder)?;
                     }
+                    if let Some(connector) = &running.connector {
+                        kill(connector);
+                        status_of(connector)?;
+                    }
                     answer(&running.job, &Reply::Gone(status));
                     continue;
                 }
@@ -247,16 +261,15 @@ impl Holder {
             return Err(io::Error::other("main sent what is no job"));
         };
         let started = match job {
-            Job::Worker => self.start_worker(&socket).map(|child| (child, None)),
-            Job::RunOnHostNetwork => self.start_command(&socket, Namespaces::ALL_BUT_NETWORK),
-            Job::RunOnOwnNetwork => self.start_command(&socket, Namespaces::ALL),
+            Job::Worker => self.start_worker(&socket).map(|child| Family { child, recorder: None, connector: None }),
+            Job::RunOnHostNetwork | Job::RunOnOwnNetwork | Job::RunOnPrivateNetwork => self.start_command(&socket, job),
         };
         match started {
-            Ok((child, recorder)) => {
+            Ok(Family { child, recorder, connector }) => {
                 let replied = wire::reply(&socket, &Reply::Started, &[child.as_fd()]);
                 // Main gave up already: the next poll sees that too.
                 drop(replied);
-                self.running.push(Running { child, job: socket, recorder, abandoned: false });
+                self.running.push(Running { child, job: socket, recorder, connector, abandoned: false });
             }
             Err(error) => {
                 let step = "start a process for it".to_owned();
@@ -277,20 +290,30 @@ impl Holder {
         }
     }
 
-    /// The command's first process, and its recorder if it needs one.
-    fn start_command(&mut self, socket: &OwnedFd, namespaces: Namespaces) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+    /// The command's first process, and those beside it that it needs.
+    fn start_command(&mut self, socket: &OwnedFd, job: Job) -> io::Result<Family> {
+        let namespaces = if job == Job::RunOnHostNetwork { Namespaces::ALL_BUT_NETWORK } else { Namespaces::ALL };
         let (mapped, announce) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (recorder, of_recorder) = match self.owners {
             Owners::Kept => (None, None),
             Owners::Recorded => wire::socket_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
         };
+        let (connector, of_connector) = match job {
+            Job::RunOnPrivateNetwork => wire::socket_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+            Job::RunOnHostNetwork | Job::RunOnOwnNetwork | Job::Worker => (None, None),
+        };
         match process::fork_into(namespaces, self.proof)? {
             Forked::Parent { pid, child } => {
-                drop((mapped, recorder));
+                drop((mapped, recorder, connector));
                 let mapping = self.map_ids(pid).and_then(|()| Ok(rustix::io::write(&announce, b"m")?));
                 // While the command's process sets itself up.
-                match mapping.and_then(|_| of_recorder.map(|socket| self.start_recorder(socket)).transpose()) {
-                    Ok(recorder) => Ok((child, recorder)),
+                let beside = mapping.and_then(|_| {
+                    let connector = of_connector.map(|socket| self.start_connector(socket)).transpose()?;
+                    let recorder = of_recorder.map(|socket| self.start_recorder(socket)).transpose()?;
+                    Ok((recorder, connector))
+                });
+                match beside {
+                    Ok((recorder, connector)) => Ok(Family { child, recorder, connector }),
                     Err(error) => {
                         kill(&child);
                         status_of(&child)?;
@@ -299,9 +322,9 @@ impl Holder {
                 }
             }
             Forked::Child => {
-                drop((announce, of_recorder));
+                drop((announce, of_recorder, of_connector));
                 self.forget_others();
-                let given = Given { mapped, filters: std::mem::take(&mut self.filters), recorder };
+                let given = Given { mapped, filters: std::mem::take(&mut self.filters), recorder, connector };
                 child::set_up_and_run(socket, given, self.proof)
             }
         }
@@ -313,6 +336,18 @@ impl Holder {
             Forked::Child => {
                 self.forget_others();
                 match descriptors::keep_only(socket, recorder::record) {
+                    Ok(()) | Err(_) => process::exit_now(125),
+                }
+            }
+        }
+    }
+
+    fn start_connector(&mut self, socket: OwnedFd) -> io::Result<OwnedFd> {
+        match process::fork_into(Namespaces::PID, self.proof)? {
+            Forked::Parent { child, .. } => Ok(child),
+            Forked::Child => {
+                self.forget_others();
+                match descriptors::keep_only(socket, attach::attach) {
                     Ok(()) | Err(_) => process::exit_now(125),
                 }
             }
@@ -342,6 +377,10 @@ impl Holder {
             // Nothing can be done for one that cannot be waited for; the others still can.
             drop(status_of(&running.child));
             drop(running.recorder.as_ref().map(status_of));
+            if let Some(connector) = &running.connector {
+                kill(connector);
+                drop(status_of(connector));
+            }
         }
         process::exit_now(0)
     }

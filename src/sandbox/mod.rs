@@ -28,6 +28,7 @@
 mod cancel;
 mod child;
 mod command;
+mod connector;
 mod entry;
 mod error;
 mod groups;
@@ -60,6 +61,7 @@ use rustix::mount::MountAttrFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 pub use cancel::Cancel;
+pub use connector::{Connector, NAME_SERVER, Tool};
 pub use error::SandboxError;
 pub use limits::{CpuTime, LimitedResource, Limits, MemorySwap, Ulimit};
 pub use probe::{Finding, Report, Rung, probe};
@@ -202,9 +204,10 @@ impl Sandbox {
         let job = {
             let outputs = [&stdout_writer, &stderr_writer];
             let passed: Vec<BorrowedFd<'_>> = outputs.into_iter().chain(&mounts).map(AsFd::as_fd).collect();
-            let kind = match spec.network {
+            let kind = match &spec.network {
                 Network::Host => Job::RunOnHostNetwork,
                 Network::None => Job::RunOnOwnNetwork,
+                Network::Private(_) => Job::RunOnPrivateNetwork,
             };
             self.submit(kind, &request, &passed)?
         };
@@ -247,7 +250,7 @@ impl Sandbox {
             cwd: spec.cwd.clone(),
             user: spec.user.clone(),
             hostname: spec.hostname.clone(),
-            network: spec.network,
+            network: spec.network.clone(),
             mounts,
             security: spec.security,
             shm_size: spec.shm_size,

@@ -28,13 +28,17 @@ pub(super) enum Job {
     RunOnHostNetwork = b'h',
     /// A command with a network of its own.
     RunOnOwnNetwork = b'o',
+    /// A command with a network of its own that leads out.
+    RunOnPrivateNetwork = b'p',
     /// A registered worker.
     Worker = b'w',
 }
 
 impl Job {
     pub(super) fn from_byte(byte: u8) -> Option<Job> {
-        [Job::RunOnHostNetwork, Job::RunOnOwnNetwork, Job::Worker].into_iter().find(|job| *job as u8 == byte)
+        [Job::RunOnHostNetwork, Job::RunOnOwnNetwork, Job::RunOnPrivateNetwork, Job::Worker]
+            .into_iter()
+            .find(|job| *job as u8 == byte)
     }
 }
 

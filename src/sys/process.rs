@@ -57,6 +57,9 @@ impl Namespaces {
 
     /// The same and a network of its own.
     pub const ALL: Namespaces = Namespaces(Namespaces::ALL_BUT_NETWORK.0 | libc::CLONE_NEWNET as u64);
+
+    /// Pid alone: what is started within ends with the first process.
+    pub const PID: Namespaces = Namespaces(libc::CLONE_NEWPID as u64);
 }
 
 /// Forks into new namespaces. The child must not start threads: its C library does not know that it is a new process.

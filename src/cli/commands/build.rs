@@ -18,7 +18,9 @@ use crate::cli::request::{
     NamedContext, NetworkMode, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
 };
 use crate::diagnostic::{Color, Severity, Source};
-use crate::executor::{Allow, BlobForm, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource};
+use crate::executor::{
+    Allow, BlobForm, DefaultNetwork, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource,
+};
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
 use crate::plan;
@@ -173,7 +175,7 @@ fn plan_options(request: &Request) -> plan::Options {
         platform: request.platforms.first().cloned(),
         labels: request.labels.clone(),
         network: match request.network {
-            NetworkMode::Default => plan::Network::Default,
+            NetworkMode::Default | NetworkMode::Private(_) => plan::Network::Default,
             NetworkMode::None => plan::Network::None,
             NetworkMode::Host => plan::Network::Host,
         },
@@ -210,6 +212,11 @@ fn execute_options(request: &Request, environment: &Environment) -> Result<Execu
         secrets,
         agents: agents.collect(),
         hosts: hosts.collect(),
+        network: match request.network {
+            NetworkMode::Private(tool) => DefaultNetwork::Private(tool),
+            NetworkMode::Default | NetworkMode::None | NetworkMode::Host => DefaultNetwork::Host,
+        },
+        resolver: request.resolver.clone(),
         shm_size: request.shm_size.unwrap_or(64 << 20),
         epoch: epoch.unwrap_or(0),
         created: epoch,
