@@ -9,7 +9,8 @@ mod outline;
 mod outputs;
 mod stored;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
@@ -37,6 +38,7 @@ use crate::plan::{self, BaseKey, Plan};
 use crate::progress::{Outcome, Progress};
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::Cancel;
+use crate::sandbox::check_architecture;
 use crate::store::{Store, StoreError};
 
 /// What one build is about.
@@ -143,6 +145,7 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
         build.namespace.expect_no_commands();
     }
     prepared.check_network()?;
+    prepared.check_architectures(&build.options)?;
     let steps = execute(plan, &prepared.services(build, Purpose::Build))?;
     build.contexts.save();
     let image = build.assemble(plan, &steps, layers)?;
@@ -166,6 +169,30 @@ impl Prepared<'_> {
                 private_network(tool).map(drop).map_err(BuildError::Execute)
             }
             DefaultNetwork::Private(_) | DefaultNetwork::Host => Ok(()),
+        }
+    }
+
+    /// An image whose programs do not run here is told before anything runs.
+    fn check_architectures(&self, options: &plan::Options) -> Result<(), BuildError> {
+        let runs = self.plan.steps.iter().filter(|step| matches!(step.op, plan::Op::Run(_)));
+        let names: BTreeSet<String> = runs.map(|step| self.architecture(step, options)).collect();
+        for name in names {
+            check_architecture(&name).map_err(|error| BuildError::Execute(ExecuteError::NoSandbox(Arc::new(error))))?;
+        }
+        Ok(())
+    }
+
+    /// Whose programs a step's root file system holds.
+    fn architecture(&self, step: &plan::Step, options: &plan::Options) -> String {
+        let mut step = step;
+        while let Some(parent) = step.parent {
+            step = &self.plan.steps[parent.index()];
+        }
+        match &step.op {
+            plan::Op::Base(key) => {
+                self.bases.get(key).map_or_else(String::new, |base| base.config.architecture.clone())
+            }
+            _ => options.target_platform().architecture.clone(),
         }
     }
 

@@ -167,6 +167,7 @@ fn sandbox_hint(error: &SandboxError) -> Option<String> {
         SandboxError::NoUserNamespace { remedy, .. } | SandboxError::NoIdRange { remedy, .. } => Some(format!(
             "{remedy}\n`rbuild doctor` says what this place allows; Dockerfiles without RUN build all the same"
         )),
+        SandboxError::ForeignArchitecture { remedy, .. } => Some(remedy.clone()),
         SandboxError::NoPrivateNetwork { remedy, .. } => {
             Some(format!("{remedy}; or leave --network out: RUN then uses this machine's network"))
         }

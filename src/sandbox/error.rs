@@ -73,6 +73,16 @@ pub enum SandboxError {
         /// Why.
         source: io::Error,
     },
+    /// The image is for a processor whose programs do not run here.
+    #[error("run commands of {architecture} images: {reason}")]
+    ForeignArchitecture {
+        /// The processor.
+        architecture: String,
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// A network of a command's own cannot be connected.
     #[error("give RUN a private network: {reason}")]
     NoPrivateNetwork {

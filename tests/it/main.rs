@@ -29,6 +29,7 @@ mod leftovers;
 mod limits;
 mod main_job;
 mod mounts;
+mod network;
 mod offline;
 mod outputs;
 mod owners;

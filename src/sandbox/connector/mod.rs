@@ -59,7 +59,9 @@ impl Connector {
     /// # Errors
     /// [`SandboxError::NoPrivateNetwork`], with what to install or give.
     pub fn find(wanted: Option<Tool>, path: &OsStr) -> Result<Connector, SandboxError> {
-        let tools = wanted.map_or(vec![Tool::Pasta, Tool::Slirp4netns], |tool| vec![tool]);
+        // slirp4netns is ready in a few milliseconds, and pasta of 2023, which Debian 12 has, keeps connections open that the
+        // other side has closed.
+        let tools = wanted.map_or(vec![Tool::Slirp4netns, Tool::Pasta], |tool| vec![tool]);
         let found = tools.iter().find_map(|tool| Some((*tool, program(tool.name(), path)?)));
         let Some((tool, program)) = found else {
             let names: Vec<&str> = tools.iter().map(|tool| tool.name()).collect();
