@@ -24,6 +24,7 @@ mod checks;
 mod concurrent;
 mod errors;
 mod explain;
+mod foreign;
 mod interrupt;
 mod leftovers;
 mod limits;
