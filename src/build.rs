@@ -3,6 +3,7 @@
 mod assemble;
 mod bases;
 mod checks;
+mod epoch;
 mod foresight;
 mod layout;
 mod outline;
@@ -22,13 +23,13 @@ pub use outputs::{Output, OutputKind};
 pub use stored::{pull_image, push_stored};
 
 use crate::cache::Cache;
-use crate::diagnostic::{Color, Diagnostic, Severity, Source};
+use crate::diagnostic::{Color, Diagnostic, Severity, Source, Span};
 use crate::digest::{Digest, Frame};
-use crate::dockerfile;
 use crate::dockerfile::ast::Dockerfile;
+use crate::dockerfile::{self, Parsed};
 use crate::executor::{
-    Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, Layers, Namespace, Purpose, ResolvedBase, Services,
-    execute, private_network,
+    Aftermath, Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, Purpose,
+    ResolvedBase, Services, execute, private_network,
 };
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
@@ -73,9 +74,14 @@ pub struct Build<'a> {
     pub cancel: &'a Cancel,
     /// Whether files of new layers may be later than the build's own time.
     pub times: FileTimes,
+    /// What is done when a RUN has failed, while all that it had is still there.
+    pub on_failure: Option<&'a OnFailure<'a>>,
     /// How warnings are drawn.
     pub color: Color,
 }
+
+/// Looks at a RUN that failed.
+pub type OnFailure<'a> = dyn Fn(&FailedRun, &Namespace) + Sync + 'a;
 
 /// What becomes of the times of files in new layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -111,7 +117,20 @@ pub enum BuildError {
     /// `BUILDKIT_DOCKERFILE_CHECK` cannot be read.
     #[error("read BUILDKIT_DOCKERFILE_CHECK: {0}")]
     CheckOptions(#[source] dockerfile::lint::CheckError),
-    /// A base image cannot be had.
+    /// A base image of the Dockerfile cannot be had.
+    #[error("resolve base image {name}")]
+    BaseOf {
+        /// The image.
+        name: String,
+        /// The place that asks for it.
+        span: Span,
+        /// A stage that may be meant.
+        stage: Option<String>,
+        /// Why.
+        #[source]
+        source: Box<bases::BaseError>,
+    },
+    /// An image cannot be had.
     #[error("resolve base image {name}")]
     Base {
         /// The image.
@@ -146,7 +165,11 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     }
     prepared.check_network()?;
     prepared.check_architectures(&build.options)?;
-    let steps = execute(plan, &prepared.services(build, Purpose::Build))?;
+    let steps = execute(plan, &prepared.services(build, Purpose::Build)).inspect_err(|error| {
+        if let (Some(look), Some(failed)) = (build.on_failure, prepared.aftermath.take(error)) {
+            look(&failed, build.namespace);
+        }
+    })?;
     build.contexts.save();
     let image = build.assemble(plan, &steps, layers)?;
     build.export(&image, layers)
@@ -158,6 +181,7 @@ struct Prepared<'a> {
     bases: BTreeMap<BaseKey, ResolvedBase>,
     layers: Layers<'a>,
     options: ExecuteOptions,
+    aftermath: Aftermath,
 }
 
 impl Prepared<'_> {
@@ -206,6 +230,7 @@ impl Prepared<'_> {
             cancel: build.cancel,
             options: &self.options,
             purpose,
+            aftermath: build.on_failure.map(|_| &self.aftermath),
         }
     }
 }
@@ -215,44 +240,54 @@ impl Build<'_> {
     fn prepare(&self) -> Result<Prepared<'_>, BuildError> {
         let (dockerfile, warnings) = self.load_dockerfile()?;
         let layers = Layers::new(self.store, self.registry, self.namespace);
-        let bases = self.resolve_bases(&dockerfile, &layers)?;
-        let plan = self.plan(&dockerfile, warnings, &bases)?;
+        let dated = self.dated(&dockerfile)?;
+        let bases = self.resolve_bases(&dockerfile, &dated, &layers)?;
+        let plan = self.plan(&dockerfile, &dated, warnings, &bases)?;
         let mut options = self.execute.clone();
         if let Some(epoch) = plan.epoch {
             options.epoch = epoch;
             options.created = Some(epoch);
         }
         options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
-        Ok(Prepared { plan, bases, layers, options })
+        Ok(Prepared { plan, bases, layers, options, aftermath: Aftermath::default() })
     }
 
     /// The Dockerfile, and what the parser warns of.
     fn load_dockerfile(&self) -> Result<(Dockerfile, Vec<Diagnostic>), BuildError> {
         let task = self.progress.task(format!("[internal] load build definition from {}", self.source.name));
         task.start();
-        let parsed = dockerfile::parse(self.source);
-        let (errors, warnings): (Vec<Diagnostic>, Vec<Diagnostic>) =
-            parsed.diagnostics.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
-        task.end(if errors.is_empty() {
-            Outcome::Done
-        } else {
-            Outcome::Failed("the Dockerfile has errors".to_owned())
-        });
-        if !errors.is_empty() {
-            return Err(BuildError::Dockerfile(errors));
+        let Parsed { dockerfile, diagnostics } = self.parsed();
+        let (errors, warnings) = checks::split(diagnostics);
+        if errors.is_empty() {
+            task.end(Outcome::Done);
+            return Ok((dockerfile, warnings));
         }
-        Ok((parsed.dockerfile, warnings))
+        task.end(Outcome::Failed("the Dockerfile has errors".to_owned()));
+        self.warn_parsed(&dockerfile, warnings);
+        Err(BuildError::Dockerfile(errors))
+    }
+
+    fn parsed(&self) -> Parsed {
+        let mut parsed = dockerfile::parse(self.source);
+        if parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+            && let Some(foreign) = plan::refused_frontend(&parsed.dockerfile.directives, &self.options)
+        {
+            // What is written in another language has no errors of this one.
+            parsed.diagnostics = vec![foreign];
+        }
+        parsed
     }
 
     fn plan(
         &self,
         dockerfile: &Dockerfile,
+        options: &plan::Options,
         warnings: Vec<Diagnostic>,
         bases: &BTreeMap<BaseKey, ResolvedBase>,
     ) -> Result<Plan, BuildError> {
         let configs: BTreeMap<BaseKey, ImageConfig> =
             bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-        let mut plan = match plan::plan(dockerfile, &self.options, &configs) {
+        let mut plan = match plan::plan(dockerfile, options, &configs) {
             Ok(plan) => plan,
             Err(diagnostics) => {
                 self.warn_parsed(dockerfile, warnings);

@@ -76,6 +76,8 @@ impl Build<'_> {
 
     fn name(&self, image: &Assembled, size: u64) -> Result<(), BuildError> {
         let config = self.store.put_blob(&image.config.to_bytes())?;
+        // Before the outputs: what they write elsewhere on the same disk need not be waited for.
+        self.store.settle()?;
         for tag in &self.tags {
             let record = ImageRecord {
                 config,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Build, BuildError};
+use crate::diagnostic::did_you_mean;
 use crate::dockerfile::ast::Dockerfile;
 use crate::executor::{Layers, ResolvedBase};
 use crate::image::config::ImageConfig;
@@ -10,7 +11,7 @@ use crate::image::manifest::Manifest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::plan::needs::needs;
-use crate::plan::{BaseKey, BaseSource};
+use crate::plan::{BaseKey, BaseSource, Options};
 use crate::progress::Outcome;
 use crate::registry::pull::PulledImage;
 use crate::registry::{RegistryError, pull};
@@ -65,30 +66,36 @@ impl Build<'_> {
     pub(super) fn resolve_bases(
         &self,
         dockerfile: &Dockerfile,
+        options: &Options,
         layers: &Layers<'_>,
     ) -> Result<BTreeMap<BaseKey, ResolvedBase>, BuildError> {
         let mut resolved: BTreeMap<BaseKey, ResolvedBase> = BTreeMap::new();
         loop {
             let configs: BTreeMap<BaseKey, ImageConfig> =
                 resolved.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-            let missing = needs(dockerfile, &self.options, &configs).map_err(BuildError::Dockerfile)?;
+            let missing = needs(dockerfile, options, &configs).map_err(BuildError::Dockerfile)?;
             if missing.is_empty() {
                 return Ok(resolved);
             }
             let found = std::thread::scope(|scope| {
                 let threads: Vec<_> =
-                    missing.iter().map(|key| scope.spawn(move || self.resolve(key, layers))).collect();
+                    missing.iter().map(|(key, _)| scope.spawn(move || self.resolve(key, layers))).collect();
                 threads.into_iter().map(|thread| thread.join().expect("resolving does not panic")).collect::<Vec<_>>()
             });
-            for (key, base) in missing.into_iter().zip(found) {
-                resolved.insert(key, base?);
+            for ((key, span), base) in missing.into_iter().zip(found) {
+                let base = base.map_err(|source| BuildError::BaseOf {
+                    name: key.source.to_string(),
+                    span,
+                    stage: meant(&key, dockerfile),
+                    source: Box::new(source),
+                })?;
+                resolved.insert(key, base);
             }
         }
     }
 
-    fn resolve(&self, key: &BaseKey, layers: &Layers<'_>) -> Result<ResolvedBase, BuildError> {
-        let name = key.source.to_string();
-        let task = self.progress.task(format!("[internal] load metadata for {name}"));
+    fn resolve(&self, key: &BaseKey, layers: &Layers<'_>) -> Result<ResolvedBase, BaseError> {
+        let task = self.progress.task(format!("[internal] load metadata for {}", key.source));
         task.start();
         let found = match &key.source {
             BaseSource::Image(reference) => self.resolve_image(reference, key, layers),
@@ -103,7 +110,7 @@ impl Build<'_> {
             }
             Err(source) => {
                 task.end(Outcome::Failed(source.to_string()));
-                Err(BuildError::Base { name, source })
+                Err(source)
             }
         }
     }
@@ -179,6 +186,15 @@ impl Build<'_> {
         let layers = layout.config.rootfs.diff_ids.clone();
         Ok(ResolvedBase { name: key.source.to_string(), layers, digest, config: layout.config })
     }
+}
+
+/// The stage that may be meant by the name of an image that cannot be had.
+fn meant(key: &BaseKey, dockerfile: &Dockerfile) -> Option<String> {
+    let BaseSource::Image(reference) = &key.source else { return None };
+    let name = reference.familiar();
+    let names: Vec<String> =
+        dockerfile.stages.iter().filter_map(|stage| Some(stage.name.as_ref()?.value.to_lowercase())).collect();
+    did_you_mean(name.trim_end_matches(":latest"), names.iter().map(String::as_str)).map(str::to_owned)
 }
 
 fn check_layers(manifest: &Manifest, config: &ImageConfig) -> Result<(), BaseError> {

@@ -2,42 +2,43 @@
 
 use super::{Build, BuildError};
 use crate::diagnostic::{Diagnostic, Severity, Span};
-use crate::dockerfile;
+use crate::dockerfile::Parsed;
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::lint::{self, CheckOptions};
 use crate::executor::Layers;
 use crate::plan::{self, CopyInstruction, Plan};
 
 /// What checking found.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Checked {
     /// The warnings, in the order of the file.
     pub warnings: Vec<Diagnostic>,
     /// Rules that the Dockerfile wants to be kept, and that are not.
     pub violated: Vec<String>,
+    /// Why nothing more can be said.
+    pub failure: Option<BuildError>,
 }
 
-/// Says what there is to say about a Dockerfile and all its stages, without running anything.
+/// Says what there is to say about the target, or about all stages where none is given, without running anything.
 ///
 /// # Errors
-/// The Dockerfile is wrong, or a base image's config cannot be had.
+/// `BUILDKIT_DOCKERFILE_CHECK` cannot be read. Whatever else goes wrong is part of the answer.
 pub fn check(build: &Build<'_>) -> Result<Checked, BuildError> {
-    let parsed = dockerfile::parse(build.source);
-    if parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-        return Err(BuildError::Dockerfile(parsed.diagnostics));
-    }
-    let options = build.check_options(&parsed.dockerfile)?;
-    let layers = Layers::new(build.store, build.registry, build.namespace);
-    let bases = build.resolve_bases(&parsed.dockerfile, &layers)?;
-    let configs = bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-    let every_stage = plan::Options { scope: plan::Scope::EveryStage, ..build.options.clone() };
-    let plan = plan::plan(&parsed.dockerfile, &every_stage, &configs).map_err(BuildError::Dockerfile)?;
-    let mut warnings = parsed.diagnostics;
-    warnings.extend(build.ignored_files(&plan));
-    warnings.extend(plan.warnings);
+    let Parsed { dockerfile, diagnostics } = build.parsed();
+    let options = build.check_options(&dockerfile)?;
+    let (errors, mut warnings) = split(diagnostics);
+    let failure = match errors.is_empty() {
+        true => build.check_plan(&dockerfile, &mut warnings).err(),
+        false => Some(BuildError::Dockerfile(errors)),
+    };
     // Without a rule it is about the command line.
     warnings.retain(|warning| warning.rule.is_some());
-    Ok(filtered(warnings, &options))
+    Ok(Checked { failure, ..filtered(warnings, &options) })
+}
+
+/// The errors, and the rest.
+pub(super) fn split(diagnostics: Vec<Diagnostic>) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+    diagnostics.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Error)
 }
 
 fn filtered(mut warnings: Vec<Diagnostic>, options: &CheckOptions) -> Checked {
@@ -49,23 +50,54 @@ fn filtered(mut warnings: Vec<Diagnostic>, options: &CheckOptions) -> Checked {
         violated.sort();
         violated.dedup();
     }
-    Checked { warnings, violated }
+    Checked { warnings, violated, failure: None }
 }
 
 impl Build<'_> {
+    /// What only the plan knows, of the stages that are asked for.
+    fn check_plan(&self, dockerfile: &Dockerfile, warnings: &mut Vec<Diagnostic>) -> Result<(), BuildError> {
+        let layers = Layers::new(self.store, self.registry, self.namespace);
+        let scope = if self.options.target.is_some() { plan::Scope::Target } else { plan::Scope::EveryStage };
+        let options = plan::Options { scope, ..self.options.clone() };
+        let planned = self.resolve_bases(dockerfile, &options, &layers).and_then(|bases| {
+            let configs = bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
+            plan::plan(dockerfile, &options, &configs).map_err(BuildError::Dockerfile)
+        });
+        let plan = planned.map_err(|error| match error {
+            BuildError::Dockerfile(diagnostics) => {
+                let (errors, more) = split(diagnostics);
+                warnings.extend(more);
+                BuildError::Dockerfile(errors)
+            }
+            error => error,
+        })?;
+        if scope == plan::Scope::Target {
+            warnings.retain(|warning| is_needed(warning.span, &plan));
+        }
+        warnings.extend(self.ignored_files(&plan));
+        warnings.extend(plan.warnings);
+        Ok(())
+    }
+
     /// `BUILDKIT_DOCKERFILE_CHECK` where it is given, else what the file says.
     fn check_options(&self, dockerfile: &Dockerfile) -> Result<CheckOptions, BuildError> {
         const NAME: &str = "BUILDKIT_DOCKERFILE_CHECK";
-        match self.options.build_args.get(NAME).filter(|text| !text.is_empty()) {
-            Some(text) => CheckOptions::parse(text).map_err(BuildError::CheckOptions),
-            // A directive that cannot be read is an error of its own, which the parser reports.
-            None => Ok(dockerfile
-                .directives
-                .check
-                .as_ref()
-                .and_then(|check| CheckOptions::parse(&check.value).ok())
-                .unwrap_or_default()),
+        let options = match self.options.build_args.get(NAME).filter(|text| !text.is_empty()) {
+            Some(text) => CheckOptions::parse(text).map_err(BuildError::CheckOptions)?,
+            None => match &dockerfile.directives.check {
+                Some(check) => CheckOptions::parse(&check.value).map_err(|error| {
+                    let error = Diagnostic::error(check.span, format!("failed to parse check options: {error}"));
+                    let help = "it takes skip=RULE,…, error=true and experimental=RULE,… with ; between them";
+                    BuildError::Dockerfile(vec![error.help(help)])
+                })?,
+                None => CheckOptions::default(),
+            },
+        };
+        for (name, meant) in options.unknown_rules() {
+            let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+            self.progress.notice(format!("there is no check {name:?}{meant}"));
         }
+        Ok(options)
     }
 
     /// Shows the warnings of a build, those of the parser about stages that the result does not need left out.

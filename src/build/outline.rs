@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::checks::split;
 use super::{Build, BuildError};
-use crate::diagnostic::{Severity, Span};
-use crate::dockerfile;
+use crate::diagnostic::Span;
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::mount::MountKind;
+use crate::dockerfile::{self, Parsed};
 use crate::executor::Layers;
 use crate::plan::{self, Argument, Op, Plan};
 
@@ -80,7 +81,7 @@ pub fn targets(build: &Build<'_>) -> Result<Vec<Target>, BuildError> {
 pub fn outline(build: &Build<'_>) -> Result<Outline, BuildError> {
     let dockerfile = parsed(build)?;
     let layers = Layers::new(build.store, build.registry, build.namespace);
-    let bases = build.resolve_bases(&dockerfile, &layers)?;
+    let bases = build.resolve_bases(&dockerfile, &build.options, &layers)?;
     let configs = bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
     let plan = plan::plan(&dockerfile, &build.options, &configs).map_err(BuildError::Dockerfile)?;
     let wanted = build.options.target.as_ref().map(|target| target.to_lowercase());
@@ -99,10 +100,11 @@ pub fn outline(build: &Build<'_>) -> Result<Outline, BuildError> {
 }
 
 fn parsed(build: &Build<'_>) -> Result<Dockerfile, BuildError> {
-    let parsed = dockerfile::parse(build.source);
-    match parsed.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
-        true => Err(BuildError::Dockerfile(parsed.diagnostics)),
-        false => Ok(parsed.dockerfile),
+    let Parsed { dockerfile, diagnostics } = build.parsed();
+    let (errors, _) = split(diagnostics);
+    match errors.is_empty() {
+        true => Ok(dockerfile),
+        false => Err(BuildError::Dockerfile(errors)),
     }
 }
 

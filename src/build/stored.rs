@@ -54,6 +54,7 @@ pub fn pull_image(
         let failed = |source| BuildError::Base { name: name.to_string(), source };
         record_pulled(layers.store, name, platform, &pulled).map_err(failed)?;
         abreast(&pulled.config.rootfs.diff_ids, |_, layer| layers.fetch_blob(layer, &task))?;
+        layers.store.settle()?;
         Ok(pulled.manifest_digest)
     })
 }

@@ -15,7 +15,7 @@
 use crate::digest::{Digest, Frame};
 use crate::image::platform::Platform;
 use crate::plan::{
-    CopyInstruction, CopyOp, HeredocFile, Link, Mount, MountKind, Network, Parents, RunOp, Security, WorkdirOp,
+    CopyInstruction, CopyOp, Device, HeredocFile, Link, Mount, MountKind, Network, Parents, RunOp, Security, WorkdirOp,
 };
 
 /// A step's key, and what entered it in words.
@@ -71,6 +71,7 @@ pub fn run(op: &RunOp, parent: &Digest, contents: &[Option<Digest>]) -> Key {
         mounts,
         network,
         security,
+        devices,
         form: _,
         command_text,
     } = op;
@@ -89,6 +90,10 @@ pub fn run(op: &RunOp, parent: &Digest, contents: &[Option<Digest>]) -> Key {
     ingredients.extend(settings.map(|(name, value)| (name.to_owned(), value.clone())));
     ingredients.push(("network".to_owned(), network_name(*network).to_owned()));
     ingredients.push(("security".to_owned(), security_name(*security).to_owned()));
+    for Device { name, required } in devices {
+        frame.text("device", name).text("device is", if *required { "required" } else { "optional" });
+        ingredients.push((format!("device {name}"), if *required { "required" } else { "optional" }.to_owned()));
+    }
     frame.number("mounts", mounts.len() as u64);
     for (number, resolved) in mounts.iter().enumerate() {
         let content = contents.get(number).copied().flatten();

@@ -16,6 +16,8 @@ pub enum MissReason {
     Disabled,
     /// The same was built before, but its result was removed from the store.
     Removed,
+    /// Another kind of step stood at its place.
+    Replaced,
     /// The step before it has another result.
     Parent,
     /// Some of what entered its key differs.
@@ -104,6 +106,11 @@ pub fn explain(before: Option<&SlotRecord>, key: &Key, files: Option<FileChanges
     if before.key == key.digest {
         return MissReason::Removed;
     }
+    let kind = |ingredients: &[(String, String)]| ingredients.first().map(|(name, _)| name.clone());
+    // What comes first tells the kinds apart; to list how a COPY differs from a RUN says nothing.
+    if kind(&before.ingredients) != kind(&key.ingredients) {
+        return MissReason::Replaced;
+    }
     let old: BTreeMap<&str, &str> =
         before.ingredients.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let new: BTreeMap<&str, &str> =
@@ -152,6 +159,7 @@ impl fmt::Display for MissReason {
             MissReason::First => f.write_str("not built before"),
             MissReason::Disabled => f.write_str("the cache is switched off for it"),
             MissReason::Removed => f.write_str("its result was removed from the store"),
+            MissReason::Replaced => f.write_str("another instruction was here before"),
             MissReason::Parent => f.write_str("the step before it changed"),
             MissReason::Changed(changes) => {
                 let texts: Vec<String> = changes.iter().map(Change::to_string).collect();
@@ -213,6 +221,7 @@ mod tests {
         let new = [("command", "make"), ("variable VERSION", "1.3"), (PARENT, "b")];
         assert_eq!(reason(&old, &new, None), "variable VERSION was \"1.2\", is \"1.3\"");
         assert_eq!(reason(&old, &old[..2], None), "not built before");
+        assert_eq!(reason(&old, &[("path", "/a"), (PARENT, "a")], None), "another instruction was here before");
         assert_eq!(reason(&[(PARENT, "a")], &[(PARENT, "b")], None), "the step before it changed");
         assert_eq!(reason(&new[..1], &new[..2], None), "variable VERSION is new: \"1.3\"");
         assert_eq!(reason(&new[..2], &new[..1], None), "variable VERSION is gone");

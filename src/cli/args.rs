@@ -58,6 +58,20 @@ Examples:
 
 Exit status: 0, the exit status of a RUN that failed, 2 for a wrong command line, 130 after Ctrl-C, 1 otherwise.";
 
+const RUN_HELP: &str = "\
+The command runs in the sandbox that RUN has, as the image's USER in its WORKDIR, with the network of
+this machine (no ports to publish). What it writes is gone when it ends, but for what is mounted.
+
+Examples:
+  rbuild run app                                    ENTRYPOINT and CMD of the image
+  rbuild run app sh                                 a shell; with ENTRYPOINT: --entrypoint sh app
+  echo 1+1 | rbuild run -i app bc
+  rbuild run -v .:/src -w /src node:22 npm test
+
+Ctrl-C, SIGTERM and the like go to the command; the second one kills it.
+Exit status: the command's; 126 if it cannot be executed, 127 if it is not there, 125 if something
+else kept it from running.";
+
 const EXPLAIN_HELP: &str = "\
 Takes the flags of `rbuild build`; give the same ones. Nothing runs and nothing is written; configs of base images and
 remote sources are fetched where a key needs them.
@@ -132,6 +146,12 @@ pub enum Subcommand {
     /// Build an image (the default command)
     #[command(after_help = BUILD_HELP, visible_alias = "b")]
     Build(Box<BuildArguments>),
+    /// Build, and open a shell where a RUN fails: build --on-error=shell
+    #[command(after_help = BUILD_HELP)]
+    Debug(Box<BuildArguments>),
+    /// Run an image, to try it; nothing of it stays
+    #[command(after_help = RUN_HELP)]
+    Run(Box<RunArguments>),
     /// Say which steps a build would run, and why, without running any
     #[command(after_help = EXPLAIN_HELP)]
     Explain(Box<ExplainArguments>),
@@ -293,12 +313,18 @@ pub struct BuildArguments {
     /// An option of resolv.conf for RUN, such as ndots:1 (repeatable)
     #[arg(long = "dns-option", alias = "dns-opt", value_name = "OPTION", help_heading = "RUN")]
     pub resolver_options: Vec<String>,
-    /// Allow what a Dockerfile may ask for: network.host, security.insecure, device (repeatable)
+    /// Allow what a Dockerfile may ask for: network.host, security.insecure, device[=NAME] (repeatable)
     #[arg(long = "allow", value_name = "ENTITLEMENT", help_heading = "RUN")]
     pub entitlements: Vec<String>,
+    /// Look for descriptions of devices (CDI, in JSON) here in place of /etc/cdi and /var/run/cdi (repeatable)
+    #[arg(long = "cdi-spec-dir", value_name = "DIRECTORY", help_heading = "RUN")]
+    pub cdi_directories: Vec<String>,
     /// The size of /dev/shm in RUN, such as 256m
     #[arg(long, value_name = "SIZE", help_heading = "RUN")]
     pub shm_size: Option<String>,
+    /// When a RUN fails: stop, or open a shell in its files, variables, user and mounts (needs a terminal) [default: stop]
+    #[arg(long, value_name = "ACTION", help_heading = "RUN")]
+    pub on_error: Option<String>,
     /// Run at most so many steps at once [default: one per processor]
     #[arg(short, long, value_name = "NUMBER", help_heading = "RUN")]
     pub jobs: Option<String>,
@@ -446,6 +472,100 @@ pub struct AcceptedArguments {
     /// Source policy
     #[arg(long = "policy", hide = true, value_name = "POLICY")]
     pub policies: Vec<String>,
+}
+
+/// What `run` takes.
+#[derive(Debug, Args)]
+#[command(override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND] [ARGUMENT]…")]
+pub struct RunArguments {
+    /// A name or an id; what follows it is the command in place of the image's CMD
+    #[arg(value_name = "IMAGE", required = true, num_args = 1.., trailing_var_arg = true)]
+    pub image_and_command: Vec<String>,
+
+    /// Pass standard input on
+    #[arg(
+        short,
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub interactive: Option<Switch>,
+    /// Give the command a terminal [default: -it where rbuild has one]
+    #[arg(
+        short,
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub tty: Option<Switch>,
+    /// Run this program in place of the image's ENTRYPOINT; empty for none
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Set a variable; without `=`, to the environment's value (repeatable)
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// The working directory
+    #[arg(short, long = "workdir", value_name = "DIR")]
+    pub working_directory: Option<String>,
+    /// Run as this user: user, uid, user:group or uid:gid
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Show a file or directory of this machine: SOURCE:TARGET, with :ro it cannot be changed (repeatable)
+    #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro]")]
+    pub volumes: Vec<String>,
+    /// The same in words: type=bind,source=PATH,target=PATH[,readonly]; or type=tmpfs,target=PATH[,size=SIZE] (repeatable)
+    #[arg(long = "mount", value_name = "MOUNT")]
+    pub mounts: Vec<String>,
+    /// The network: default, none, host
+    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// Add a line to /etc/hosts: HOST:IP or HOST=IP (repeatable)
+    #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',')]
+    pub hosts: Vec<String>,
+    /// The host name [default: rbuild]
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// The size of /dev/shm, such as 256m
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    /// Pull the image: always, missing (where it is not here), never [default: missing]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "always", value_name = "WHEN")]
+    pub pull: Option<String>,
+    /// The platform to pull [default: this machine's; env: DOCKER_DEFAULT_PLATFORM]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How to show a pull: auto, plain, tty, rawjson, quiet
+    #[arg(long, value_name = "MODE")]
+    pub progress: Option<String>,
+    /// Show nothing of a pull
+    #[arg(
+        short,
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        value_name = "BOOL"
+    )]
+    pub quiet: Switch,
+    /// Accepted: nothing of a container ever stays
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rm: Option<Switch>,
+    /// Accepted: a first process that reaps the others is always there
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub init: Option<Switch>,
+    /// Accepted: ports are this machine's own
+    #[arg(short, long = "publish", hide = true, value_name = "PORT")]
+    pub published: Vec<String>,
+
+    /// How to reach registries.
+    #[command(flatten)]
+    pub registry: RegistryArguments,
 }
 
 /// What `images` takes.

@@ -30,6 +30,8 @@ pub struct Environment {
     pub now: SystemTime,
     /// Processors that may be used.
     pub processors: NonZeroUsize,
+    /// Standard input.
+    pub stdin: Stdio,
     /// Standard output.
     pub stdout: Stdio,
     /// Standard error.
@@ -52,6 +54,7 @@ impl Environment {
             user_id: rustix::process::geteuid().as_raw(),
             now: SystemTime::now(),
             processors: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            stdin: stdio(std::io::stdin().is_terminal()),
             stdout: stdio(std::io::stdout().is_terminal()),
             stderr: stdio(std::io::stderr().is_terminal()),
         })

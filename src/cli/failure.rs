@@ -24,6 +24,11 @@ pub enum FailureKind {
         /// The status.
         status: u8,
     },
+    /// `rbuild run` could not run the image's command.
+    Container {
+        /// 125, 126 or 127, as docker.
+        status: u8,
+    },
     /// Somebody pressed Ctrl-C, or sent a signal.
     Interrupted,
     /// Everything else.
@@ -94,7 +99,7 @@ impl Failure {
         match self.kind {
             FailureKind::Usage => 2,
             // A failed command cannot have 0; said all the same, so that no caller takes it for success.
-            FailureKind::Command { status } => status.max(1),
+            FailureKind::Command { status } | FailureKind::Container { status } => status.max(1),
             FailureKind::Interrupted => 130,
             FailureKind::Dockerfile | FailureKind::Other => 1,
         }

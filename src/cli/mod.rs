@@ -13,6 +13,7 @@ pub mod environment;
 pub mod failure;
 pub mod request;
 mod signals;
+mod terminal;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -24,6 +25,7 @@ use args::{Arguments, Subcommand};
 use environment::Environment;
 use failure::{Failure, FailureKind};
 use request::commands::{DiskUsage, Doctor, History, Images, Inspect, Prune, Pull, Push, Remove, TagImage};
+use request::container::RunImage;
 use request::{InvalidRequest, Request};
 
 /// What rbuild was asked to do.
@@ -31,6 +33,8 @@ use request::{InvalidRequest, Request};
 pub enum Command {
     /// Build an image.
     Build(Box<Request>),
+    /// Run an image.
+    Run(Box<RunImage>),
     /// List images.
     Images(Images),
     /// Remove images.
@@ -85,11 +89,12 @@ impl UsageError {
 pub fn main() -> std::process::ExitCode {
     let outcome =
         Environment::capture().map_err(|error| Failure::of(FailureKind::Other, &error)).and_then(|environment| {
-            let command = parse(std::env::args_os().collect(), &environment)?;
+            let argv: Vec<OsString> = std::env::args_os().collect();
+            let command = parse(argv.clone(), &environment).map_err(|error| refused(&argv, error))?;
             commands::run(command, &environment)
         });
     match outcome {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(code) => std::process::ExitCode::from(code),
         Err(failure) => {
             let color = if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
                 Color::Always
@@ -100,6 +105,16 @@ pub fn main() -> std::process::ExitCode {
             drop(failure.print(&mut std::io::stderr().lock(), color));
             std::process::ExitCode::from(failure.exit_code())
         }
+    }
+}
+
+/// A command line that was not understood. That of `rbuild run` ends as docker's does: 2 could be the command's own.
+fn refused(argv: &[OsString], error: UsageError) -> Failure {
+    let failure = Failure::from(error);
+    let place = place_of_subcommand(argv);
+    match argv.get(place).is_some_and(|word| word == "run") {
+        true => Failure { kind: FailureKind::Container { status: commands::NOT_RUN }, ..failure },
+        false => failure,
     }
 }
 
@@ -128,6 +143,11 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
     let global = &arguments.global;
     Ok(match arguments.subcommand {
         Subcommand::Build(build) => Command::Build(Box::new(Request::resolve(*build, global, environment)?)),
+        Subcommand::Debug(mut build) => {
+            build.on_error.get_or_insert_with(|| "shell".to_owned());
+            Command::Build(Box::new(Request::resolve(*build, global, environment)?))
+        }
+        Subcommand::Run(run) => Command::Run(Box::new(RunImage::resolve(*run, global, environment)?)),
         Subcommand::Explain(explain) => {
             Command::Build(Box::new(Request::resolve_explain(*explain, global, environment)?))
         }
@@ -149,6 +169,25 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
 /// Only flags that every subcommand has may stand before a subcommand. A word that names one wins over a directory of
 /// that name, which is written `./images`.
 fn with_default_subcommand(mut argv: Vec<OsString>, command: &clap::Command) -> Vec<OsString> {
+    let place = place_of_subcommand(&argv);
+    let is_known = match argv.get(place).and_then(|word| word.to_str()) {
+        Some("-h" | "--help" | "-V" | "--version" | "help") => true,
+        Some(word) => is_subcommand(word, command),
+        None => false,
+    };
+    let word = |place: usize| argv.get(place).and_then(|word| word.to_str());
+    if word(place) == Some("debug") && matches!(word(place + 1), Some("build" | "b")) {
+        // As `docker buildx debug build`.
+        argv.remove(place + 1);
+    }
+    if !is_known {
+        argv.insert(argv.len().min(1), OsString::from("build"));
+    }
+    argv
+}
+
+/// Where a subcommand stands, if there is one: behind the flags that every one has.
+fn place_of_subcommand(argv: &[OsString]) -> usize {
     let mut place = 1;
     while let Some(word) = argv.get(place).and_then(|word| word.to_str()) {
         match word {
@@ -158,15 +197,7 @@ fn with_default_subcommand(mut argv: Vec<OsString>, command: &clap::Command) -> 
             _ => break,
         }
     }
-    let is_known = match argv.get(place).and_then(|word| word.to_str()) {
-        Some("-h" | "--help" | "-V" | "--version" | "help") => true,
-        Some(word) => is_subcommand(word, command),
-        None => false,
-    };
-    if !is_known {
-        argv.insert(argv.len().min(1), OsString::from("build"));
-    }
-    argv
+    place
 }
 
 fn is_subcommand(word: &str, command: &clap::Command) -> bool {

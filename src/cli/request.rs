@@ -6,6 +6,7 @@
 
 mod accepted;
 pub mod commands;
+pub mod container;
 mod context;
 mod fields;
 mod limits;
@@ -85,8 +86,12 @@ pub struct Request {
     pub shm_size: Option<u64>,
     /// What each RUN may use at most.
     pub limits: Limits,
+    /// Where devices are described, where that is not the usual place.
+    pub cdi_directories: Vec<PathBuf>,
     /// Steps that run at once.
     pub jobs: NonZeroUsize,
+    /// What happens when a RUN fails.
+    pub on_error: OnError,
     /// How to show progress.
     pub progress: ProgressMode,
     /// Whether standard output gets the image's id alone.
@@ -95,8 +100,6 @@ pub struct Request {
     pub registries: RegistryOptions,
     /// Where images and cache live.
     pub store_root: PathBuf,
-    /// Seconds since 1970 that times in the image are set to (`SOURCE_DATE_EPOCH`).
-    pub source_date_epoch: Option<u64>,
     /// Sentences about flags that do not do what they do elsewhere.
     pub notices: Vec<String>,
 }
@@ -116,6 +119,23 @@ pub enum Action {
     Explain(ReportFormat),
     /// Show the plan.
     Plan,
+}
+
+/// What happens when a RUN fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// The build ends.
+    Stop,
+    /// A shell is opened where it failed, then the build ends.
+    Shell,
+}
+
+fn on_error(word: Option<&str>) -> Result<OnError, InvalidRequest> {
+    match word {
+        None | Some("stop") => Ok(OnError::Stop),
+        Some("shell") => Ok(OnError::Shell),
+        Some(value) => Err(Given { flag: "--on-error", value, expected: "stop or shell" }.invalid()),
+    }
 }
 
 /// Who reads a report.
@@ -269,7 +289,7 @@ impl Request {
         let mut tags = references("--tag", &arguments.tags)?;
         let outputs = output::outputs(&arguments, &mut tags, environment, &mut notices)?;
         let mut build_arguments = build_arguments(&arguments.build_args, environment)?;
-        let source_date_epoch = source_date_epoch(&mut build_arguments, environment)?;
+        pass_source_date_epoch(&mut build_arguments, environment);
         let mut registries = registries(&arguments.registry, environment)?;
         registries.insecure.extend(output::insecure_registries(&outputs));
         let (progress, verbosity) = progress(&arguments, global, environment)?;
@@ -299,14 +319,15 @@ impl Request {
             hosts: run::hosts(&arguments.hosts, network)?,
             resolver,
             entitlements: run::entitlements(&arguments.entitlements)?,
+            cdi_directories: arguments.cdi_directories.iter().map(|path| environment.absolute(path)).collect(),
             shm_size: arguments.shm_size.as_deref().map(|text| byte_size("--shm-size", text)).transpose()?,
             limits: limits::limits(&arguments.limits)?,
             jobs: jobs(arguments.jobs.as_deref(), environment)?,
+            on_error: on_error(arguments.on_error.as_deref())?,
             progress,
             verbosity,
             registries,
             store_root: store_root(global, environment)?,
-            source_date_epoch,
             notices,
         })
     }
@@ -398,20 +419,10 @@ fn build_arguments(texts: &[String], environment: &Environment) -> Result<BTreeM
 }
 
 /// The variable is passed on as an argument (as buildx does) unless that was given, and means the same.
-fn source_date_epoch(
-    build_arguments: &mut BTreeMap<String, String>,
-    environment: &Environment,
-) -> Result<Option<u64>, InvalidRequest> {
+fn pass_source_date_epoch(build_arguments: &mut BTreeMap<String, String>, environment: &Environment) {
     const NAME: &str = "SOURCE_DATE_EPOCH";
-    if let Some(value) = environment.variable(NAME) {
+    if let Some(value) = environment.variable(NAME).filter(|value| !value.is_empty()) {
         build_arguments.entry(NAME.to_owned()).or_insert_with(|| value.to_owned());
-    }
-    match build_arguments.get(NAME).map(String::as_str) {
-        None | Some("") => Ok(None),
-        Some(value) => match value.parse() {
-            Ok(seconds) => Ok(Some(seconds)),
-            Err(_) => Err(Given { flag: NAME, value, expected: "seconds since 1970" }.invalid()),
-        },
     }
 }
 

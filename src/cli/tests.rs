@@ -1,6 +1,6 @@
 //! Argv → request, by a table of examples (`testdata/cli/args.txt`).
 //!
-//! An entry is `$ rbuild …`, with `NAME=value` before it where a variable is set, `@stdout=terminal` where standard output
+//! An entry is `$ rbuild …`, with `NAME=value` before it where a variable is set, `@stdout=terminal` (or stdin) where that
 //! is one, and below it what came out: the fields that differ from those of `rbuild .`, or the error and its hints.
 //! `UPDATE=1 cargo test --lib cli` writes the table anew.
 
@@ -29,6 +29,7 @@ fn surroundings() -> (tempfile::TempDir, Environment) {
         user_id: 1000,
         now: SystemTime::UNIX_EPOCH,
         processors: NonZeroUsize::new(4).unwrap(),
+        stdin: Stdio::Other,
         stdout: Stdio::Other,
         stderr: Stdio::Other,
     };
@@ -95,12 +96,13 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         entitlements,
         shm_size,
         limits,
+        cdi_directories,
         jobs,
+        on_error,
         progress,
         verbosity,
         registries,
         store_root,
-        source_date_epoch,
         notices,
     )
 }
@@ -141,6 +143,7 @@ fn run_entry(settings: &[&str], command: &str) -> String {
     };
     for setting in settings {
         match setting.split_once('=').unwrap() {
+            ("@stdin", "terminal") => environment.stdin = Stdio::Terminal,
             ("@stdout", "terminal") => environment.stdout = Stdio::Terminal,
             ("@user", id) => environment.user_id = id.parse().unwrap(),
             (name, "-") => _ = environment.variables.remove(name),

@@ -123,6 +123,12 @@ impl TarContext {
         }
     }
 
+    /// The time of the newest file, in seconds since 1970.
+    pub fn newest_file(&self) -> Option<i64> {
+        let is_file = |node: &&Node| matches!(node.kind, Kind::File { .. });
+        self.entries.values().map(|held| &held.node).filter(is_file).map(|node| node.mtime.seconds).max()
+    }
+
     fn add<R: Read>(&mut self, entry: &mut Entry<R>, path: &[u8], temporary: &Path, links: &mut u64) -> io::Result<()> {
         let entry_type = entry.header().entry_type();
         if entry_type == EntryType::XGlobalHeader {

@@ -59,10 +59,14 @@ impl DirContext {
         self.descendants(path, &|_| true)
     }
 
-    /// Whether an ignore rule excludes a path, be there something or not (for the lint rule CopyIgnoredFile, and to say
-    /// why a source is missing).
+    /// Whether an ignore rule excludes a path, be there something or not (to say why a source is missing).
     pub fn is_ignored(&self, path: &[u8]) -> bool {
         self.rules.excludes(path)
+    }
+
+    /// Whether the ignore rules leave nothing of a path: neither itself nor anything below it.
+    pub fn leaves_nothing_of(&self, path: &[u8]) -> bool {
+        self.rules.leave_nothing_of(path)
     }
 
     /// The digest of a regular file's content, from the stat cache where that can be trusted.

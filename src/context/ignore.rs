@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::pattern::{InvalidPattern, PathPattern, clean};
+use super::pattern::{InvalidPattern, Lineage, PathPattern, clean};
 
 /// A line longer than this is refused (the limit of Go's `bufio.Scanner`, which reads the file for Docker).
 const MAX_LINE: usize = 64 * 1024 - 1;
@@ -33,6 +33,8 @@ struct Rule {
     /// Whether it starts with `!`.
     exception: bool,
     pattern: PathPattern,
+    /// Whether it is written so that it matches whatever there is.
+    everything: bool,
 }
 
 /// The verdicts that a directory's entries share: what already matched the directory or one above it, and which rules
@@ -110,6 +112,15 @@ impl IgnoreRules {
         !path.is_empty() && self.deciding(path).is_some_and(|index| !self.rules[index].exception)
     }
 
+    /// Whether nothing of a path, the root included, can be part of the context: neither itself nor anything below it.
+    pub fn leave_nothing_of(&self, path: &[u8]) -> bool {
+        match self.rules.iter().rposition(|rule| rule.everything && !rule.exception) {
+            _ if !path.is_empty() => self.excludes(path) && !self.may_descend(path),
+            Some(index) => !self.rules[index + 1..].iter().any(|rule| rule.exception),
+            None => false,
+        }
+    }
+
     /// Whether anything below a directory can be part of the context: false where the directory is excluded and no
     /// later exception can match below it.
     pub fn may_descend(&self, directory: &[u8]) -> bool {
@@ -128,7 +139,8 @@ impl IgnoreRules {
 
     /// The verdicts shared by the entries of a directory (the empty path is the root).
     pub fn scope(&self, directory: &[u8]) -> Scope<'_> {
-        self.scope_with(directory, |_, rule| !directory.is_empty() && rule.pattern.matches_or_parent(directory))
+        let lineage = Lineage::of(directory);
+        self.scope_with(directory, |_, rule| !directory.is_empty() && rule.pattern.matches_any(&lineage))
     }
 
     fn scope_with(&self, directory: &[u8], holds: impl Fn(usize, &Rule) -> bool) -> Scope<'_> {
@@ -142,7 +154,8 @@ impl IgnoreRules {
 
     /// The rule that decides: the last that matches the path or a directory above it.
     fn deciding(&self, path: &[u8]) -> Option<usize> {
-        self.rules.iter().rposition(|rule| rule.pattern.matches_or_parent(path))
+        let lineage = Lineage::of(path);
+        self.rules.iter().rposition(|rule| rule.pattern.matches_any(&lineage))
     }
 
     /// Whether an exception after a rule may match below a directory.
@@ -228,8 +241,9 @@ fn rule(pattern: &[u8]) -> Result<Option<Rule>, InvalidPattern> {
     if pattern == b"!" {
         return Err(InvalidPattern("illegal exclusion pattern: \"!\""));
     }
-    let pattern = PathPattern::parse(&pattern[usize::from(exception)..])?;
-    Ok(Some(Rule { exception, pattern }))
+    let text = &pattern[usize::from(exception)..];
+    let everything = matches!(text, b"*" | b"**" | b"**/*");
+    Ok(Some(Rule { exception, pattern: PathPattern::parse(text)?, everything }))
 }
 
 /// Without white space at both ends, as Go's `strings.TrimSpace`: Unicode's, where the bytes are UTF-8.

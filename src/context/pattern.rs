@@ -8,7 +8,7 @@ mod class;
 mod regexp;
 mod wildcard;
 
-pub use regexp::PathPattern;
+pub use regexp::{Lineage, PathPattern};
 pub use wildcard::{Wildcard, has_wildcards};
 
 /// Says why a pattern means nothing.

@@ -76,17 +76,17 @@ pub struct Instruction {
     pub operation: Operation,
 }
 
-/// What an instruction asks for.
+/// What an instruction asks for. Large forms are boxed: most instructions are small, and files have many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// ADD.
-    Add(Transfer),
+    Add(Box<Transfer>),
     /// ARG: one or more declarations.
     Arg(Vec<ArgDeclaration>),
     /// CMD.
     Cmd(Command),
     /// COPY.
-    Copy(Transfer),
+    Copy(Box<Transfer>),
     /// ENTRYPOINT.
     Entrypoint(Command),
     /// ENV.
@@ -94,7 +94,7 @@ pub enum Operation {
     /// EXPOSE.
     Expose(Vec<Word>),
     /// HEALTHCHECK.
-    Healthcheck(Healthcheck),
+    Healthcheck(Box<Healthcheck>),
     /// LABEL.
     Label(Vec<KeyValue>),
     /// MAINTAINER.
@@ -102,7 +102,7 @@ pub enum Operation {
     /// ONBUILD with the instruction it keeps.
     Onbuild(Box<Instruction>),
     /// RUN.
-    Run(Run),
+    Run(Box<Run>),
     /// SHELL.
     Shell(Vec<Word>),
     /// STOPSIGNAL.
@@ -171,6 +171,15 @@ impl Heredoc {
     }
 }
 
+/// `--device=` of RUN: a device that the machine describes by CDI, the container device interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name, `vendor.com/class=name` in full.
+    pub name: Word,
+    /// Whether the command cannot do without it.
+    pub required: bool,
+}
+
 /// RUN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
@@ -185,7 +194,7 @@ pub struct Run {
     /// `--security=`.
     pub security: Option<Word>,
     /// `--device=` flags.
-    pub devices: Vec<Word>,
+    pub devices: Vec<Device>,
 }
 
 /// One `--mount=` flag, split at its commas.

@@ -1,9 +1,13 @@
 //! Parser directives: `# syntax=`, `# escape=` and `# check=` comments at the very head of a file.
+//!
+//! A file in another language than this one says so in comments of its own: `// syntax=…`, or as JSON `{"syntax": "…"}`.
+//! Whether its frontend can be run is not known here.
 
-use super::ast::Directives;
+use super::ast::{Directives, Word};
 use super::lines::Lines;
 use crate::diagnostic::{Diagnostic, Span, Spanned};
 
+const KNOWN: [&str; 3] = ["syntax", "escape", "check"];
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// The head of a file.
@@ -56,7 +60,36 @@ pub(super) fn parse(source: &str) -> Head {
         }
         head.end = line.start + line.raw.len();
     }
+    if head.directives.syntax.is_none() {
+        head.directives.syntax = foreign_syntax(source, start);
+    }
     head
+}
+
+/// What BuildKit's `DetectSyntax` finds in files that are no Dockerfiles.
+fn foreign_syntax(source: &str, start: usize) -> Option<Word> {
+    let shebang = Lines::new(source, start).next().filter(|line| line.raw.starts_with("#!"));
+    let start = shebang.map_or(start, |line| line.start + line.raw.len());
+    let text = source.get(start..)?;
+    let in_source = |part: &str| {
+        let at = part.as_ptr().addr() - source.as_ptr().addr();
+        Spanned::new(part.to_owned(), Span::new(at, at + part.len()))
+    };
+    if text.starts_with("//") {
+        let comments = text.lines().map_while(|line| assignment(line.strip_prefix("//")?.trim_start()));
+        let mut known =
+            comments.take_while(|(name, _)| KNOWN.iter().any(|directive| name.eq_ignore_ascii_case(directive)));
+        let (_, value) = known.find(|(name, _)| name.eq_ignore_ascii_case("syntax"))?;
+        return Some(in_source(value.split(' ').next().unwrap_or(value)));
+    }
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+    let name = object.get("syntax")?.as_str()?;
+    // Escapes may hide where it is written.
+    let place = text.find(name).map(|at| in_source(&text[at..at + name.len()]).span);
+    Some(Spanned::new(name.to_owned(), place.unwrap_or_default()))
 }
 
 impl Head {

@@ -145,7 +145,10 @@ fn run(run: &Run) -> Vec<String> {
     }
     parts.extend(flag("network", run.network.as_ref()));
     parts.extend(flag("security", run.security.as_ref()));
-    parts.extend(run.devices.iter().map(|word| format!("device={}", quote(word))));
+    parts.extend(run.devices.iter().map(|device| {
+        let required = if device.required { " required" } else { "" };
+        format!("device={}{required}", quote(&device.name))
+    }));
     parts.push(command(&run.command));
     parts.extend(run.heredocs.iter().map(heredoc));
     parts

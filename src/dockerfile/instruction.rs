@@ -40,11 +40,24 @@ impl<'l> Statement<'l> {
         let name = self.keyword.as_str();
         Keyword::of(name).ok_or_else(|| {
             let error = Diagnostic::error(self.keyword.span(), format!("unknown instruction: {name}"));
-            match Keyword::meant_by(name) {
-                Some(meant) => error.help(format!("did you mean {meant}?")),
+            match self.help_for_unknown(name) {
+                Some(help) => error.help(help),
                 None => error,
             }
         })
+    }
+
+    fn help_for_unknown(&self, name: &str) -> Option<String> {
+        if let Some(meant) = Keyword::meant_by(name) {
+            return Some(format!("did you mean {meant}?"));
+        }
+        match name {
+            _ if name.starts_with("//") => Some("a comment begins with #".to_owned()),
+            "&&" | "||" | "|" | ";" => {
+                Some(format!("the line before needs a {} at its end to go on here", self.escape))
+            }
+            _ => None,
+        }
     }
 
     /// Whether `<<NAME` words in it announce here-documents.
@@ -112,9 +125,10 @@ fn span(statement: &Statement<'_>, heredocs: &[RawHeredoc<'_>]) -> Span {
     heredocs.last().map_or(span, |last| span.to(Span::new(last.end, last.end)))
 }
 
-/// A statement's text with the bodies of its here-documents.
+/// A statement's text with the bodies of its here-documents. White space at its end stays, as it does in the `OnBuild` of
+/// BuildKit's configs.
 fn original(statement: &Statement<'_>, heredocs: &[RawHeredoc<'_>]) -> String {
-    let mut text = statement.whole.as_str().to_owned();
+    let mut text = statement.whole.with_rest_of_line().to_owned();
     for heredoc in heredocs {
         text.push('\n');
         text.push_str(heredoc.raw);
@@ -135,18 +149,18 @@ fn parse_operation(
     heredocs: &[RawHeredoc<'_>],
 ) -> Result<Operation, Problems> {
     Ok(match kind {
-        Keyword::Add => Operation::Add(transfer::parse_add(statement, heredocs)?),
+        Keyword::Add => Operation::Add(Box::new(transfer::parse_add(statement, heredocs)?)),
         Keyword::Arg => Operation::Arg(parse_arg(statement)?),
         Keyword::Cmd => Operation::Cmd(parse_command(statement)?),
-        Keyword::Copy => Operation::Copy(transfer::parse_copy(statement, heredocs)?),
+        Keyword::Copy => Operation::Copy(Box::new(transfer::parse_copy(statement, heredocs)?)),
         Keyword::Entrypoint => Operation::Entrypoint(parse_command(statement)?),
         Keyword::Env => Operation::Env(parse_pairs(statement, "ENV")?),
         Keyword::Expose => Operation::Expose(parse_expose(statement)?),
-        Keyword::Healthcheck => Operation::Healthcheck(healthcheck::parse(statement)?),
+        Keyword::Healthcheck => Operation::Healthcheck(Box::new(healthcheck::parse(statement)?)),
         Keyword::Label => Operation::Label(parse_pairs(statement, "LABEL")?),
         Keyword::Maintainer => Operation::Maintainer(parse_text(statement, "MAINTAINER")?),
         Keyword::Onbuild => Operation::Onbuild(Box::new(parse_onbuild(statement, heredocs)?)),
-        Keyword::Run => Operation::Run(run::parse(statement, heredocs)?),
+        Keyword::Run => Operation::Run(Box::new(run::parse(statement, heredocs)?)),
         Keyword::Shell => Operation::Shell(parse_shell(statement)?),
         // BuildKit looks at no flags of STOPSIGNAL.
         Keyword::Stopsignal => Operation::Stopsignal(text_argument(statement, "STOPSIGNAL")?),

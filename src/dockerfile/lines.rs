@@ -178,6 +178,11 @@ impl<'l> Text<'l> {
         Text { start: self.start + at, ..*self }
     }
 
+    /// Its characters and all that follow in its line.
+    pub(super) fn with_rest_of_line(&self) -> &'l str {
+        &self.line.text[self.start..]
+    }
+
     /// The part without white space at its start.
     pub(super) fn trim_start(&self) -> Text<'l> {
         let text = self.as_str();

@@ -1,13 +1,13 @@
 //! RUN.
 
-use super::ast::{Command, MountFlag, Run, Word};
+use super::ast::{Command, Device, MountFlag, Run, Word};
 use super::csv;
 use super::flags::{FlagValue, Flags, Takes};
 use super::heredoc::RawHeredoc;
 use super::instruction::{self, Statement};
 use super::mount;
 use super::problems::Problems;
-use crate::diagnostic::{Diagnostic, Spanned};
+use crate::diagnostic::{Diagnostic, Spanned, did_you_mean};
 
 const FLAGS: [(&str, Takes); 4] =
     [("mount", Takes::Values), ("network", Takes::Value), ("security", Takes::Value), ("device", Takes::Values)];
@@ -47,12 +47,55 @@ fn mode(flags: &Flags<'_, '_>, name: &str, allowed: &[&str]) -> Result<Option<Wo
     Err(Diagnostic::error(value.word().span, message).help(format!("it takes {}", allowed.join(", "))))
 }
 
-fn device(value: FlagValue<'_, '_>) -> Result<Word, Diagnostic> {
-    csv::fields(value.as_str()).map_err(|error| {
+/// What is no option is the name, whatever it looks like: names hold equals signs.
+fn device(value: FlagValue<'_, '_>) -> Result<Device, Diagnostic> {
+    let fields = csv::fields(value.as_str()).map_err(|error| {
         let message = format!("failed to parse csv devices: {}", error.message);
         Diagnostic::error(value.flag_span(), message)
     })?;
-    Ok(value.word())
+    let (mut name, mut required): (Option<Word>, bool) = (None, false);
+    for field in fields {
+        let span = value.span_of(field.range.start, field.range.end);
+        let whole = || Spanned::new(field.text.clone(), span);
+        let refused = |message: String| Diagnostic::error(span, message);
+        let (key, given) = match field.text.split_once('=') {
+            Some((key, given)) => (key.to_ascii_lowercase(), Some(given)),
+            None => (field.text.to_ascii_lowercase(), None),
+        };
+        match (key.as_str(), given) {
+            ("required", None) => required = true,
+            ("required", Some(given)) => {
+                required = boolean(given).ok_or_else(|| refused(format!("invalid value for {key}: {given}")))?;
+            }
+            ("name", Some(given)) => match &name {
+                None => name = Some(Spanned::new(given.to_owned(), span)),
+                Some(first) => return Err(refused(format!("device name already set to {}", first.value))),
+            },
+            _ if name.is_none() => name = Some(whole()),
+            (_, None) => return Err(refused(format!("invalid field '{}' must be a key=value pair", field.text))),
+            (_, Some(_)) => {
+                let error = refused(format!("unexpected key '{key}' in '{}'", field.text));
+                let meant = did_you_mean(&key, ["name", "required"]);
+                return Err(match meant {
+                    Some(meant) => error.help(format!("did you mean {meant}?")),
+                    None => error.help("it takes name and required"),
+                });
+            }
+        }
+    }
+    match name.filter(|name| !name.value.is_empty()) {
+        Some(name) => Ok(Device { name, required }),
+        None => Err(Diagnostic::error(value.flag_span(), "a device needs a name").help("as in vendor.com/class=name")),
+    }
+}
+
+/// As Go's `strconv.ParseBool`.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 /// Splits a mount's options. What holds no variable is checked here and now.

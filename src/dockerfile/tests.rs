@@ -5,7 +5,7 @@
 //! ends its lines as Windows does, `[bom]` puts a byte order mark in front, `[no newline]` drops the last line end,
 //! `[trigger]` parses it as one instruction.
 
-use super::ast::{Command, Instruction, Operation, Run, TransferSource, Word};
+use super::ast::{Command, Instruction, Operation, TransferSource, Word};
 use super::{Parsed, dump, parse, parse_instruction};
 use crate::diagnostic::{Color, Diagnostic, Severity, Source, Span};
 use proptest::prelude::*;
@@ -108,7 +108,10 @@ fn operation_words(operation: &Operation) -> Vec<&Word> {
             declarations.iter().flat_map(|found| std::iter::once(&found.name).chain(&found.default)).collect()
         }
         Operation::Expose(words) => words.iter().collect(),
-        Operation::Run(Run { command: Command::Shell(word), .. }) => vec![word],
+        Operation::Run(run) => match &run.command {
+            Command::Shell(word) => vec![word],
+            Command::Exec(_) => Vec::new(),
+        },
         Operation::Onbuild(inner) => operation_words(&inner.operation),
         Operation::Copy(transfer) | Operation::Add(transfer) => {
             let paths = transfer.sources.iter().filter_map(|source| match source {

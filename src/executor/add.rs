@@ -1,7 +1,7 @@
 //! What ADD can do and COPY cannot: unpack archives, and fetch from URLs and git repositories.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read, Write};
 
 use super::ExecuteError;
@@ -150,29 +150,80 @@ impl Work<'_> {
             }
         }
         entries.sort_by(|left, right| left.path.cmp(&right.path));
+        let mut replaced = Replaced::default();
+        loop {
+            let mut landing = Landing::new(view.as_ref(), owner, &entries, &replaced);
+            let layer = self.unpack_all(&request, recipe, (&entries, archives), &directory, &mut landing);
+            if !landing.is_again() {
+                return Ok(Made::New(layer?));
+            }
+            // Rare, so it is seen only when it is there: all is done again without what is replaced later.
+            replaced = landing.again;
+            entries.retain(|entry| !replaced.copied.contains(&entry.path));
+        }
+    }
+
+    /// The layer, unless landing has found that it must be written another time.
+    fn unpack_all(
+        &self,
+        request: &CopyRequest<'_>,
+        recipe: &Recipe,
+        (entries, archives): (&[RecipeEntry], &[Archive]),
+        directory: &[u8],
+        landing: &mut Landing<'_>,
+    ) -> Result<Digest, ExecuteError> {
         // An archive's entries come in any order, with any directory left out: no tree can be packed into the same tar again.
         let wanted = self.wanted().with_blob();
-        let (layer, _) = self.services.layers.create(wanted, |out| {
+        let mut broken = None;
+        let layer = self.services.layers.create(wanted, |out| {
             let mut tar = TarWriter::new(out);
-            write_entries(&entries, &request.sources, &mut tar)?;
-            let mut landing = Landing::new(view.as_ref(), owner, &entries);
+            write_entries(entries, &request.sources, &mut tar)?;
             for archive in archives {
                 let content = request.sources[archive.source].open(&archive.path)?;
-                let name = String::from_utf8_lossy(&archive.path).into_owned();
-                // The digest that made the key must be that of what is unpacked, or the cache would lie.
-                let mut content = VerifyReader::new(content, archive.digest_in(recipe, &request.sources)?, None);
-                landing
-                    .unpack(&mut content, &directory, &mut tar)
-                    .map_err(|error| io::Error::new(error.kind(), format!("unpack {name}: {error}")))?;
-                io::copy(&mut content, &mut io::sink()).map_err(|error| {
-                    let advice = "it changed while it was copied; build again when nothing writes to the context";
-                    io::Error::new(error.kind(), format!("unpack {name}: {error}: {advice}"))
-                })?;
+                let digest = archive.digest_in(recipe, &request.sources)?;
+                unpack(landing, content, digest, &archive.path, directory, &mut tar)
+                    .inspect_err(|error| broken = Some(error.to_string()))?;
+            }
+            if landing.is_again() {
+                return Err(io::Error::other("an archive names a file again"));
             }
             tar.finish().map(drop)
-        })?;
-        Ok(Made::New(layer))
+        });
+        match (layer, broken) {
+            (Err(_), Some(reason)) => Err(self.refuse(reason)),
+            (layer, _) => Ok(layer?.0),
+        }
     }
+}
+
+/// Unpacks one archive.
+fn unpack<W: Write>(
+    landing: &mut Landing<'_>,
+    content: impl Read + Send,
+    digest: Digest,
+    path: &[u8],
+    directory: &[u8],
+    tar: &mut TarWriter<W>,
+) -> io::Result<()> {
+    let name = String::from_utf8_lossy(path);
+    // The digest that made the key must be that of what is unpacked, or the cache would lie.
+    let mut content = VerifyReader::new(content, digest, None);
+    landing
+        .unpack(&mut content, directory, tar)
+        .map_err(|error| io::Error::new(error.kind(), format!("unpack {name}: {error}")))?;
+    io::copy(&mut content, &mut io::sink()).map(drop).map_err(|error| {
+        let advice = "it changed while it was copied; build again when nothing writes to the context";
+        io::Error::new(error.kind(), format!("unpack {name}: {error}: {advice}"))
+    })
+}
+
+/// What later entries take the place of: a layer names nothing twice.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Replaced {
+    /// Entries of archives, counted through all of them.
+    unpacked: HashSet<usize>,
+    /// Paths of copied files.
+    copied: HashSet<Vec<u8>>,
 }
 
 fn view_error(path: &[u8], source: io::Error) -> CopyError {
@@ -191,14 +242,34 @@ struct Landing<'a> {
     below: Option<&'a MergedView>,
     owner: Option<(u32, u32)>,
     made: HashMap<Vec<u8>, Node>,
+    /// What is not to be written.
+    replaced: &'a Replaced,
+    /// The same, as far as this time has shown.
+    again: Replaced,
+    /// What is written, by path; the entry's number if it is an archive's.
+    written: BTreeMap<Vec<u8>, Option<usize>>,
+    /// How many entries of archives there were.
+    count: usize,
 }
 
 impl<'a> Landing<'a> {
     /// What is copied beside the archives is there before them: a link of an archive in a new directory would lead nowhere
     /// else, and what comes after it would be written below the link itself.
-    fn new(below: Option<&'a MergedView>, owner: Option<(u32, u32)>, copied: &[RecipeEntry]) -> Landing<'a> {
+    fn new(
+        below: Option<&'a MergedView>,
+        owner: Option<(u32, u32)>,
+        copied: &[RecipeEntry],
+        replaced: &'a Replaced,
+    ) -> Landing<'a> {
+        let written = copied.iter().map(|entry| (entry.path.clone(), None)).collect();
         let copied = copied.iter().filter(|entry| !matches!(entry.node.kind, Kind::File { .. }));
-        Landing { below, owner, made: copied.map(|entry| (entry.path.clone(), entry.node.clone())).collect() }
+        let made = copied.map(|entry| (entry.path.clone(), entry.node.clone())).collect();
+        Landing { below, owner, made, replaced, again: replaced.clone(), written, count: 0 }
+    }
+
+    /// Whether this time has shown more to be replaced than was known.
+    fn is_again(&self) -> bool {
+        self.again != *self.replaced
     }
 
     fn unpack<W: Write>(
@@ -219,23 +290,67 @@ impl<'a> Landing<'a> {
             if let Some((uid, gid)) = self.owner {
                 (node.uid, node.gid) = (uid, gid);
             }
-            for (parent, node) in existing_parents(std::iter::once(path.as_slice()), |_| false, &*self)? {
-                // An archive may leave directories out that the image has: the layer names them as they are.
-                if let Entry::Vacant(place) = self.made.entry(parent) {
-                    tar.append(place.key(), &node, None, &mut io::empty())?;
-                    place.insert(node);
+            self.name_parents(&path, node.mtime, tar)?;
+            if self.enter(&path, &node) {
+                if link.is_some() {
+                    tar.append(&path, &node, link.as_deref(), &mut io::empty())?;
+                } else {
+                    tar.append(&path, &node, None, &mut reader.content())?;
                 }
             }
-            if link.is_some() {
-                tar.append(&path, &node, link.as_deref(), &mut io::empty())?;
-            } else {
-                tar.append(&path, &node, None, &mut reader.content())?;
-            }
-            if !matches!(node.kind, Kind::File { .. }) {
+            // A file has nothing below it, so only one that takes another's place has to be known.
+            if !matches!(node.kind, Kind::File { .. }) || self.made.contains_key(&path) {
                 self.made.insert(path, node);
             }
         }
         Ok(())
+    }
+
+    /// An archive may leave directories out. Those that the image has are named as they are; new ones are root's, whatever
+    /// `--chown` says, and as old as what is in them.
+    fn name_parents<W: Write>(&mut self, path: &[u8], mtime: Time, tar: &mut TarWriter<W>) -> io::Result<()> {
+        let mut parents = existing_parents(std::iter::once(path), |_| false, &*self)?;
+        let mut missing = tree::parent(path);
+        while !missing.is_empty() && self.node(missing)?.is_none() {
+            parents.insert(missing.to_vec(), Node::directory(mtime));
+            missing = tree::parent(missing);
+        }
+        for (parent, node) in parents {
+            if let Entry::Vacant(place) = self.made.entry(parent) {
+                tar.append(place.key(), &node, None, &mut io::empty())?;
+                self.written.insert(place.key().clone(), None);
+                place.insert(node);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes an entry, and what it takes the place of; whether it is to be written.
+    fn enter(&mut self, path: &[u8], node: &Node) -> bool {
+        let number = self.count;
+        self.count += 1;
+        if self.replaced.unpacked.contains(&number) {
+            return false;
+        }
+        if let Some(before) = self.written.insert(path.to_vec(), Some(number)) {
+            self.replace(path.to_vec(), before);
+        }
+        if !node.is_directory() {
+            let prefix = [path, b"/"].concat();
+            let below = self.written.range(prefix.clone()..).take_while(|(below, _)| below.starts_with(&prefix));
+            for (below, before) in below.map(|(below, before)| (below.clone(), *before)).collect::<Vec<_>>() {
+                self.written.remove(&below);
+                self.replace(below, before);
+            }
+        }
+        true
+    }
+
+    fn replace(&mut self, path: Vec<u8>, before: Option<usize>) {
+        match before {
+            Some(number) => drop(self.again.unpacked.insert(number)),
+            None => drop(self.again.copied.insert(path)),
+        }
     }
 
     /// The place of an entry: its directory with every link resolved, its own name as it is.

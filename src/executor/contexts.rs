@@ -24,6 +24,17 @@ pub struct Contexts {
     pub main: Context,
     /// Those of `--build-context`, by name.
     pub named: BTreeMap<String, Context>,
+    /// When what was fetched for them was last changed, in seconds since 1970, where that is known.
+    pub dates: Dates,
+}
+
+/// When contexts were last changed, in seconds since 1970.
+#[derive(Debug, Clone, Default)]
+pub struct Dates {
+    /// The main one.
+    pub main: Option<i64>,
+    /// Others, by name.
+    pub named: BTreeMap<String, i64>,
 }
 
 struct Nothing;
@@ -71,10 +82,13 @@ impl Context {
         Ok(Some(bytes))
     }
 
-    /// Whether ignore rules exclude a path as an instruction writes it; never the context as a whole.
+    /// Whether ignore rules leave nothing of a path as an instruction writes it.
     pub fn leaves_out(&self, path: &str) -> bool {
         let path = tree::clean(path.as_bytes());
-        !path.is_empty() && self.is_ignored(&path)
+        match self {
+            Context::Directory(directory) => directory.leaves_nothing_of(&path),
+            Context::Archive(_) | Context::Empty => false,
+        }
     }
 
     /// Whether ignore rules exclude a path.

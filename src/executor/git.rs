@@ -129,7 +129,7 @@ pub fn fetch_tree(reference: &GitReference, store: &Store, access: &GitAccess<'_
     let tar = File::open(&blob).map_err(failed)?;
     let mut context = TarContext::read(std::io::BufReader::new(tar), store.session()).map_err(failed)?;
     let committed = committed(&context).map_err(failed)?;
-    if reference.times == GitTimes::Checkout {
+    if reference.times.unwrap_or_default() == GitTimes::Checkout {
         context.set_times(Time { seconds: access.epoch, nanoseconds: 0 });
     }
     Ok(GitTree { context, committed })

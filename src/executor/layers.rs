@@ -223,6 +223,17 @@ impl<'a> Layers<'a> {
         Ok(trees)
     }
 
+    /// The store that has them.
+    pub fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// Whether some layers have trees, so that a command can be run on them at once.
+    pub fn are_unpacked(&self, layers: &[Digest]) -> Result<bool> {
+        let mapping = self.mapping()?;
+        Ok(layers.iter().all(|layer| self.store.tree(&mapping.name, &TreeName::of(layer)).is_some()))
+    }
+
     /// Those of some layers that RUN wrote and nobody has packed yet.
     pub fn not_packed(&self, layers: &[Digest]) -> Result<Vec<Digest>> {
         let mut found = Vec::new();

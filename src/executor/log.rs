@@ -1,10 +1,53 @@
 //! What a command wrote, kept whole: a terminal shows the last lines, CI may cut, and the first error is often far above.
+//!
+//! Contract: nothing of it is told or kept before secrets in it are masked.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+
+use super::mask::{Masked, Secrets};
+use crate::progress::{Stream, Task};
+
+/// What a command writes, on its way to those who watch and to its log.
+pub(super) struct Written<'a> {
+    task: &'a Task,
+    log: Log,
+    /// Of standard output and of standard error: a secret is not cut by what the other one says.
+    masked: Mutex<[Masked; 2]>,
+}
+
+impl<'a> Written<'a> {
+    /// What a command that knows these secrets writes.
+    pub(super) fn new(task: &'a Task, log: Log, secrets: &Secrets) -> Written<'a> {
+        Written { task, log, masked: Mutex::new([Masked::new(secrets), Masked::new(secrets)]) }
+    }
+
+    /// Takes the next bytes of a stream in.
+    pub(super) fn write(&self, stream: Stream, bytes: &[u8]) {
+        let mut masked = self.masked.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = masked[stream as usize].push(bytes);
+        self.pass_on(stream, &shown);
+    }
+
+    /// The command has ended. Gives the file that has all of it, if it was written.
+    pub(super) fn finish(self) -> Option<PathBuf> {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = self.masked.lock().unwrap_or_else(PoisonError::into_inner)[stream as usize].finish();
+            self.pass_on(stream, &rest);
+        }
+        self.log.whole()
+    }
+
+    fn pass_on(&self, stream: Stream, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.task.output(stream, bytes);
+            self.log.write(bytes);
+        }
+    }
+}
 
 /// The log of one command, made with its first output.
 pub(super) struct Log {

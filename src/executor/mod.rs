@@ -5,9 +5,12 @@
 
 mod abreast;
 mod add;
+mod aftermath;
 mod base;
+pub mod container;
 pub mod contexts;
 pub mod copy;
+mod devices;
 mod download;
 mod error;
 mod explain;
@@ -15,6 +18,7 @@ pub mod git;
 pub mod ingest;
 pub mod layers;
 mod log;
+mod mask;
 pub mod namespace;
 pub mod passwd;
 mod resolver;
@@ -32,9 +36,11 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use abreast::abreast;
+pub use aftermath::{Aftermath, FailedRun};
 pub use base::ResolvedBase;
-pub use contexts::{Context, Contexts};
-pub use download::http_authorization;
+pub use contexts::{Context, Contexts, Dates};
+pub use devices::CDI_DIRECTORIES;
+pub use download::{DownloadError, Downloads, FetchedFile};
 pub use error::{ExecuteError, RunFailure};
 pub use explain::{Explained, Foresight, Nearest, Verdict, explain};
 pub use ingest::BlobForm;
@@ -69,6 +75,8 @@ pub struct Services<'a> {
     pub options: &'a ExecuteOptions,
     /// What is done with a step that is not in the cache.
     pub purpose: Purpose<'a>,
+    /// Where the first RUN that fails is kept; without it, nothing of one stays.
+    pub aftermath: Option<&'a Aftermath>,
 }
 
 /// What is done with a step that is not in the cache.
@@ -105,8 +113,10 @@ pub struct ExecuteOptions {
     pub epoch: i64,
     /// `created` of new layers; the time of the build where none is given.
     pub created: Option<i64>,
-    /// Whether `--network=host` and `--security=insecure` were allowed.
+    /// What commands may have beyond the usual.
     pub allow: Allow,
+    /// Where devices are described (CDI), the later directories counting more.
+    pub cdi_directories: Vec<std::path::PathBuf>,
 }
 
 /// Which steps may not come from the cache.
@@ -130,12 +140,26 @@ pub enum DefaultNetwork {
 }
 
 /// What `--allow` allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Allow {
     /// `network.host`.
     pub network_host: bool,
     /// `security.insecure`.
     pub security_insecure: bool,
+    /// `device`.
+    pub devices: AllowedDevices,
+}
+
+/// Which devices a build may have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AllowedDevices {
+    /// None but those that need no permission.
+    #[default]
+    None,
+    /// All.
+    All,
+    /// These: a name that a Dockerfile uses, and the device that it means.
+    Named(std::collections::BTreeMap<String, String>),
 }
 
 /// Where a secret's value is.

@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::aftermath::FailedRun;
 use super::contexts::Context;
 use super::error::RunFailure;
-use super::log::Log;
+use super::log::{Log, Written};
+use super::mask::Secrets;
 use super::passwd::lookup_user;
 use super::step::{Made, Work};
 use super::{DefaultNetwork, ExecuteError, StepOutput};
@@ -28,6 +30,8 @@ struct Mounted {
     /// Where the first ssh agent is, or would be if one were given.
     agent: Option<String>,
     locks: Vec<Lock>,
+    /// What must not be seen in what the command writes.
+    secrets: Secrets,
 }
 
 impl Work<'_> {
@@ -39,7 +43,7 @@ impl Work<'_> {
     }
 
     fn check_allowed(&self, op: &RunOp) -> Result<(), ExecuteError> {
-        let allow = self.services.options.allow;
+        let allow = &self.services.options.allow;
         if op.security == Security::Insecure && !allow.security_insecure {
             let text =
                 "RUN --security=insecure is not allowed; give --allow security.insecure if you trust this Dockerfile";
@@ -49,7 +53,7 @@ impl Work<'_> {
             let text = "RUN --network=host is not allowed; give --allow network.host if you trust this Dockerfile";
             return Err(self.refuse(text.to_owned()));
         }
-        Ok(())
+        self.check_devices(op)
     }
 
     /// The content that a mount reads, for the key; none for what a key must not depend on.
@@ -75,42 +79,44 @@ impl Work<'_> {
         let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;
         let mut mounted = self.mounts(op, contents)?;
+        let devices = self.device_edits(op)?;
+        mounted.mounts.extend(devices.mounts);
+        mounted.env.extend(devices.env);
+        let groups = user.groups.iter().copied().chain(devices.groups).collect();
         let spec = sandbox::RunSpec {
             lowers,
             upper: draft.upper().to_owned(),
             work: draft.work().to_owned(),
             mounts: std::mem::take(&mut mounted.mounts),
             env: environment(op, &mounted, &user.home),
-            user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups: user.groups },
+            user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups },
             ..self.spec(op)?
         };
-        // What a command with secrets writes may hold them, and secrets go to no disk.
-        let is_secret = |resolved: &ResolvedMount| resolved.mount.kind == MountKind::Secret;
-        let log =
-            if op.mounts.iter().any(is_secret) { None } else { Some(Log::new(services.layers.store.log_path(key))) };
+        let written = Written::new(self.task, Log::new(services.layers.store.log_path(key)), &mounted.secrets);
         let output = |stream: sandbox::Stream, bytes: &[u8]| {
             let stream = match stream {
                 sandbox::Stream::Stdout => Stream::Stdout,
                 sandbox::Stream::Stderr => Stream::Stderr,
             };
-            self.task.output(stream, bytes);
-            if let Some(log) = &log {
-                log.write(bytes);
-            }
+            written.write(stream, bytes);
         };
         for notice in sandbox.take_notices() {
             services.progress.notice(notice);
         }
-        let ended = sandbox.run(&spec, &output, services.cancel);
-        drop(mounted);
+        let ended = sandbox.run(&spec, &sandbox::Streams::captured(&output), services.cancel);
+        let log = written.finish();
         let result = match ended {
-            Ok(exit) => self.judge(op, exit, log.and_then(Log::whole)).and_then(|()| self.keep_written(&draft, key)),
+            Ok(exit) => self.judge(op, exit, log).and_then(|()| self.keep_written(&draft, key)),
             Err(error) => Err(self.not_run(error)),
         };
         match result {
             Ok(layer) => {
                 services.layers.namespace.discard([draft.upper().to_owned(), draft.work().to_owned()]);
                 Ok(Made::New(layer))
+            }
+            Err(ExecuteError::Run(failure)) if let Some(aftermath) = services.aftermath => {
+                aftermath.keep(FailedRun { failure: failure.clone(), spec, locks: mounted.locks });
+                Err(ExecuteError::Run(failure))
             }
             Err(error) => {
                 // Why the command failed is what is to be told; what stays is swept by a later run.
@@ -128,8 +134,7 @@ impl Work<'_> {
             (Network::Default, DefaultNetwork::Private(tool)) => sandbox::Network::Private(private_network(tool)?),
             (Network::Default, DefaultNetwork::Host) | (Network::Host, _) => sandbox::Network::Host,
         };
-        let own_server = matches!(network, sandbox::Network::Private(_)).then_some(sandbox::NAME_SERVER);
-        let resolv_conf = options.resolver.resolv_conf(own_server);
+        let resolv_conf = options.resolver.resolv_conf(name_server(&network));
         Ok(sandbox::RunSpec {
             lowers: Vec::new(),
             upper: PathBuf::new(),
@@ -377,6 +382,7 @@ impl Work<'_> {
             super::SecretSource::File(path) => std::fs::read(path)
                 .map_err(|error| self.refuse(format!("cannot read secret {id} from {}: {error}", path.display())))?,
         };
+        mounted.secrets.add(&value);
         if let Some(name) = &mount.env {
             let text = String::from_utf8(value.clone())
                 .map_err(|_| self.refuse(format!("secret {id} is no UTF-8 text and cannot be the variable {name}")))?;
@@ -403,6 +409,11 @@ impl Work<'_> {
         mounted.mounts.push(sandbox::Mount { target: target(mount), kind });
         Ok(())
     }
+}
+
+/// The name server that a network has of its own.
+pub(super) fn name_server(network: &sandbox::Network) -> Option<&'static str> {
+    matches!(network, sandbox::Network::Private(_)).then_some(sandbox::NAME_SERVER)
 }
 
 /// Who connects private networks here.
@@ -449,7 +460,7 @@ fn file(content: Vec<u8>, mode: u32, uid: u32, gid: u32) -> sandbox::MountKind {
 }
 
 /// `/etc/hosts` as BuildKit writes it, with `--add-host` after the usual lines.
-fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
+pub(super) fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
     let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
         writeln!(text, "{address}\t{name}").expect("text can be written to");

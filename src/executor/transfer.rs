@@ -55,6 +55,17 @@ pub(super) struct Copying<'a> {
 }
 
 impl<'a> Copying<'a> {
+    /// A file is missing for a reason where there is no context at all.
+    fn explained(&self, error: CopyError) -> CopyError {
+        match (error, &self.origin) {
+            (CopyError::NotFound { path, hint: None }, Origin::Context(Context::Empty)) => {
+                let hint = "the Dockerfile came without a context; `-f - DIRECTORY` gives it one".to_owned();
+                CopyError::NotFound { path, hint: Some(hint) }
+            }
+            (error, _) => error,
+        }
+    }
+
     /// The request, with an owner where it is known already.
     pub(super) fn request<'b>(
         &'b self,
@@ -118,7 +129,10 @@ impl Work<'_> {
         };
         let epoch = self.services.options.epoch;
         let request = copying.request(None, Some(&ignored), epoch);
-        let mut by_source = plan_copy(&request, None).map_err(|error| self.copy_error(error))?;
+        let mut by_source = plan_copy(&request, None).map_err(|error| self.copy_error(copying.explained(error)))?;
+        // Told of a step from the cache, too: what is missing is missing there as well.
+        let told = by_source.warnings.clone();
+        self.warn(&told);
         copying.fill_digests(&mut by_source).map_err(|error| self.read_error(error))?;
         let content = by_source.content_key().map_err(|error| self.copy_error(error))?;
         let parent = self.parent()?;
@@ -158,8 +172,18 @@ impl Work<'_> {
         };
         self.settle(&key, chain, files, || match failed.take() {
             Some(error) => Err(error),
-            None => self.make_copy(&copying, place()?),
+            None => {
+                let recipe = place()?;
+                self.warn(recipe.warnings.iter().filter(|warning| !told.contains(warning)));
+                self.make_copy(&copying, recipe)
+            }
         })
+    }
+
+    fn warn<'t>(&self, warnings: impl IntoIterator<Item = &'t String>) {
+        for warning in warnings {
+            self.task.note(format!("warning: {warning}"));
+        }
     }
 
     fn origin<'b>(&'b self, from: &CopyFrom) -> Result<Origin<'b>, ExecuteError> {
@@ -235,9 +259,6 @@ impl Work<'_> {
     }
 
     fn make_copy(&self, copying: &Copying<'_>, recipe: &Recipe) -> Result<Made, ExecuteError> {
-        for warning in &recipe.warnings {
-            self.task.note(format!("warning: {warning}"));
-        }
         let archives = self.archives(copying)?;
         if !archives.is_empty() {
             return self.add_archives(copying, recipe, &archives);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::passwd::lookup_user;
+use super::passwd::lookup_owner;
 use super::step::{Made, Work};
 use super::transfer::existing_parents;
 use super::{ExecuteError, StepOutput};
@@ -45,13 +45,9 @@ impl Work<'_> {
             }
             None => {}
         }
-        let user = lookup_user(view, &op.user).map_err(|source| ExecuteError::User {
-            title: self.step.title.clone(),
-            source,
-            span: self.step.span,
-        })?;
+        let (uid, gid) = self.workdir_owner(op, view)?;
         let mtime = Time { seconds: self.services.options.epoch, nanoseconds: 0 };
-        let node = Node { uid: user.uid, gid: user.gid, ..Node::directory(mtime) };
+        let node = Node { uid, gid, ..Node::directory(mtime) };
         let mut missing = BTreeMap::new();
         let mut path = resolved.path.as_slice();
         while !path.is_empty() && view.node(path).map_err(failed)?.is_none() {
@@ -64,6 +60,18 @@ impl Work<'_> {
                 .map_err(failed)?,
         );
         Ok(missing)
+    }
+
+    /// USER as an owner: a number without a group is the group too, other than where it runs a command.
+    fn workdir_owner(&self, op: &WorkdirOp, view: &dyn View) -> Result<(u32, u32), ExecuteError> {
+        if op.user.is_empty() {
+            return Ok((0, 0));
+        }
+        lookup_owner(view, &op.user).map_err(|source| ExecuteError::User {
+            title: self.step.title.clone(),
+            source,
+            span: self.step.span,
+        })
     }
 
     /// An error at the step's place in the Dockerfile.

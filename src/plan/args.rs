@@ -53,6 +53,10 @@ impl Environment {
         }
     }
 
+    pub(super) fn unset(&mut self, name: &str) {
+        self.variables.retain(|(key, _)| key != name);
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.iter().map(|(name, _)| name.as_str())
     }
@@ -75,14 +79,20 @@ pub(super) struct DeclaredArg {
     pub(super) value: Option<String>,
 }
 
-/// The ARGs as a RUN's history shows them: each once, in order of declaration, with the value it has now.
-pub(super) fn shown(declared: &[DeclaredArg], environment: &Environment) -> Vec<(String, String)> {
-    let mut shown = Environment::default();
-    for argument in declared {
-        let value = environment.value(&argument.name).or(argument.value.as_deref()).unwrap_or_default();
-        shown.set(&argument.name, value);
+/// Adds an ARG; one that is declared already keeps its place.
+pub(super) fn declare(declared: &mut Vec<DeclaredArg>, argument: DeclaredArg) {
+    match declared.iter_mut().find(|known| known.name == argument.name) {
+        Some(known) => *known = argument,
+        None => declared.push(argument),
     }
-    shown.to_vec()
+}
+
+/// The ARGs as a RUN's history shows them, with the value that each has now.
+pub(super) fn shown(declared: &[DeclaredArg], environment: &Environment) -> Vec<(String, String)> {
+    let value = |argument: &DeclaredArg| {
+        environment.value(&argument.name).or(argument.value.as_deref()).unwrap_or_default().to_owned()
+    };
+    declared.iter().map(|argument| (argument.name.clone(), value(argument))).collect()
 }
 
 /// What `--build-arg` gives.
@@ -92,14 +102,18 @@ pub(super) struct BuildArgs {
 }
 
 impl BuildArgs {
-    /// Takes the options' arguments, and the epoch as one of them unless it is given as such or given empty.
+    /// Takes the options' arguments.
     pub(super) fn new(options: &Options) -> BuildArgs {
-        let mut values = options.build_args.clone();
-        if let Some(epoch) = options.epoch {
-            values.entry(EPOCH.to_owned()).or_insert_with(|| epoch.to_string());
+        BuildArgs { values: options.build_args.clone() }
+    }
+
+    /// Puts the moment that dates the build in place of the text that names it.
+    pub(super) fn date(&mut self, epoch: Option<i64>) {
+        match (self.values.get_mut(EPOCH), epoch) {
+            (Some(value), Some(epoch)) => *value = epoch.to_string(),
+            (_, None) => drop(self.values.remove(EPOCH)),
+            (None, Some(_)) => {}
         }
-        values.retain(|name, value| name != EPOCH || !value.is_empty());
-        BuildArgs { values }
     }
 
     pub(super) fn value(&self, name: &str) -> Option<&str> {
@@ -229,6 +243,15 @@ impl Globals {
         self.values.value(name)
     }
 
+    /// Puts the moment that dates the build in place of the text that names it.
+    pub(super) fn date(&mut self, epoch: Option<i64>) {
+        match epoch {
+            Some(epoch) if self.value(EPOCH).is_some() => self.values.set(EPOCH, &epoch.to_string()),
+            Some(_) => {}
+            None => self.values.unset(EPOCH),
+        }
+    }
+
     pub(super) fn variables(&self) -> &Environment {
         &self.values
     }
@@ -243,7 +266,9 @@ impl Globals {
     }
 }
 
-fn declarations(instructions: &[Instruction]) -> impl Iterator<Item = &crate::dockerfile::ast::ArgDeclaration> {
+pub(super) fn declarations(
+    instructions: &[Instruction],
+) -> impl Iterator<Item = &crate::dockerfile::ast::ArgDeclaration> {
     instructions.iter().flat_map(|instruction| match &instruction.operation {
         Operation::Arg(declarations) => declarations.as_slice(),
         _ => &[],
@@ -315,20 +340,4 @@ pub(super) fn place(word: &Word, part: &Range<usize>) -> Span {
         return word.span;
     }
     Span::new(word.span.start + part.start, word.span.start + part.end)
-}
-
-/// The moment that dates the build: the build argument, else a global ARG of the file.
-pub(super) fn epoch(
-    dockerfile: &Dockerfile,
-    build_args: &BuildArgs,
-    globals: &Globals,
-) -> Result<Option<i64>, Diagnostic> {
-    let Some(text) = build_args.value(EPOCH).or_else(|| globals.value(EPOCH)).filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    text.parse().map(Some).map_err(|_| {
-        let declaration = declarations(&dockerfile.global_args).find(|declaration| declaration.name.value == EPOCH);
-        let span = declaration.map_or(Span::default(), |declaration| declaration.name.span);
-        Diagnostic::error(span, format!("invalid {EPOCH}: {text:?}")).help("give a whole number of seconds since 1970")
-    })
 }

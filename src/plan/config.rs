@@ -6,6 +6,7 @@ use super::{Op, WorkdirOp};
 use super::{expose, history, path, signal, title};
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::dockerfile::ast::{Command, Healthcheck, Instruction, KeyValue, Word};
+use crate::dockerfile::lint;
 use crate::image::config;
 
 /// What interprets shell-form commands where SHELL does not say.
@@ -44,7 +45,12 @@ impl Walk<'_, '_> {
         }
         self.state.has_workdir = true;
         // As BuildKit has it, what is absolute stands in the config as it is written: WORKDIR /app/ with its slash.
-        let shown = if text.starts_with('/') { text } else { path::absolute(&self.workdir_path(), &text) };
+        let before = &self.state.config.config.working_dir;
+        let shown = match text.as_str() {
+            "" if !before.is_empty() => before.clone(),
+            text if text.starts_with('/') => text.to_owned(),
+            text => path::absolute(&self.workdir_path(), text),
+        };
         let history = format!("WORKDIR {shown}");
         let is_root = shown == "/";
         self.state.config.config.working_dir = shown;
@@ -89,8 +95,9 @@ impl Walk<'_, '_> {
         expanded.into_iter().collect()
     }
 
-    pub(super) fn cmd(&mut self, command: &Command) -> Result<(), Reported> {
+    pub(super) fn cmd(&mut self, instruction: &Instruction, command: &Command) -> Result<(), Reported> {
         self.has_cmd = true;
+        self.recommend_json(instruction, command);
         let args = self.command(command);
         self.commit(format!("CMD {}", history::quoted_list(&args)));
         let config = &mut self.state.config.config;
@@ -100,7 +107,8 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn entrypoint(&mut self, command: &Command) -> Result<(), Reported> {
+    pub(super) fn entrypoint(&mut self, instruction: &Instruction, command: &Command) -> Result<(), Reported> {
+        self.recommend_json(instruction, command);
         let args = self.command(command);
         self.commit(format!("ENTRYPOINT {}", history::quoted_list(&args)));
         let config = &mut self.state.config.config;
@@ -109,6 +117,13 @@ impl Walk<'_, '_> {
             config.cmd = None;
         }
         Ok(())
+    }
+
+    /// Who chose a shell, here or in the base image, means it.
+    fn recommend_json(&mut self, instruction: &Instruction, command: &Command) {
+        if matches!(command, Command::Shell(_)) && self.state.config.config.shell.is_empty() {
+            self.report(lint::json_args_recommended(instruction.span, &instruction.keyword.value));
+        }
     }
 
     fn command(&self, command: &Command) -> Vec<String> {

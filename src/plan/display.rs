@@ -75,6 +75,9 @@ impl Display for RunOp {
         };
         let user = labelled(" as ", &self.user);
         writeln!(f, "    in {}{user} on {}{network}{security}", self.cwd, self.hostname)?;
+        for device in &self.devices {
+            writeln!(f, "    device {}{}", device.name, if device.required { ", required" } else { "" })?;
+        }
         for mount in &self.mounts {
             writeln!(f, "    mount {} of {}", MountText(&mount.mount), mount.source)?;
         }

@@ -20,8 +20,8 @@ pub struct GitReference {
     pub keep_git_dir: Option<bool>,
     /// Whether submodules are left out.
     pub submodules: Submodules,
-    /// The times of the files.
-    pub times: GitTimes,
+    /// The times of the files, where it is said.
+    pub times: Option<GitTimes>,
     /// Where the commit is known, whether it is asked for by itself rather than by the name.
     pub fetch_by: FetchBy,
     /// All of it as it was written, without password.
@@ -196,7 +196,7 @@ impl GitReference {
             commit: None,
             keep_git_dir: None,
             submodules: Submodules::Fetch,
-            times: GitTimes::Checkout,
+            times: None,
             fetch_by: FetchBy::Name,
             text: without_password(text),
         };
@@ -244,8 +244,8 @@ impl GitReference {
                 "submodules" => self.submodules = Submodules::Leave,
                 "fetch-by-commit" if switch(&key, &value)? => self.fetch_by = FetchBy::Commit,
                 "fetch-by-commit" => self.fetch_by = FetchBy::Name,
-                "mtime" if value == "checkout" => self.times = GitTimes::Checkout,
-                "mtime" if value == "commit" => self.times = GitTimes::Commit,
+                "mtime" if value == "checkout" => self.times = Some(GitTimes::Checkout),
+                "mtime" if value == "commit" => self.times = Some(GitTimes::Commit),
                 "mtime" => return Err(InvalidGitReference::Value { key, value }),
                 _ => return Err(InvalidGitReference::UnknownKey { key }),
             }
@@ -437,7 +437,7 @@ mod tests {
                 add("commit", reference.commit);
                 add("keep", reference.keep_git_dir.map(|keep| keep.to_string()));
                 add("submodules", (reference.submodules == Submodules::Leave).then(|| "no".to_owned()));
-                add("times", (reference.times == GitTimes::Commit).then(|| "commit".to_owned()));
+                add("times", (reference.times == Some(GitTimes::Commit)).then(|| "commit".to_owned()));
                 add("by", (reference.fetch_by == FetchBy::Commit).then(|| "commit".to_owned()));
                 out
             }

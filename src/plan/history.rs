@@ -1,5 +1,7 @@
 //! The texts of history entries, letter for letter as BuildKit writes them, which means as Go's `fmt` prints.
 
+use std::rc::Rc;
+
 use super::{CopyInstruction, HistoryEntry, Parents, StepId};
 use crate::image::config::{Healthcheck, History};
 
@@ -8,16 +10,16 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 /// Who writes the entry of a layer that no instruction made.
 const EXPORTER_COMMENT: &str = "buildkit.exporter.image.v0";
 
-/// The entry of an instruction.
-pub(super) fn entry(created_by: String, layer: Option<StepId>) -> HistoryEntry {
+/// The entry of an instruction, shared by all stages that are built on it.
+pub(super) fn entry(created_by: String, layer: Option<StepId>) -> Rc<HistoryEntry> {
     let entry = History { created_by, comment: COMMENT.to_owned(), empty_layer: layer.is_none(), ..History::default() };
-    HistoryEntry { entry, layer }
+    Rc::new(HistoryEntry { entry, layer })
 }
 
 /// The entry of a layer that stands in for a base: a directory given by `--build-context`.
-pub(super) fn base_layer(layer: StepId) -> HistoryEntry {
+pub(super) fn base_layer(layer: StepId) -> Rc<HistoryEntry> {
     let entry = History { comment: EXPORTER_COMMENT.to_owned(), ..History::default() };
-    HistoryEntry { entry, layer: Some(layer) }
+    Rc::new(HistoryEntry { entry, layer: Some(layer) })
 }
 
 /// RUN with the stage's ARGs before the command.

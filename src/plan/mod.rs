@@ -20,8 +20,10 @@ mod args;
 mod config;
 mod copy;
 mod display;
+pub mod epoch;
 pub mod expand;
 mod expose;
+mod frontend;
 pub mod git;
 mod graph;
 mod history;
@@ -37,6 +39,8 @@ mod stages;
 mod tests;
 mod title;
 
+pub use epoch::{Epoch, EpochSource};
+pub use frontend::refused_frontend;
 pub use git::GitReference;
 pub use options::{BaseKey, BaseSource, NamedContext, Options, Scope};
 
@@ -55,7 +59,7 @@ pub struct Plan {
     pub arguments: Vec<Argument>,
     /// What COPY and ADD of the stages that were planned name in the build context.
     pub context_paths: Vec<ContextPath>,
-    /// Seconds since 1970 that `SOURCE_DATE_EPOCH` (option, build argument or global ARG) asks for.
+    /// Seconds since 1970 that `SOURCE_DATE_EPOCH` (build argument or global ARG) asks for.
     pub epoch: Option<i64>,
 }
 
@@ -169,10 +173,21 @@ pub struct RunOp {
     pub network: Network,
     /// `--security=`.
     pub security: Security,
+    /// `--device=`, in order.
+    pub devices: Vec<Device>,
     /// Who interprets the command.
     pub form: CommandForm,
     /// The command as messages show it (`process "…" did not complete successfully`).
     pub command_text: String,
+}
+
+/// A device that a command asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name, as written.
+    pub name: String,
+    /// Whether the command cannot do without it.
+    pub required: bool,
 }
 
 /// A here-document that starts with `#!`, which is run as a file.

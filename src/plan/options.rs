@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::Network;
+use super::{Epoch, Network};
 use crate::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -29,8 +29,8 @@ pub struct Options {
     pub network: Network,
     /// `--build-context name=…`; a name may end in `::platform`.
     pub named_contexts: BTreeMap<String, NamedContext>,
-    /// `SOURCE_DATE_EPOCH` of the environment, in seconds since 1970; a build argument of that name wins.
-    pub epoch: Option<i64>,
+    /// What dates the build, where `SOURCE_DATE_EPOCH` is not simply a number.
+    pub epoch: Epoch,
     /// The host name that commands see.
     pub hostname: String,
     /// Which stages are looked at.
@@ -57,7 +57,7 @@ impl Default for Options {
             labels: BTreeMap::new(),
             network: Network::Default,
             named_contexts: BTreeMap::new(),
-            epoch: None,
+            epoch: Epoch::AsWritten,
             hostname: DEFAULT_HOSTNAME.to_owned(),
             scope: Scope::Target,
         }

@@ -7,14 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::args::{self, BuildArgs, Globals};
+use super::epoch;
+use super::frontend::refused_frontend;
 use super::graph;
 use super::stage::{StageState, Walk};
 use super::stages::{Header, Origin, headers};
-use super::{Argument, BaseKey, ContextPath, Op, Options, Plan, Scope, StageResult, StageSummary, Step, StepId};
+use super::{
+    Argument, BaseKey, ContextPath, HistoryEntry, Op, Options, Plan, Scope, StageResult, StageSummary, Step, StepId,
+};
 use crate::diagnostic::{Diagnostic, Span, did_you_mean};
 use crate::dockerfile::ast::Dockerfile;
 use crate::image::config::{ImageConfig, RootFs};
-use crate::image::reference::Reference;
 
 /// A token: the error is recorded already, the rest of the instruction is skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,8 @@ pub(super) struct Planner<'a> {
     pub(super) context_paths: Vec<ContextPath>,
     /// ARGs that triggers of base images declared.
     pub(super) fired_args: BTreeSet<String>,
+    /// The moment that dates the build.
+    epoch: Option<i64>,
 }
 
 impl<'a> Planner<'a> {
@@ -72,9 +77,12 @@ impl<'a> Planner<'a> {
         options: &'a Options,
         bases: &'a BTreeMap<BaseKey, ImageConfig>,
     ) -> Planner<'a> {
-        let build_args = BuildArgs::new(options);
+        let mut build_args = BuildArgs::new(options);
         let mut diagnostics = Vec::new();
-        let globals = Globals::evaluate(dockerfile, options, &build_args, &mut diagnostics);
+        let mut globals = Globals::evaluate(dockerfile, options, &build_args, &mut diagnostics);
+        let epoch = epoch::moment(dockerfile, options, &build_args, &globals, &mut diagnostics);
+        build_args.date(epoch);
+        globals.date(epoch);
         let headers = headers(dockerfile, options, &globals, &mut diagnostics);
         Planner {
             dockerfile,
@@ -91,6 +99,7 @@ impl<'a> Planner<'a> {
             arguments: Vec::new(),
             context_paths: Vec::new(),
             fired_args: BTreeSet::new(),
+            epoch,
         }
     }
 
@@ -107,11 +116,7 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn run(mut self) -> Outcome {
-        self.check_syntax();
-        let epoch = args::epoch(self.dockerfile, &self.build_args, &self.globals).unwrap_or_else(|error| {
-            self.diagnostics.push(error);
-            None
-        });
+        self.diagnostics.extend(refused_frontend(&self.dockerfile.directives, self.options));
         let target = self.target().ok();
         let state = target.map(|target| self.reachable(target));
         self.arguments.splice(..0, self.used_globals());
@@ -134,7 +139,7 @@ impl<'a> Planner<'a> {
                 stages: summaries,
                 arguments: self.arguments,
                 context_paths: self.context_paths,
-                epoch,
+                epoch: self.epoch,
             })
         });
         Outcome { plan, diagnostics: in_order(self.diagnostics), missing: self.missing }
@@ -149,27 +154,6 @@ impl<'a> Planner<'a> {
             self.stage(index, self.dockerfile.stages[index].span);
         }
         self.stage(target, self.dockerfile.stages[target].span)
-    }
-
-    /// Refuses a frontend that this binary does not bring. A mirror's copy of docker/dockerfile is the same frontend.
-    fn check_syntax(&mut self) {
-        let given = self.build_args.value("BUILDKIT_SYNTAX").map(|text| (text, Span::default()));
-        let written = self.dockerfile.directives.syntax.as_ref().map(|word| (word.value.as_str(), word.span));
-        let Some((text, span)) = given.or(written) else { return };
-        let Some(name) = text.split_whitespace().next() else { return };
-        let is_built_in = name == "dockerfile.v0"
-            || name.parse::<Reference>().is_ok_and(|reference| {
-                let repository = format!("/{}", reference.repository());
-                repository.ends_with("/docker/dockerfile") || repository.ends_with("/docker/dockerfile-upstream")
-            });
-        if !is_built_in {
-            let message = format!("the frontend {name} cannot be run: only docker/dockerfile is built in");
-            let help = match given {
-                Some(_) => "leave the build argument BUILDKIT_SYNTAX out",
-                None => "remove the syntax line, or write `# syntax=docker/dockerfile:1` if the file is a Dockerfile",
-            };
-            self.diagnostics.push(Diagnostic::error(span, message).help(help));
-        }
     }
 
     /// The stage to build.
@@ -326,7 +310,8 @@ impl<'a> Planner<'a> {
                 config.os_version.clone_from(&platform.os_version);
             }
         }
-        StageResult { step: state.step, config, history: state.history.clone() }
+        let history = state.history.iter().map(|entry| HistoryEntry::clone(entry)).collect();
+        StageResult { step: state.step, config, history }
     }
 }
 

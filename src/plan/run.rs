@@ -4,11 +4,15 @@ use super::args::{self, CACHE_NAMESPACE};
 use super::planner::Reported;
 use super::stage::Walk;
 use super::stages::{Origin, Reader};
-use super::{CommandForm, HeredocFile, MountSource, Network, Op, ResolvedMount, RunOp, Security, StepId};
+use super::{CommandForm, Device, HeredocFile, MountSource, Network, Op, ResolvedMount, RunOp, Security, StepId};
 use super::{history, path, title};
 use crate::diagnostic::{Diagnostic, Span};
-use crate::dockerfile::ast::{Command, Heredoc, Instruction, MountFlag, Run, Word};
+use crate::dockerfile::ast::{self, Command, Heredoc, Instruction, MountFlag, Run, Word};
 use crate::dockerfile::mount::{self, Mount, MountError, MountKind};
+
+fn device(device: &ast::Device) -> Device {
+    Device { name: device.name.value.clone(), required: device.required }
+}
 
 /// What a RUN executes.
 struct Executed {
@@ -26,11 +30,11 @@ impl Walk<'_, '_> {
             run.mounts.iter().map(|flag| self.mount(flag, &mut agents)).collect();
         let network = self.network(run.network.as_ref());
         let security = self.security(run.security.as_ref());
-        if let Some(device) = run.devices.first() {
-            return Err(self.error(device.span, "RUN --device is not supported: a build has no devices to give"));
-        }
         let mounts = mounts.into_iter().collect::<Result<Vec<ResolvedMount>, Reported>>()?;
         let executed = self.executed(run);
+        if executed.args.is_empty() {
+            return Err(self.error(instruction.span, "RUN has no command: its list is empty"));
+        }
         let environment = &self.state.environment;
         let secrets: Vec<String> = mounts.iter().filter_map(|mount| mount.mount.env.clone()).collect();
         let text = title::instruction(instruction, environment, &secrets) + &executed.summary;
@@ -54,6 +58,7 @@ impl Walk<'_, '_> {
             mounts,
             network: network?,
             security: security?,
+            devices: run.devices.iter().map(device).collect(),
             form: executed.form,
         };
         let step = self.push(Op::Run(op), inputs, instruction.span, text);

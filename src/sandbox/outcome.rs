@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags};
@@ -10,47 +10,44 @@ use rustix::event::{PollFd, PollFlags};
 use super::cancel::Cancel;
 use super::entry::Entry;
 use super::error::SandboxError;
-use super::spec::{Exit, Status, Stream};
+use super::spec::{Exit, Status};
+use super::streams::Ends;
 use super::wire::{self, Reply};
 
-/// What a pipe holds at most, unless somebody made it larger.
-const PIPE_SIZE: usize = 64 * 1024;
-
-/// Hands on the command's output until all of its processes are gone.
+/// Serves the command's streams until all of its processes are gone.
 pub(super) fn follow(
     job: &OwnedFd,
-    pipes: [OwnedFd; 2],
-    output: &(dyn Fn(Stream, &[u8]) + Sync),
+    mut ends: Ends<'_>,
     mut entry: Option<Entry>,
     cancel: &Cancel,
 ) -> Result<Exit, SandboxError> {
     let memory = OomCounter::read(entry.as_ref().and_then(Entry::memory_events));
     let mut heard = Heard::default();
-    let [stdout, stderr] = pipes;
-    let mut pipes = [(Stream::Stdout, Some(stdout)), (Stream::Stderr, Some(stderr))];
-    let mut buffer = vec![0; PIPE_SIZE];
     let mut registration = None;
-    while heard.gone.is_none() || pipes.iter().any(|(_, pipe)| pipe.is_some()) {
-        let ready = wait(job, heard.gone.is_some(), &pipes)?;
+    while heard.gone.is_none() || ends.are_open() {
+        let ready = wait(heard.gone.is_none().then_some(job), &ends)?;
         // Output before news of the end: what was written before it is told before it.
-        for ((stream, pipe), ready) in pipes.iter_mut().zip(ready.pipes) {
-            if ready && !pass_on(*stream, pipe.as_ref(), &mut buffer, output)? {
-                *pipe = None;
-            }
-        }
+        ends.serve(&ready.streams).map_err(|source| SandboxError::Talk { source })?;
         if ready.job {
             match heard.listen(job) {
-                Ok(None) => {}
-                Ok(Some(process)) => {
+                Ok(News::None) => {}
+                Ok(News::Process(process)) => {
                     if let Some(entry) = &mut entry {
                         entry.admit(&process)?;
                     }
                     registration = Some(cancel.register(process));
                 }
+                Ok(News::Command(command)) => ends.command_came(command),
+                Ok(News::Terminal(terminal)) => {
+                    ends.terminal_came(terminal).map_err(|source| SandboxError::Talk { source })?;
+                }
                 // A process that was killed before it read its request takes the holder's last word with it: its end of
                 // the socket closes with something unread, and this one sees a reset.
                 Err(SandboxError::HolderGone) if cancel.is_cancelled() => return Err(SandboxError::Cancelled),
                 Err(error) => return Err(error),
+            }
+            if heard.gone.is_some() {
+                ends.stop_input();
             }
         }
     }
@@ -60,37 +57,34 @@ pub(super) fn follow(
 
 struct Ready {
     job: bool,
-    pipes: [bool; 2],
+    streams: Vec<bool>,
 }
 
-fn wait(job: &OwnedFd, gone: bool, pipes: &[(Stream, Option<OwnedFd>); 2]) -> Result<Ready, SandboxError> {
-    let mut polled = Vec::with_capacity(3);
-    for descriptor in [(!gone).then_some(job), pipes[0].1.as_ref(), pipes[1].1.as_ref()].into_iter().flatten() {
-        polled.push(PollFd::new(descriptor, PollFlags::IN));
-    }
+fn wait(job: Option<&OwnedFd>, ends: &Ends<'_>) -> Result<Ready, SandboxError> {
+    let job = job.map(|job| (job.as_fd(), PollFlags::IN));
+    let has_job = job.is_some();
+    let awaited: Vec<_> = job.into_iter().chain(ends.awaited()).collect();
+    let mut polled: Vec<PollFd<'_>> =
+        awaited.iter().map(|(descriptor, flags)| PollFd::from_borrowed_fd(*descriptor, *flags)).collect();
     rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None)).map_err(talk)?;
-    let mut answers = polled.iter().map(|descriptor| !descriptor.revents().is_empty());
-    let mut next = |is_polled: bool| is_polled && answers.next().unwrap_or(false);
-    Ok(Ready { job: next(!gone), pipes: [next(pipes[0].1.is_some()), next(pipes[1].1.is_some())] })
-}
-
-/// Hands on one portion; false at the end.
-fn pass_on(
-    stream: Stream,
-    pipe: Option<&OwnedFd>,
-    buffer: &mut [u8],
-    output: &(dyn Fn(Stream, &[u8]) + Sync),
-) -> Result<bool, SandboxError> {
-    let Some(pipe) = pipe else { return Ok(false) };
-    let length = rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut *buffer)).map_err(talk)?;
-    if length > 0 {
-        output(stream, &buffer[..length]);
-    }
-    Ok(length > 0)
+    let mut answers: Vec<bool> = polled.iter().map(|descriptor| !descriptor.revents().is_empty()).collect();
+    let job = has_job && answers.remove(0);
+    Ok(Ready { job, streams: answers })
 }
 
 fn talk(error: rustix::io::Errno) -> SandboxError {
     SandboxError::Talk { source: error.into() }
+}
+
+/// What a reply brings along.
+enum News {
+    None,
+    /// The command's first process.
+    Process(OwnedFd),
+    /// The command itself.
+    Command(OwnedFd),
+    /// The other side of its terminal.
+    Terminal(OwnedFd),
 }
 
 /// What the job socket told.
@@ -102,12 +96,14 @@ struct Heard {
 }
 
 impl Heard {
-    /// Takes one reply in; gives the process when that is what came.
-    fn listen(&mut self, job: &OwnedFd) -> Result<Option<OwnedFd>, SandboxError> {
+    /// Takes one reply in.
+    fn listen(&mut self, job: &OwnedFd) -> Result<News, SandboxError> {
         let received = wire::receive_reply(job).map_err(|source| SandboxError::Talk { source })?;
         let (reply, descriptors) = received.ok_or(SandboxError::HolderGone)?;
         match reply {
-            Reply::Started => return Ok(descriptors.into_iter().next()),
+            Reply::Started => return Ok(descriptors.into_iter().next().map_or(News::None, News::Process)),
+            Reply::Running => return Ok(descriptors.into_iter().next().map_or(News::None, News::Command)),
+            Reply::Terminal => return Ok(descriptors.into_iter().next().map_or(News::None, News::Terminal)),
             Reply::Exited(status) => self.exited = Some(status),
             Reply::Gone(status) => self.gone = Some(status),
             // The first failure is the cause; the shim reports the end of the command's process after it.
@@ -120,7 +116,7 @@ impl Heard {
             }
             Reply::Done | Reply::WorkerFailed(_) => {}
         }
-        Ok(None)
+        Ok(News::None)
     }
 
     fn conclude(self, memory: &OomCounter, cancel: &Cancel) -> Result<Exit, SandboxError> {

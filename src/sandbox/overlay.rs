@@ -74,6 +74,7 @@ impl Overlay {
             }
         }
         if let Some((upper, work)) = &self.writable {
+            go_on(work)?;
             fsconfig_set_string(&context, "upperdir", upper.as_path()).doing(format!("upper {}", upper.display()))?;
             fsconfig_set_string(&context, "workdir", work.as_path()).doing(format!("work {}", work.display()))?;
             // What is upper becomes durable as a layer's archive, or is thrown away; without this option the end of
@@ -103,6 +104,9 @@ impl Overlay {
         let mut options = format!("lowerdir={},userxattr,index=off", names.join(":"));
         let upper = self.writable.as_ref().map(|(upper, work)| Ok::<_, Reason>((open(upper)?, open(work)?)));
         let upper = upper.transpose()?;
+        if let Some((_, work)) = &self.writable {
+            go_on(work)?;
+        }
         if let Some((upper, work)) = &upper {
             options.push_str(&format!(",upperdir={},workdir={},volatile", by_number(upper), by_number(work)));
         }
@@ -111,6 +115,16 @@ impl Overlay {
         let mount = rustix::mount::mount("overlay", &target, "overlay", MountFlags::empty(), Some(options.as_c_str()));
         mount.doing("overlay by mount(2)")?;
         open(&target)
+    }
+}
+
+/// Lets an overlay go on where an earlier one ended. A volatile one leaves a mark that keeps it from being mounted again,
+/// as what it wrote may be lost with the machine (`overlayfs.rst`, "Volatile mount"); the machine is still the same.
+fn go_on(work: &Path) -> Result<(), Reason> {
+    let mark = work.join("work/incompat/volatile");
+    match std::fs::remove_dir_all(&mark) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).doing(mark.display()),
+        _ => Ok(()),
     }
 }
 

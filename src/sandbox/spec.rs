@@ -14,10 +14,11 @@ use super::connector::Connector;
 pub struct RunSpec {
     /// Trees of the image, top first; may be empty (`FROM scratch`).
     pub lowers: Vec<PathBuf>,
-    /// Receives what the command changes, in overlayfs form. Made if missing, with its parents; must be new or empty.
+    /// Receives what the command changes, in overlayfs form. Made if missing, with its parents; must be new or empty, or
+    /// that of an earlier command on the same trees, whose state this one then finds.
     pub upper: PathBuf,
     /// Scratch space of this run, on the file system of `upper`. Made if missing; delete it with
-    /// [`super::Sandbox::remove_trees`] and do not use it twice.
+    /// [`super::Sandbox::remove_trees`]. Used twice only together with `upper`.
     pub work: PathBuf,
     /// Program and arguments. A program without a slash is looked for in `PATH` of `env`.
     pub args: Vec<String>,
@@ -137,6 +138,11 @@ pub enum MountKind {
         uid: u32,
         /// Group inside the image.
         gid: u32,
+    },
+    /// A device node of the host, which the command can use as its permissions say.
+    Device {
+        /// The node.
+        path: PathBuf,
     },
     /// A listening unix socket of the host (an ssh agent's).
     Socket {

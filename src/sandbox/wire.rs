@@ -51,6 +51,10 @@ pub(super) enum Reply {
     Done,
     /// From a worker: its error.
     WorkerFailed(String),
+    /// From a command's set-up, with the other side of its terminal.
+    Terminal,
+    /// From the shim, with a descriptor of the command's own process.
+    Running,
     /// From a command's set-up.
     SetUpFailed { step: String, reason: String },
     /// From the command's process: its program cannot be executed.

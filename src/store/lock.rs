@@ -33,6 +33,11 @@ impl Lock {
         }
     }
 
+    /// As [`Lock::try_exclusive`], but makes no lock file where none is.
+    pub(super) fn try_existing(path: &Path) -> Result<Option<Lock>> {
+        if path.exists() { Lock::try_exclusive(path) } else { Ok(None) }
+    }
+
     fn take(path: &Path, lock: fn(&File) -> std::io::Result<()>) -> Result<Lock> {
         loop {
             let file = open(path)?;

@@ -15,14 +15,20 @@
 //! ROOT/logs/HEX           what the command of a step wrote when it ran last
 //! ROOT/refs/…             names of images
 //! ROOT/stat/HEX           stat caches of contexts
+//! ROOT/unflushed/BOOT/SESSION/…
+//!                         which trees a process has made and not flushed
 //! ROOT/locks/…            flock files: one for the store, one for each entry being made
 //! ROOT/tmp/SESSION        unfinished work of one process; swept when its lock is free
 //! ```
 //!
-//! Contract: an entry appears by `rename` after its bytes were written, checked and flushed, so a reader sees the whole
-//! entry or none; a crash leaves files in `tmp` only. It knows nothing of Dockerfiles, registries or namespaces.
+//! Contract: an entry appears by `rename` after its bytes were written and checked, so a reader sees the whole entry or
+//! none; a crash leaves files in `tmp` only. What was acknowledged ([`Store::settle`], [`Store::tag`]) survives a power
+//! cut: a blob is flushed before it has its name; trees, layer records and step records together, before any name is
+//! given to an image that needs them; then the name. After a power cut nothing is believed that was not flushed
+//! (`store/flush.rs` says how that is known). It knows nothing of Dockerfiles, registries or namespaces.
 
 mod blobs;
+mod flush;
 mod gc;
 mod lock;
 mod records;
@@ -137,11 +143,28 @@ pub struct Store {
     _session_lock: Lock,
     /// Shared while we may be using entries; a collection takes it exclusively.
     _use_lock: Lock,
+    unflushed: flush::Unflushed,
     counter: AtomicU64,
 }
 
-const FOLDERS: &[&str] =
-    &["blobs/sha256", "layers", "index", "trees", "steps", "slots", "fetched", "logs", "refs", "stat", "locks", "tmp"];
+const FOLDERS: &[&str] = &[
+    "blobs/sha256",
+    "layers",
+    "index",
+    "trees",
+    "steps",
+    "slots",
+    "fetched",
+    "logs",
+    "refs",
+    "stat",
+    "locks",
+    "tmp",
+    "unflushed",
+];
+
+/// The folders of records: small files that are replaced whole.
+const RECORD_FOLDERS: &[&str] = &["layers", "index", "steps", "slots", "fetched", "refs"];
 
 impl Store {
     /// Opens the store in a directory, making it where it is not there, and sweeps what dead processes left.
@@ -160,16 +183,18 @@ impl Store {
             }
         }
         let use_lock = Lock::shared(&root.join("locks/store"))?;
+        sweep(root);
+        flush::recover(root)?;
         let (session, session_lock) = new_session(root)?;
-        let store = Store {
+        let unflushed = flush::Unflushed::new(root, &session.file_name().unwrap_or_default().to_string_lossy());
+        Ok(Store {
             root: root.to_owned(),
             session,
             _session_lock: session_lock,
             _use_lock: use_lock,
+            unflushed,
             counter: AtomicU64::new(0),
-        };
-        store.sweep();
-        Ok(store)
+        })
     }
 
     /// The store's directory.
@@ -206,31 +231,34 @@ impl Store {
     pub fn try_lock(&self, kind: &str, name: &crate::digest::Digest) -> Result<Option<Lock>> {
         Lock::try_exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
     }
-
-    /// Removes sessions whose process is gone. Nothing here is ever needed again, so a failure only leaves garbage for
-    /// the next run; trees with foreign owners are removed by the executor, which can.
-    fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.root.join("tmp")) else { return };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "lock") {
-                continue;
-            }
-            let lock_path = path.with_extension("lock");
-            if let Ok(Some(_lock)) = Lock::try_exclusive(&lock_path)
-                && fs::remove_dir_all(&path).is_ok()
-            {
-                // Removed while its lock is held, so nobody can have taken the name anew.
-                drop(fs::remove_file(&lock_path));
-            }
-        }
-    }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
         if fs::remove_dir_all(&self.session).is_ok() {
             drop(fs::remove_file(self.session.with_extension("lock")));
+        }
+    }
+}
+
+/// Removes sessions whose process is gone, and locks of sessions that are gone themselves. Nothing here is ever needed
+/// again, so a failure only leaves garbage for the next run; trees with foreign owners are removed by the executor, which
+/// can.
+fn sweep(root: &Path) {
+    let Ok(entries) = fs::read_dir(root.join("tmp")) else { return };
+    for entry in entries.flatten() {
+        let lock_path = entry.path().with_extension("lock");
+        let session = lock_path.with_extension("");
+        // Who makes a session takes its lock first and then makes the folder, so a lock that can be had belongs to nobody
+        // who lives; it is removed while it is held, so nobody can have taken the name anew.
+        if let Ok(Some(_lock)) = Lock::try_existing(&lock_path) {
+            let removed = fs::remove_dir_all(&session);
+            if removed.is_ok() || !session.exists() {
+                drop(fs::remove_file(&lock_path));
+            }
+        } else if !lock_path.exists() {
+            // A process that was killed between removing the two.
+            drop(fs::remove_dir_all(&session));
         }
     }
 }

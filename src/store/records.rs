@@ -163,7 +163,10 @@ impl Store {
     /// Writes a record, replacing an older one whole.
     pub fn write_record<T: Serialize>(&self, kind: RecordKind, name: &Digest, record: &T) -> Result<()> {
         let bytes = serde_json::to_vec(record).expect("records have string keys only");
-        self.write_whole(&self.record_path(kind, name), &bytes)
+        // A slot only explains: losing one with the power is no loss, and a build that changes nothing else has nothing
+        // to flush.
+        let _writing = if kind == RecordKind::Slot { None } else { Some(self.unflushed.begin()?) };
+        self.write_whole(&self.record_path(kind, name), &bytes, Flush::Later)
     }
 
     /// Changes a layer's record under its lock; a missing one starts empty.
@@ -185,14 +188,20 @@ impl Store {
 
     /// Writes a layer's index.
     pub fn write_index(&self, layer: &Digest, bytes: &[u8]) -> Result<()> {
-        self.write_whole(&self.index_path(layer), bytes)
+        let _writing = self.unflushed.begin()?;
+        self.write_whole(&self.index_path(layer), bytes, Flush::Later)
     }
 
-    /// Gives an image a name for a platform.
+    /// Gives an image a name for a platform. It survives a power cut with all that it names: that is flushed first, for
+    /// an older image of the name must not give way to one that is not whole.
     pub fn tag(&self, tagged: &Tagged) -> Result<()> {
+        self.settle()?;
         let path = self.tag_path(&tagged.name, &tagged.platform);
         let bytes = serde_json::to_vec(tagged).expect("records have string keys only");
-        self.write_whole(&path, &bytes)
+        if fs::read(&path).is_ok_and(|before| before == bytes) {
+            return Ok(());
+        }
+        self.write_whole(&path, &bytes, Flush::Now)
     }
 
     /// The image of a name and platform.
@@ -218,7 +227,7 @@ impl Store {
     pub fn untag(&self, name: &str, platform: &str) -> Result<bool> {
         let path = self.tag_path(name, platform);
         match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
+            Ok(()) => flush_folder(&path).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(StoreError::io("remove", &path, error)),
         }
@@ -230,16 +239,36 @@ impl Store {
     }
 
     /// Writes a file beside its place, then renames it: readers see the old bytes or the new ones.
-    ///
-    /// Not flushed: a record that a power cut loses is a cache miss; one that is half there is refused by its parser
-    /// or checksum, and the blobs that it names were flushed before.
-    fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+    fn write_whole(&self, path: &Path, bytes: &[u8], flush: Flush) -> Result<()> {
         let temporary = self.temporary();
-        File::create_new(&temporary)
-            .and_then(|mut file| file.write_all(bytes))
-            .and_then(|()| fs::rename(&temporary, path))
-            .map_err(|error| StoreError::io("write", path, error))
+        let written = File::create_new(&temporary)
+            .and_then(|mut file| {
+                file.write_all(bytes)?;
+                if flush == Flush::Now { file.sync_data() } else { Ok(()) }
+            })
+            .and_then(|()| fs::rename(&temporary, path));
+        if let Err(error) = written {
+            drop(fs::remove_file(&temporary));
+            return Err(StoreError::io("write", path, error));
+        }
+        if flush == Flush::Now { flush_folder(path) } else { Ok(()) }
     }
+}
+
+/// When what is written reaches the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    /// Before the call returns.
+    Now,
+    /// With everything else ([`Store::settle`]).
+    Later,
+}
+
+/// Flushes that a name is there, or gone.
+fn flush_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    let flushed = File::open(folder).and_then(|folder| folder.sync_all());
+    flushed.map_err(|error| StoreError::io("flush to the disk", folder, error))
 }
 
 /// Reads a JSON file; `None` where it is missing, or was cut short by a power failure (empty or not JSON).

@@ -123,6 +123,7 @@ impl Store {
         if target.is_dir() {
             return Ok(target);
         }
+        let _writing = self.unflushed.begin_tree(mapping, &name.file_name())?;
         match fs::rename(&table, table_path(&target)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(StoreError::io("rename to", &table_path(&target), error));
@@ -175,6 +176,22 @@ impl Store {
 /// The name of a tree, by its own name or by that of its table of owners.
 fn without_table(name: &str) -> &str {
     name.strip_suffix(".owners").unwrap_or(name)
+}
+
+/// Takes a tree out of use, with its table of owners; what it is then is found as a draft.
+pub(super) fn distrust(mapping: &Path, name: &str) -> Result<()> {
+    let moment = super::flush::moment();
+    // The tree before its table: a tree is never there without its table.
+    for name in [name.to_owned(), format!("{name}.owners")] {
+        let path = mapping.join(&name);
+        match fs::rename(&path, mapping.join(format!("{name}.{moment}{DRAFT}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("rename", &path, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Takes the trees of a store whose layers are not wanted out of use, and finds drafts: nobody uses the store now, so all

@@ -14,8 +14,8 @@ mod tty;
 
 use std::io::Write;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -101,7 +101,7 @@ const REFRESH: Duration = Duration::from_millis(100);
 /// Something that shows progress until it is finished or dropped.
 pub struct Ui {
     inbox: Arc<Inbox>,
-    drawing: Option<JoinHandle<()>>,
+    drawing: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Ui {
@@ -110,7 +110,7 @@ impl Ui {
         let tty = environment.stderr_is_terminal;
         let stderr = || -> Box<dyn Write + Send> { Box::new(std::io::stderr()) };
         match mode {
-            ProgressMode::Quiet => Ui { inbox: Inbox::silent(), drawing: None },
+            ProgressMode::Quiet => Ui { inbox: Inbox::silent(), drawing: Mutex::default() },
             ProgressMode::RawJson => {
                 Ui::draw(Box::new(rawjson::RawJson::new(stderr(), Instant::now(), SystemTime::now())))
             }
@@ -128,9 +128,9 @@ impl Ui {
         let drawn = inbox.clone();
         let drawing = std::thread::Builder::new().name("ui".to_owned()).spawn(move || draw(display, &letters, &drawn));
         match drawing {
-            Ok(handle) => Ui { inbox, drawing: Some(handle) },
+            Ok(handle) => Ui { inbox, drawing: Mutex::new(Some(handle)) },
             // No thread to be had: work on in silence rather than not at all.
-            Err(_) => Ui { inbox: Inbox::silent(), drawing: None },
+            Err(_) => Ui { inbox: Inbox::silent(), drawing: Mutex::default() },
         }
     }
 
@@ -144,19 +144,19 @@ impl Ui {
         self.inbox.tail(task)
     }
 
-    /// Draws the end and leaves the terminal in order. Dropping does the same.
-    pub fn finish(self) {
-        drop(self);
+    /// Draws the end and leaves the terminal in order; what comes later is dropped. Dropping does the same.
+    pub fn finish(&self) {
+        self.inbox.close();
+        if let Some(drawing) = self.drawing.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A panic of the drawing thread was printed by the panic hook; the build's result does not depend on it.
+            let _ = drawing.join();
+        }
     }
 }
 
 impl Drop for Ui {
     fn drop(&mut self) {
-        self.inbox.close();
-        if let Some(drawing) = self.drawing.take() {
-            // A panic of the drawing thread was printed by the panic hook; the build's result does not depend on it.
-            let _ = drawing.join();
-        }
+        self.finish();
     }
 }
 

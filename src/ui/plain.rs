@@ -279,7 +279,7 @@ impl Plain {
         let mut failed: Vec<(Option<Instant>, String)> = self
             .steps
             .values()
-            .filter(|step| step.step.has_failed())
+            .filter(|step| step.step.has_failed() && !step.last_lines.is_empty())
             .map(|step| (step.step.started, failure_report(&step.step.title, step.last_lines.iter())))
             .collect();
         failed.sort_by_key(|(started, _)| *started);

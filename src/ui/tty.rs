@@ -179,7 +179,7 @@ impl Display for Tty {
         for warning in std::mem::take(&mut self.warnings) {
             text.push_str(&format!("\n{}\n", warning.trim_end_matches('\n')));
         }
-        for step in self.steps.values().filter(|step| step.step.has_failed()) {
+        for step in self.steps.values().filter(|step| step.step.has_failed() && !step.lines.is_empty()) {
             text.push_str(&failure_report(&step.step.title, step.lines.iter()));
         }
         self.print(&text);

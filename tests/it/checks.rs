@@ -78,6 +78,9 @@ Dockerfile:7
         let json = output(&rbuild, &context, &["--call=check,format=json"], 1);
         let json: Value = serde_json::from_str(&json).expect("it is JSON");
         let warning = &json["warnings"][2];
+        assert_eq!(json["sources"][0]["filename"], "Dockerfile");
+        assert_eq!(json["sources"][0]["language"], "Dockerfile");
+        assert_eq!(json.get("buildError"), None);
         assert_eq!(warning["ruleName"], "LegacyKeyValueFormat");
         assert_eq!(warning["location"]["ranges"][0]["start"]["line"], 7);
         assert_eq!(warning["location"]["ranges"][0]["end"]["line"], 8);
@@ -101,6 +104,67 @@ Dockerfile:7
         rbuild.build(&context, &["--build-arg", "BUILDKIT_DOCKERFILE_CHECK=x=y"]).failed(1).says("invalid check option");
     }
 
+    fn check_shows_what_it_found_before_an_error(rbuild) {
+        let broken = rbuild.context("broken").file("Dockerfile", "FROM scratch AS Base\nMAINTAINER me\nBADCMD\n");
+        let run = rbuild.build(&broken, &["--check"]).failed(1).says("unknown instruction: BADCMD");
+        assert!(run.stdout.starts_with("Check complete, 2 warnings have been found!\n"), "{}", run.stdout);
+        assert!(run.stdout.contains("StageNameCasing") && run.stdout.contains("MaintainerDeprecated"), "{}", run.stdout);
+        let json = output(&rbuild, &broken, &["--call=check,format=json"], 1);
+        let json: Value = serde_json::from_str(&json).expect("it is JSON");
+        assert_eq!(json["warnings"].as_array().expect("a list").len(), 2);
+        assert_eq!(json["buildError"]["message"], "unknown instruction: BADCMD");
+        assert_eq!(json["buildError"]["location"]["ranges"][0]["start"]["line"], 3);
+        // A build says the same.
+        rbuild.build(&broken, &[]).failed(1).says("StageNameCasing").says("MaintainerDeprecated").says("BADCMD");
+        let planned = rbuild.context("planned").file("Dockerfile", "FROM scratch\nMAINTAINER me\nCOPY --from=$no / /\n");
+        let run = rbuild.build(&planned, &["--check"]).failed(1).says("should not be blank");
+        assert!(run.stdout.contains("MaintainerDeprecated") && run.stdout.contains("UndefinedVar"), "{}", run.stdout);
+        let alone = rbuild.context("alone").file("Dockerfile", "FROM scratch\nBADCMD\n");
+        let run = rbuild.build(&alone, &["--check"]).failed(1).says("unknown instruction: BADCMD");
+        assert_eq!(run.stdout, "");
+        let missing = rbuild.context("missing").file("Dockerfile", "FROM localhost:1/none\nMAINTAINER me\n");
+        let run = rbuild.build(&missing, &["--check"]).failed(1).says("localhost:1/none");
+        assert!(run.stdout.contains("MaintainerDeprecated"), "{}", run.stdout);
+    }
+
+    fn directives_that_are_wrong_are_refused_and_unknown_rules_are_spoken_of(rbuild) {
+        for (directive, message, mark) in [
+            ("skp=all", "failed to parse check options: invalid check option \"skp\"", "         ^^^^^^^"),
+            ("error=maybe", "failed to parse check options: failed to parse check option \"error=maybe\"", "^^^^^^^^^^^"),
+        ] {
+            let context = rbuild.context("wrong").file("Dockerfile", format!("# check={directive}\nFROM scratch\nLABEL a=b\n"));
+            for arguments in [&[][..], &["--check"]] {
+                rbuild.build(&context, arguments).failed(1).says(message).says(mark).says("it takes skip=RULE");
+            }
+            rbuild.build(&context, &["--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=all"]).succeeded();
+        }
+        let dockerfile = "# check=skip=StageNameCasng,all2\nFROM scratch AS Base\nLABEL a=b\n";
+        let context = rbuild.context("unknown").file("Dockerfile", dockerfile);
+        let run = rbuild.build(&context, &["--check"]).failed(1);
+        run.says("there is no check \"StageNameCasng\"; did you mean StageNameCasing?").says("there is no check \"all2\"");
+    }
+
+    fn check_of_a_target_speaks_of_what_it_needs(rbuild) {
+        let dockerfile = "FROM scratch AS base\nMAINTAINER me\nFROM scratch AS other\nENV a b\nFROM base\nLABEL a=b\n";
+        let context = rbuild.context("target").file("Dockerfile", dockerfile);
+        let of_base = output(&rbuild, &context, &["--check", "--target=base"], 1);
+        assert!(of_base.contains("MaintainerDeprecated") && !of_base.contains("LegacyKeyValueFormat"), "{of_base}");
+        let of_all = output(&rbuild, &context, &["--check"], 1);
+        assert!(of_all.contains("MaintainerDeprecated") && of_all.contains("LegacyKeyValueFormat"), "{of_all}");
+    }
+
+    fn a_file_for_another_frontend_is_refused_in_one_sentence(rbuild) {
+        for text in ["// syntax=example/other:1\npackage main\n", "{\n  \"syntax\": \"example/other:1\"\n}\n"] {
+            let context = rbuild.context("foreign").file("Dockerfile", text);
+            for arguments in [&[][..], &["--check"], &["--call=targets"], &["--call=outline"]] {
+                let run = rbuild.build(&context, arguments).failed(1);
+                run.says("the frontend example/other:1 cannot be run: only docker/dockerfile is built in")
+                    .says("remove the syntax line")
+                    .does_not_say("unknown instruction");
+            }
+        }
+    }
+
     fn stages_that_are_not_built_are_only_spoken_of_by_check(rbuild) {
         let dockerfile = "FROM scratch AS other\nMAINTAINER me\nFROM scratch\nLABEL a=b\n";
         let context = rbuild.context("stages").file("Dockerfile", dockerfile);
@@ -118,6 +182,12 @@ Dockerfile:7
             .file("kept", "x")
             .file("not", "y");
         assert_eq!(output(&rbuild, &context, &["--check"], 0), "Check complete, no warnings found.\n");
+        let context = rbuild
+            .context("nothing")
+            .file("Dockerfile", "FROM scratch\nCOPY . /\n")
+            .file(".dockerignore", "**\n");
+        let text = output(&rbuild, &context, &["--check"], 1);
+        assert!(text.contains("Attempting to Copy file \".\" that is excluded by .dockerignore"), "{text}");
     }
 
     fn errors_are_told_to_programs_too(rbuild) {

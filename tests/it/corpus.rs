@@ -9,6 +9,8 @@
 //! * `times`: paths in the image of which the expectation holds the time of the last change;
 //! * `says`: words that stderr must hold although the build works;
 //! * `expect`: what [`describe`] prints, written by `UPDATE=1`; or `fails`: the exit code, then words that stderr must hold;
+//! * `single-id`: lines that stand in the place of those of `expect` for the same file where rbuild has one id only, and what
+//!   users of the image may do is emulated (see README.md);
 //! * `buildkit`, where BuildKit does something else on purpose of ours: what, and why we do not.
 //!
 //! With `RBUILD_TEST_PEER` set, the program under test is BuildKit (see tests/buildkit-for-rbuild): it must make the same
@@ -31,15 +33,27 @@ use serde_json::{Value, json};
 
 use self::entries::{entries, write_entry};
 use crate::bases::Base;
-use crate::harness::{Files, Rbuild, Run, finish, source_directory};
+use crate::harness::{Files, Rbuild, Run, User, finish, source_directory};
 use crate::image::{Image, describe_changes};
 
 /// The name under which the cases find their base.
 const BASE: &str = "localhost/base:1";
 
 /// What a case may consist of.
-const SECTIONS: [&str; 11] =
-    ["title", "before", "Dockerfile", "context", "files", "flags", "times", "says", "expect", "fails", "buildkit"];
+const SECTIONS: [&str; 12] = [
+    "title",
+    "before",
+    "Dockerfile",
+    "context",
+    "files",
+    "flags",
+    "times",
+    "says",
+    "single-id",
+    "buildkit",
+    "expect",
+    "fails",
+];
 
 /// One text.
 struct Case {
@@ -184,9 +198,25 @@ impl Case {
         let on_base = image.diff_ids().starts_with(&base.diff_ids());
         let found = describe(&image, on_base.then_some(base), self.section("times"));
         if is_peer() {
-            return self.compare(&without_mount_points(&found));
+            return compare(&without_mount_points(&found), self.section("expect"));
         }
-        self.compare(&found)
+        if rbuild.user == User::NoSubuid {
+            return compare(&found, &self.with_a_single_id());
+        }
+        if std::env::var_os("UPDATE").is_some() && found != self.section("expect") {
+            self.update(&found);
+            return Ok(());
+        }
+        compare(&found, self.section("expect"))
+    }
+
+    /// The expectation of a user who has no other id.
+    fn with_a_single_id(&self) -> String {
+        let subject = |line: &str| line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
+        let others: BTreeMap<String, &str> =
+            self.section("single-id").lines().map(|line| (subject(line), line)).collect();
+        let lines = self.section("expect").lines().map(|line| *others.get(&subject(line)).unwrap_or(&line));
+        lines.map(|line| format!("{line}\n")).collect()
     }
 
     fn build(&self, written: &Written, rbuild: &Rbuild, dockerfile: &str, arguments: &[String]) -> Run {
@@ -201,30 +231,29 @@ impl Case {
         finish(rbuild.start_as_owned(all))
     }
 
-    fn compare(&self, found: &str) -> Result<(), String> {
-        let expected = self.section("expect");
-        if found == expected {
-            return Ok(());
-        }
-        if std::env::var_os("UPDATE").is_some() && !is_peer() {
-            let text = fs::read_to_string(&self.path).expect("read a case");
-            let head = text.split("=== expect\n").next().expect("a split has a first part");
-            fs::write(&self.path, format!("{head}=== expect\n{found}")).expect("write a case");
-            return Ok(());
-        }
-        let mut message = String::new();
-        let (expected_lines, found_lines): (Vec<_>, Vec<_>) = (expected.lines().collect(), found.lines().collect());
-        for line in expected_lines.iter().filter(|line| !found_lines.contains(line)) {
-            writeln!(message, "- {line}").expect("write to a string");
-        }
-        for line in found_lines.iter().filter(|line| !expected_lines.contains(line)) {
-            writeln!(message, "+ {line}").expect("write to a string");
-        }
-        if message.is_empty() {
-            message = format!("the order differs:\n{found}");
-        }
-        Err(message)
+    fn update(&self, found: &str) {
+        let text = fs::read_to_string(&self.path).expect("read a case");
+        let head = text.split("=== expect\n").next().expect("a split has a first part");
+        fs::write(&self.path, format!("{head}=== expect\n{found}")).expect("write a case");
     }
+}
+
+fn compare(found: &str, expected: &str) -> Result<(), String> {
+    if found == expected {
+        return Ok(());
+    }
+    let mut message = String::new();
+    let (expected_lines, found_lines): (Vec<_>, Vec<_>) = (expected.lines().collect(), found.lines().collect());
+    for line in expected_lines.iter().filter(|line| !found_lines.contains(line)) {
+        writeln!(message, "- {line}").expect("write to a string");
+    }
+    for line in found_lines.iter().filter(|line| !expected_lines.contains(line)) {
+        writeln!(message, "+ {line}").expect("write to a string");
+    }
+    if message.is_empty() {
+        message = format!("the order differs:\n{found}");
+    }
+    Err(message)
 }
 
 /// Where a case lies.

@@ -16,6 +16,7 @@ mod container;
 mod corpus;
 mod image;
 mod registry_server;
+mod terminal;
 mod web_server;
 
 mod build;
@@ -37,3 +38,6 @@ mod owners;
 mod places;
 mod registry;
 mod remote;
+mod running;
+mod secrets;
+mod shell;

@@ -48,6 +48,7 @@ for_each_user! {
             (format!("{url}#light"), "first"),
             (format!("{url}#noted"), "first"),
             (format!("{url}#{first}"), "first"),
+            (format!("{url}#{}", &first[..7]), "first"),
             (format!("{url}?branch=other"), "branch"),
             (format!("{url}?tag=noted"), "first"),
             (format!("{url}?ref=refs/heads/other"), "branch"),
@@ -265,6 +266,85 @@ for_each_user! {
         assert!(Image::read(&archive).files().contains_key("/g/HEAD"), "the context has no .git");
         rbuild.run(["build", &url]).failed(1).says("there is no Dockerfile in").says("/context.git");
         rbuild.run(["build", &format!("{url}#nowhere")]).failed(1).says("does not contain ref nowhere");
+    }
+
+    fn a_commit_is_named_by_its_first_digits_wherever_in_the_history_it_is(rbuild) {
+        if !has_program("git") {
+            skip!("git is not installed");
+        }
+        let server = WebServer::start(&[], None);
+        let script = "for word in one two three; do echo $word > file; git add -A; git commit -qm $word; done";
+        let repository = server.repository("a", script);
+        let (inner, url) = (object(&repository, "main~1"), server.url("/a.git"));
+        let add = format!("FROM scratch\nADD {url}#{} /\nADD --keep-git-dir {url}#{} /kept/\n", &inner[..8], &inner[..10]);
+        let image = image(&rbuild, "short", &add, &[]);
+        assert_eq!(image.content("/file"), "two\n");
+        assert_eq!(image.content("/kept/.git/HEAD"), format!("{inner}\n"));
+        let none = rbuild.context("none").file("Dockerfile", format!("FROM scratch\nADD {url}#0123456 /\n"));
+        rbuild.build(&none, &[]).failed(1).says("does not contain ref 0123456");
+    }
+
+    fn the_time_of_a_context_or_of_a_stage_dates_the_build(rbuild) {
+        if !has_program("git") {
+            skip!("git is not installed");
+        }
+        let last_modified = vec![("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT".to_owned())];
+        let tar = tar_of("Dockerfile", "FROM scratch\nARG SOURCE_DATE_EPOCH\nLABEL at=$SOURCE_DATE_EPOCH\n");
+        let pages = [
+            ("/dated.tar", Page { headers: last_modified, body: tar.clone(), ..Page::default() }),
+            ("/undated.tar", Page { body: tar, ..Page::default() }),
+        ];
+        let server = WebServer::start(&pages, None);
+        server.repository("a", "printf 'FROM scratch\\nCOPY . /\\n' > Dockerfile; git add -A; git commit -qm x");
+        let archive = rbuild.path("out/image.tar");
+        let output = format!("type=oci,dest={}", archive.display());
+        let epoch = |value: &str| format!("SOURCE_DATE_EPOCH={value}");
+        let built = |arguments: &[&str]| {
+            rbuild.run([&["build", "--no-cache", "-o", &output], arguments].concat()).succeeded();
+            Image::read(&archive)
+        };
+        let git = server.url("/a.git");
+        let of_git = built(&["--build-arg", &epoch("context"), &git]);
+        assert_eq!(of_git.config["created"], "2023-11-14T22:13:20Z");
+        assert_eq!(of_git.files()["/Dockerfile"].modified, 1_700_000_000, "files have the commit's time");
+        let of_tar = built(&["--build-arg", &epoch("context"), &server.url("/dated.tar")]);
+        assert_eq!(of_tar.config["created"], "1994-11-06T08:49:37Z");
+        assert_eq!(of_tar.config["config"]["Labels"]["at"], "784111777");
+        let of_newest_file = built(&["--build-arg", &epoch("context"), &server.url("/undated.tar")]);
+        assert_eq!(of_newest_file.config["created"], "1970-01-01T00:00:00Z");
+        let stages = format!(
+            "ARG PLACE={}\nFROM scratch AS dated\nADD $PLACE /\nFROM scratch AS commit\nADD {git} /\n\
+             FROM scratch AS wrong\nADD {} /\nFROM scratch\nLABEL a=b\n",
+            server.url("/dated.tar"),
+            server.url("/missing"),
+        );
+        let context = rbuild.context("stages").file("Dockerfile", stages);
+        let place = context.directory.to_str().expect("paths are UTF-8").to_owned();
+        assert_eq!(built(&["--build-arg", &epoch("dated"), &place]).config["created"], "1994-11-06T08:49:37Z");
+        assert_eq!(built(&["--build-arg", &epoch("commit"), &place]).config["created"], "2023-11-14T22:13:20Z");
+        let named = format!("sources={git}");
+        let of_named = built(&["--build-arg", &epoch("sources"), "--build-context", &named, &place]);
+        assert_eq!(of_named.config["created"], "2023-11-14T22:13:20Z");
+        // A directory has no time, so the build has none of its own either.
+        assert_ne!(built(&["--build-arg", &epoch("context"), &place]).config["created"], "2023-11-14T22:13:20Z");
+        let wrong = rbuild.run(["build", "--build-arg", &epoch("wrong"), &place]).failed(1);
+        wrong.says("cannot look SOURCE_DATE_EPOCH up").says("404").says("ADD");
+    }
+
+    fn fetching_a_context_is_shown(rbuild) {
+        if !has_program("git") {
+            skip!("git is not installed");
+        }
+        let dockerfile = Page { body: b"FROM scratch\nLABEL a=b\n".to_vec(), ..Page::default() };
+        let server = WebServer::start(&[("/Dockerfile", dockerfile)], None);
+        server.repository("a", "echo FROM scratch > Dockerfile; git add -A; git commit -qm x");
+        let (git, file) = (server.url("/a.git#main"), server.url("/Dockerfile"));
+        rbuild.run(["build", "--progress=plain", &git]).succeeded().says(&format!("[internal] load git source {git}"));
+        let run = rbuild.run(["build", "--progress=plain", &file]).succeeded();
+        run.says(&format!("[internal] load remote build context {file}"));
+        let missing = server.url("/missing");
+        let run = rbuild.run(["build", "--progress=plain", &missing]).failed(1);
+        run.says(&format!("[internal] load remote build context {missing}")).says("ERROR").says("404");
     }
 
     fn a_tar_or_a_dockerfile_behind_a_url_is_a_context(rbuild) {

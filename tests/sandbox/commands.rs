@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use rbuild::sandbox::{Cancel, Network, RunSpec, SandboxError, Status, UserSpec};
+use rbuild::sandbox::{Cancel, Network, RunSpec, SandboxError, Status, Streams, UserSpec};
 
 use crate::Case;
 use crate::world::{Entry, World};
@@ -53,7 +53,10 @@ fn output_order(world: &World) {
 fn much_output(world: &World) {
     let total = Mutex::new(0);
     let spec = world.shell("dd if=/dev/zero bs=1048576 count=10 2>/dev/null");
-    world.sandbox.run(&spec, &|_, bytes| *total.lock().unwrap() += bytes.len(), &Cancel::new()).unwrap();
+    world
+        .sandbox
+        .run(&spec, &Streams::captured(&|_, bytes| *total.lock().unwrap() += bytes.len()), &Cancel::new())
+        .unwrap();
     assert_eq!(*total.lock().unwrap(), 10 << 20);
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use rbuild::sandbox::{Cancel, Network, Options, RunSpec, Rung, Sandbox, SandboxError, probe};
+use rbuild::sandbox::{Cancel, Network, Options, RunSpec, Rung, Sandbox, SandboxError, Streams, probe};
 
 use crate::Case;
 use crate::world::World;
@@ -72,7 +72,7 @@ fn cancel(world: &World) {
         killed.get_or_init(Instant::now);
         handle.cancel();
     };
-    let error = world.sandbox.run(&spec, &output, &cancel).unwrap_err();
+    let error = world.sandbox.run(&spec, &Streams::captured(&output), &cancel).unwrap_err();
     assert!(matches!(error, SandboxError::Cancelled), "{error:?}");
     assert!(killed.get().unwrap().elapsed() < Duration::from_secs(1));
     assert_eq!(processes(&tag), Vec::<String>::new());
@@ -82,7 +82,9 @@ fn cancel_several(world: &World) {
     let cancel = Cancel::new();
     std::thread::scope(|scope| {
         let runs: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| world.sandbox.run(&world.shell("sleep 1000"), &|_, _| {}, &cancel)))
+            .map(|_| {
+                scope.spawn(|| world.sandbox.run(&world.shell("sleep 1000"), &Streams::captured(&|_, _| {}), &cancel))
+            })
             .collect();
         std::thread::sleep(Duration::from_millis(7));
         cancel.cancel();
@@ -91,7 +93,7 @@ fn cancel_several(world: &World) {
             assert!(matches!(outcome, Err(SandboxError::Cancelled)), "{outcome:?}");
         }
     });
-    let error = world.sandbox.run(&world.shell("true"), &|_, _| {}, &cancel).unwrap_err();
+    let error = world.sandbox.run(&world.shell("true"), &Streams::captured(&|_, _| {}), &cancel).unwrap_err();
     assert!(matches!(error, SandboxError::Cancelled));
 }
 
@@ -123,7 +125,9 @@ pub fn victim() -> ExitCode {
         for _ in 0..3 {
             let spec = world.shell(&(stubborn(&tag) + "sleep 1000"));
             let world = &world;
-            scope.spawn(move || world.sandbox.run(&spec, &|_, _| println!("running"), &Cancel::new()));
+            scope.spawn(move || {
+                world.sandbox.run(&spec, &Streams::captured(&|_, _| println!("running")), &Cancel::new())
+            });
         }
     });
     ExitCode::SUCCESS
@@ -215,7 +219,7 @@ pub fn time() -> ExitCode {
         let run = |_| {
             let spec = RunSpec { network, args: vec!["/bin/true".to_owned()], ..world.shell("") };
             let started = Instant::now();
-            world.sandbox.run(&spec, &|_, _| {}, &Cancel::new()).unwrap();
+            world.sandbox.run(&spec, &Streams::captured(&|_, _| {}), &Cancel::new()).unwrap();
             started.elapsed()
         };
         println!("RUN true, network {network:?}: {}", median((0..300).map(run).collect()));

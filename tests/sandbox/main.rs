@@ -9,6 +9,7 @@ mod inside;
 mod lifetime;
 mod mounts;
 mod owners;
+mod streams;
 mod users;
 mod world;
 
@@ -42,7 +43,9 @@ fn run_cases(wanted: &[&str]) -> usize {
     let world = World::new();
     let user = rustix::process::geteuid().as_raw();
     let mut failed = 0;
-    for (name, case) in [commands::CASES, escapes::CASES, mounts::CASES, owners::CASES, lifetime::CASES].concat() {
+    for (name, case) in
+        [commands::CASES, escapes::CASES, mounts::CASES, owners::CASES, streams::CASES, lifetime::CASES].concat()
+    {
         if !wanted.iter().all(|word| name.contains(word)) {
             continue;
         }

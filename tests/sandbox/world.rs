@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use rbuild::owners::{ATTRIBUTE, Inode, Owner, Table};
 use rbuild::sandbox::{
     Cancel, Exit, Mount, MountKind, Network, Options, Ownership, RunSpec, Sandbox, SandboxError, Security, Status,
-    Stream, UserSpec, Worker,
+    Stream, Streams, UserSpec, Worker,
 };
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +129,7 @@ impl World {
                 Stream::Stderr => said.1.extend_from_slice(bytes),
             }
         };
-        let exit = self.sandbox.run(spec, &output, &Cancel::new())?;
+        let exit = self.sandbox.run(spec, &Streams::captured(&output), &Cancel::new())?;
         let (stdout, stderr) = said.into_inner().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Ok(Went { exit, stdout: text(stdout), stderr: text(stderr) })
@@ -204,7 +204,7 @@ fn make_image(root: &Path) -> std::io::Result<()> {
 }
 
 const APPLETS: &str = "sh ls cat echo sleep id touch mkdir rm ln mv stat kill true false readlink hostname mount \
-    unshare mknod chmod chown head wc grep sed awk ps ulimit ipcs nc df find sort dd test env pwd seq umask setsid";
+    unshare mknod chmod chown head wc grep sed awk ps ulimit ipcs nc df find sort dd test env pwd seq umask setsid tty stty";
 
 fn lay((root, entries): &(PathBuf, Vec<Entry>)) -> Result<(), String> {
     let lay_all = || -> std::io::Result<()> {

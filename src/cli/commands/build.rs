@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::inputs::Inputs;
+use super::remote::Remote;
+use super::shell::Shell;
 use super::{client, failed, open_store, print};
 use super::{explain, report};
 use crate::build::{
@@ -15,18 +17,19 @@ use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::{
     self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
-    NamedContext, NetworkMode, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
+    NamedContext, NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
 };
-use crate::diagnostic::{Color, Severity, Source};
+use crate::cli::signals::{OnSignal, was_signalled};
+use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::executor::{
-    Allow, BlobForm, DefaultNetwork, ExecuteError, ExecuteOptions, Namespace, NoCache, SecretSource,
+    Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun,
+    Namespace, NoCache, SecretSource,
 };
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
 use crate::plan;
 use crate::progress::Progress;
 use crate::sandbox::{Cancel, Options as SandboxOptions};
-use crate::store::Store;
 use crate::ui::Ui;
 
 /// Builds, and prints the image's id where `--quiet` asks for it.
@@ -40,21 +43,28 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     }
     let store = open_store(&request.store_root)?;
     let color = color(environment);
-    let inputs = Inputs::load(request, environment, &store)?;
+    let client = client(&request.registries);
     let cancel = Cancel::new();
     let ui = Ui::start(request.progress, &environment.ui());
-    super::super::signals::stop_on_signal(&cancel, store.session());
-    let result = build_with(request, environment, &store, &inputs, &cancel, &ui, color);
+    let shell = Shell::new(&ui);
+    let progress = Progress::new(ui.sink());
+    OnSignal::new(vec![cancel.clone(), shell.cancel.clone()], &shell.foreground, store.session()).stop();
+    let remote = Remote { request, environment, store: &store, client: &client, cancel: &cancel, progress: &progress };
+    let result = Inputs::load(&remote).and_then(|inputs| {
+        let done = build_with(&remote, &inputs, &shell, color);
+        let done = done.map_err(|error| shell.explain(shown(*error, &inputs.source, &cancel, color)))?;
+        Ok((inputs, done))
+    });
     ui.finish();
-    if let (Action::Check(ReportFormat::Json), Err(failure)) = (&request.action, &result)
-        && let BuildFailure::Build(BuildError::Dockerfile(diagnostics)) = &**failure
-    {
-        report::refused(&inputs.source, diagnostics)?;
-    }
-    let done = result.map_err(|error| shown(*error, &inputs.source, &cancel, color))?;
+    let (inputs, done) = result?;
     let built = match done {
         Done::Built(built) => built,
-        Done::Checked(checked, format) => return report::checked(&inputs.source, &checked, format),
+        Done::Checked(checked, format) => {
+            report::checked(&inputs.source, &checked, format)?;
+            let failure =
+                checked.failure.map(|error| shown(BuildFailure::Build(error), &inputs.source, &cancel, color));
+            return failure.map_or(Ok(()), Err);
+        }
         Done::Outlined(outline, format) => return report::outline(&inputs.source, &outline, format),
         Done::Listed(targets, format) => return report::targets(&inputs.source, &targets, format),
         Done::Foreseen(foreseen, format) => return explain::print_foreseen(&foreseen, format),
@@ -74,25 +84,22 @@ fn color(environment: &Environment) -> Color {
 }
 
 fn build_with(
-    request: &Request,
-    environment: &Environment,
-    store: &Store,
+    remote: &Remote<'_>,
     inputs: &Inputs,
-    cancel: &Cancel,
-    ui: &Ui,
+    shell: &Shell<'_>,
     color: Color,
 ) -> Result<Done, Box<BuildFailure>> {
-    let progress = Progress::new(ui.sink());
+    let Remote { request, environment, store, client: registry, cancel, progress } = *remote;
     for notice in &request.notices {
         progress.notice(notice.clone());
     }
-    let registry = client(&request.registries);
     let namespace = Namespace::new(SandboxOptions {
         limits: request.limits.clone(),
         ..SandboxOptions::new(store.root().join("trees"))
     });
     let execute = execute_options(request, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(output).collect();
+    let open_shell = |failed: &FailedRun, namespace: &Namespace| shell.open(failed, namespace);
     let whole = Build {
         source: &inputs.source,
         scope: inputs.scope.clone(),
@@ -109,10 +116,14 @@ fn build_with(
         annotations: annotations(request),
         times: file_times(request),
         store,
-        registry: &registry,
+        registry,
         namespace: &namespace,
-        progress: &progress,
+        progress,
         cancel,
+        on_failure: match request.on_error {
+            OnError::Stop => None,
+            OnError::Shell => Some(&open_shell),
+        },
         color,
     };
     let done = match request.action {
@@ -180,7 +191,6 @@ fn plan_options(request: &Request) -> plan::Options {
             NetworkMode::Host => plan::Network::Host,
         },
         named_contexts: named_contexts.collect(),
-        epoch: request.source_date_epoch.and_then(|epoch| i64::try_from(epoch).ok()),
         ..plan::Options::default()
     }
 }
@@ -200,7 +210,6 @@ fn execute_options(request: &Request, environment: &Environment) -> Result<Execu
         };
         (host.name.clone(), address)
     });
-    let epoch = request.source_date_epoch.and_then(|epoch| i64::try_from(epoch).ok());
     Ok(ExecuteOptions {
         jobs: request.jobs.get(),
         no_cache: match &request.cache {
@@ -218,15 +227,32 @@ fn execute_options(request: &Request, environment: &Environment) -> Result<Execu
         },
         resolver: request.resolver.clone(),
         shm_size: request.shm_size.unwrap_or(64 << 20),
-        epoch: epoch.unwrap_or(0),
-        created: epoch,
+        epoch: 0,
+        created: None,
         allow: Allow {
             // What the user asks for on the command line, he allows.
             network_host: request.network == NetworkMode::Host
                 || request.entitlements.contains(&Entitlement::NetworkHost),
             security_insecure: request.entitlements.contains(&Entitlement::SecurityInsecure),
+            devices: allowed_devices(request),
+        },
+        cdi_directories: match request.cdi_directories.as_slice() {
+            [] => CDI_DIRECTORIES.map(PathBuf::from).to_vec(),
+            given => given.to_vec(),
         },
     })
+}
+
+fn allowed_devices(request: &Request) -> AllowedDevices {
+    if request.entitlements.contains(&Entitlement::AnyDevice) {
+        return AllowedDevices::All;
+    }
+    let device = |entitlement: &Entitlement| match entitlement {
+        Entitlement::Device { name, real } => Some((name.clone(), real.clone())),
+        _ => None,
+    };
+    let named: BTreeMap<String, String> = request.entitlements.iter().filter_map(device).collect();
+    if named.is_empty() { AllowedDevices::None } else { AllowedDevices::Named(named) }
 }
 
 /// One image comes out for all outputs, so what one of them asks for counts for each.
@@ -322,7 +348,7 @@ fn shown(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) 
         BuildFailure::Input(failure) => return failure,
         BuildFailure::Build(error) => error,
     };
-    let excerpt = |span, text: &str| source.render(&crate::diagnostic::Diagnostic::error(span, text.to_owned()), color);
+    let excerpt = |span, text: &str| source.render(&Diagnostic::error(span, text.to_owned()), color);
     match error {
         BuildError::Dockerfile(diagnostics) => {
             let mut drawn: Vec<String> = Vec::new();
@@ -343,7 +369,15 @@ fn shown(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) 
             }
         }
         BuildError::Execute(ExecuteError::Cancelled) => Failure::interrupted(),
-        _ if cancel.is_cancelled() && super::super::signals::was_signalled() => Failure::interrupted(),
+        _ if cancel.is_cancelled() && was_signalled() => Failure::interrupted(),
+        BuildError::BaseOf { span, ref stage, .. } => {
+            let place = Diagnostic::error(span, error.to_string());
+            let place = match stage {
+                Some(stage) => place.help(format!("did you mean the stage {stage}?")),
+                None => place,
+            };
+            Failure { kind: FailureKind::Dockerfile, ..failed(&error) }.excerpt(source.render(&place, color))
+        }
         BuildError::Execute(error) => {
             let failure = failed(&error);
             match error.span() {

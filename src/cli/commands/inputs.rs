@@ -5,8 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::failed;
-use super::remote::{GitDir, Remote};
-use crate::cli::environment::Environment;
+use super::remote::{GitDefaults, PLAIN, Remote, opened};
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::{ContextSource, DockerfileSource, NamedContext, Request};
 use crate::context::archive::TarContext;
@@ -14,8 +13,9 @@ use crate::context::dir::DirContext;
 use crate::context::ignore::{IgnoreRules, locate};
 use crate::diagnostic::Source;
 use crate::digest::Frame;
-use crate::executor::{Context, Contexts};
+use crate::executor::{Context, Contexts, Dates};
 use crate::layer::decompress::decompress;
+use crate::plan::git::GitTimes;
 use crate::registry::without_credentials;
 use crate::store::Store;
 
@@ -31,16 +31,25 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// Reads the Dockerfile and opens the contexts.
-    pub(super) fn load(request: &Request, environment: &Environment, store: &Store) -> Result<Inputs, Failure> {
-        let remote = Remote { request, environment, store };
-        let (main, archive_dockerfile) = Inputs::context(request, &remote)?;
+    pub(super) fn load(remote: &Remote<'_>) -> Result<Inputs, Failure> {
+        let Remote { request, store, .. } = *remote;
+        let mut dates = Dates::default();
+        let (main, archive_dockerfile) = Inputs::context(request, remote, &mut dates)?;
         let source = Inputs::dockerfile(request, archive_dockerfile)?;
         let mut named = BTreeMap::new();
         for (name, context) in &request.build_contexts {
             let context = match context {
                 NamedContext::Directory(path) => directory(path, locate_in(path), store)?,
-                NamedContext::Git(address) => Context::Archive(remote.git(address, GitDir::Drop)?),
-                NamedContext::Http(address) => remote.archive(address)?,
+                NamedContext::Git(address) => {
+                    let tree = remote.git(address, PLAIN)?;
+                    dates.named.extend(tree.committed.map(|date| (name.clone(), date)));
+                    Context::Archive(tree.context)
+                }
+                NamedContext::Http(address) => {
+                    let (tree, date) = remote.archive(address)?;
+                    dates.named.extend(date.map(|date| (name.clone(), date)));
+                    Context::Archive(tree)
+                }
                 NamedContext::Image(_) | NamedContext::OciLayout { .. } => continue,
             };
             named.insert(name.clone(), context);
@@ -51,11 +60,15 @@ impl Inputs {
             ContextSource::Git(address) | ContextSource::Http(address) => without_credentials(address),
         };
         let scope = format!("{place}\n{}\n{}", source.name, request.target.as_deref().unwrap_or_default());
-        Ok(Inputs { source, contexts: Contexts { main, named }, scope })
+        Ok(Inputs { source, contexts: Contexts { main, named, dates }, scope })
     }
 
     /// The main context; and the Dockerfile, where what was sent was one or held one.
-    fn context(request: &Request, remote: &Remote<'_>) -> Result<(Context, Option<Vec<u8>>), Failure> {
+    fn context(
+        request: &Request,
+        remote: &Remote<'_>,
+        dates: &mut Dates,
+    ) -> Result<(Context, Option<Vec<u8>>), Failure> {
         match &request.context {
             ContextSource::Directory(path) => {
                 let dockerfile = dockerfile_path(request, path);
@@ -63,18 +76,22 @@ impl Inputs {
                     dockerfile.as_deref().map_or_else(|| locate_in(path), |dockerfile| locate(dockerfile, path));
                 Ok((directory(path, ignore, remote.store)?, None))
             }
-            ContextSource::Stdin => sent(std::io::stdin(), "standard input", request, remote.store),
+            ContextSource::Stdin => {
+                let sent = sent(std::io::stdin(), "standard input", remote.store)?;
+                sent.with_dockerfile(request)
+            }
             ContextSource::Git(address) => {
-                let keep = request.build_arguments.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-                let keep =
-                    keep.is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "True" | "TRUE"));
-                let tree = remote.git(address, if keep { GitDir::Keep } else { GitDir::Drop })?;
-                let context = Context::Archive(tree);
+                let tree = remote.git(address, main_repository(request))?;
+                dates.main = tree.committed;
+                let context = Context::Archive(tree.context);
                 let dockerfile = dockerfile_in(&context, request)?;
                 Ok((context, dockerfile))
             }
             ContextSource::Http(address) => {
-                sent(remote.download(address)?, &without_credentials(address), request, remote.store)
+                let fetched = remote.download(address)?;
+                let sent = sent(opened(&fetched)?, &without_credentials(address), remote.store)?;
+                dates.main = fetched.modified().or_else(|| sent.newest_file());
+                sent.with_dockerfile(request)
             }
         }
     }
@@ -151,13 +168,45 @@ fn directory(path: &Path, ignore: Option<PathBuf>, store: &Store) -> Result<Cont
     Ok(Context::Directory(Box::new(context)))
 }
 
-/// What is sent is a tar, compressed or not, or a Dockerfile alone.
-fn sent(
-    mut input: impl Read + Send,
-    from: &str,
-    request: &Request,
-    store: &Store,
-) -> Result<(Context, Option<Vec<u8>>), Failure> {
+/// What the repository that is the main context has where its address says nothing else.
+fn main_repository(request: &Request) -> GitDefaults {
+    let argument = |name: &str| request.build_arguments.get(name).map_or("", String::as_str);
+    let keep = matches!(argument("BUILDKIT_CONTEXT_KEEP_GIT_DIR"), "1" | "t" | "T" | "true" | "True" | "TRUE");
+    // As in BuildKit: who dates the build wants the dates of the repository.
+    let times = if argument("SOURCE_DATE_EPOCH").is_empty() { GitTimes::Checkout } else { GitTimes::Commit };
+    GitDefaults { keep_git_dir: keep.then_some(true), times }
+}
+
+/// What was sent.
+enum Sent {
+    /// A tar, compressed or not.
+    Archive(TarContext),
+    /// A Dockerfile alone.
+    Dockerfile(Vec<u8>),
+}
+
+impl Sent {
+    fn newest_file(&self) -> Option<i64> {
+        match self {
+            Sent::Archive(tree) => tree.newest_file(),
+            Sent::Dockerfile(_) => None,
+        }
+    }
+
+    /// The context that it is, and the Dockerfile that it is or holds.
+    fn with_dockerfile(self, request: &Request) -> Result<(Context, Option<Vec<u8>>), Failure> {
+        match self {
+            Sent::Archive(tree) => {
+                let context = Context::Archive(tree);
+                let dockerfile = dockerfile_in(&context, request)?;
+                Ok((context, dockerfile))
+            }
+            Sent::Dockerfile(text) => Ok((Context::Empty, Some(text))),
+        }
+    }
+}
+
+fn sent(mut input: impl Read + Send, from: &str, store: &Store) -> Result<Sent, Failure> {
     let read_failed =
         |error: std::io::Error| Failure::new(FailureKind::Other, format!("read the context from {from}: {error}"));
     let mut head = vec![0; 1024];
@@ -165,11 +214,9 @@ fn sent(
     head.truncate(count);
     if !is_archive(&head) {
         input.read_to_end(&mut head).map_err(read_failed)?;
-        return Ok((Context::Empty, Some(head)));
+        return Ok(Sent::Dockerfile(head));
     }
-    let context = unpack(head.as_slice().chain(input), from, store)?;
-    let dockerfile = dockerfile_in(&context, request)?;
-    Ok((context, dockerfile))
+    unpack(head.as_slice().chain(input), from, store).map(Sent::Archive)
 }
 
 /// Whether the first bytes are of a tar, compressed or not.
@@ -180,11 +227,11 @@ pub(super) fn is_archive(head: &[u8]) -> bool {
 }
 
 /// The context that a tar is.
-pub(super) fn unpack(tar: impl Read + Send, from: &str, store: &Store) -> Result<Context, Failure> {
+pub(super) fn unpack(tar: impl Read + Send, from: &str, store: &Store) -> Result<TarContext, Failure> {
     let failed =
         |error: std::io::Error| Failure::new(FailureKind::Other, format!("read the context from {from}: {error}"));
     let tar = decompress(tar).map_err(failed)?;
-    TarContext::read(tar, store.session()).map(Context::Archive).map_err(failed)
+    TarContext::read(tar, store.session()).map_err(failed)
 }
 
 /// The Dockerfile in a context that is no directory of this machine.

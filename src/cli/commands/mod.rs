@@ -9,7 +9,11 @@ mod list;
 mod prune;
 mod remote;
 mod report;
+mod run;
+mod shell;
 mod transfer;
+
+pub(in crate::cli) use run::NOT_RUN;
 
 use std::io::Write;
 use std::path::Path;
@@ -22,7 +26,16 @@ use crate::registry::{Client, ClientOptions};
 use crate::store::{Store, StoreError};
 
 /// Carries a command out; what it answers goes to standard output.
-pub(super) fn run(command: Command, environment: &Environment) -> Result<(), Failure> {
+///
+/// Gives the exit code, which is not 0 only where it is that of a container's command.
+pub(super) fn run(command: Command, environment: &Environment) -> Result<u8, Failure> {
+    match command {
+        Command::Run(request) => run::run(&request, environment),
+        other => answer(other, environment).map(|()| 0),
+    }
+}
+
+fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
     match command {
         Command::Build(request) => build::run(&request, environment),
         Command::Images(request) => list::images(&request),
@@ -36,6 +49,8 @@ pub(super) fn run(command: Command, environment: &Environment) -> Result<(), Fai
         Command::Pull(request) => transfer::pull(&request, environment),
         Command::Doctor(request) => doctor::run(&request),
         Command::Show(text) => print(&text),
+        // It has an exit code of its own.
+        Command::Run(request) => run::run(&request, environment).map(drop),
     }
 }
 

@@ -9,20 +9,27 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::{failed, print};
-use crate::build::{Checked, Outline, Rule, Target, Wanted};
+use crate::build::{BuildError, Checked, Outline, Rule, Target, Wanted};
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::ReportFormat;
-use crate::diagnostic::{Diagnostic, Severity, Source, Span};
+use crate::diagnostic::{Diagnostic, Source, Span};
 
-/// Prints the warnings; having some is a failure, so that CI can insist on none.
+/// Prints the warnings; having some is a failure, so that CI can insist on none. What ended the check is left to the caller.
 pub(super) fn checked(source: &Source, checked: &Checked, format: ReportFormat) -> Result<(), Failure> {
     match format {
         ReportFormat::Json => {
             let warnings: Vec<Value> = checked.warnings.iter().map(|warning| warning_json(source, warning)).collect();
-            print_json(&json!({ "warnings": warnings, "sources": [file_json(source)] }))?;
+            let mut answer = json!({ "warnings": warnings, "sources": [file_json(source)] });
+            if let Some(failure) = &checked.failure {
+                let errors = failures_json(source, failure);
+                answer["buildError"] = errors[0].clone();
+                answer["buildErrors"] = errors.into();
+            }
+            print_json(&answer)?;
         }
         ReportFormat::Text => {
             let mut text = match checked.warnings.len() {
+                0 if checked.failure.is_some() => String::new(),
                 0 => "Check complete, no warnings found.\n".to_owned(),
                 1 => "Check complete, 1 warning has been found!\n".to_owned(),
                 count => format!("Check complete, {count} warnings have been found!\n"),
@@ -30,6 +37,9 @@ pub(super) fn checked(source: &Source, checked: &Checked, format: ReportFormat) 
             checked.warnings.iter().for_each(|warning| text.push_str(&warning_text(source, warning)));
             print(&text)?;
         }
+    }
+    if checked.failure.is_some() {
+        return Ok(());
     }
     if !checked.violated.is_empty() {
         let message = format!("lint violation found for rules: {}", checked.violated.join(", "));
@@ -39,21 +49,6 @@ pub(super) fn checked(source: &Source, checked: &Checked, format: ReportFormat) 
         true => Ok(()),
         false => Err(Failure::new(FailureKind::Other, "the Dockerfile has warnings")),
     }
-}
-
-/// Prints the errors of a Dockerfile for programs: the first where BuildKit has its only one, all of them beside it.
-pub(super) fn refused(source: &Source, diagnostics: &[Diagnostic]) -> Result<(), Failure> {
-    let (errors, warnings): (Vec<_>, Vec<_>) =
-        diagnostics.iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
-    let error = |error: &&Diagnostic| json!({ "message": detail(error), "location": location(source, error.span) });
-    let errors: Vec<Value> = errors.iter().map(error).collect();
-    let warnings = warnings.into_iter().filter(|warning| warning.rule.is_some());
-    print_json(&json!({
-        "warnings": warnings.map(|warning| warning_json(source, warning)).collect::<Vec<Value>>(),
-        "sources": [file_json(source)],
-        "buildError": errors.first(),
-        "buildErrors": errors,
-    }))
 }
 
 /// Prints what a target takes.
@@ -167,6 +162,24 @@ fn file_json(source: &Source) -> Value {
 fn location(source: &Source, span: Span) -> Value {
     let (first, last) = lines(source, span);
     json!({ "ranges": [{ "start": { "line": first }, "end": { "line": last } }] })
+}
+
+/// What ended a check: BuildKit has one error at most; here are all of them, one at least.
+fn failures_json(source: &Source, failure: &BuildError) -> Vec<Value> {
+    match failure {
+        BuildError::Dockerfile(errors) if !errors.is_empty() => {
+            let error =
+                |error: &Diagnostic| json!({ "message": detail(error), "location": location(source, error.span) });
+            errors.iter().map(error).collect()
+        }
+        other => vec![json!({ "message": chain(other), "location": {} })],
+    }
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn warning_json(source: &Source, warning: &Diagnostic) -> Value {

@@ -28,7 +28,7 @@ pub struct ImageSelector {
 }
 
 impl ImageSelector {
-    fn parse(text: &str) -> Result<ImageSelector, InvalidRequest> {
+    pub(super) fn parse(text: &str) -> Result<ImageSelector, InvalidRequest> {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let is_id = (4..=64).contains(&hex.len()) && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let id = is_id.then(|| hex.to_owned());
@@ -241,7 +241,7 @@ impl Push {
     }
 }
 
-fn quiet_or(
+pub(super) fn quiet_or(
     quiet: Option<ProgressMode>,
     word: &Option<String>,
     environment: &Environment,

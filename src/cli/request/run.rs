@@ -252,10 +252,25 @@ pub enum Entitlement {
     NetworkHost,
     /// All privileges that rbuild itself has.
     SecurityInsecure,
-    /// Devices: one by name, or all.
-    Device(Option<String>),
+    /// All devices.
+    AnyDevice,
+    /// A device.
+    Device {
+        /// What the Dockerfile calls it.
+        name: String,
+        /// What the machine calls it.
+        real: String,
+    },
     /// `mode=delete` of a local output outside the working directory.
     LocalDelete,
+}
+
+/// `NAME` or `NAME,alias=NAME`.
+fn device(text: &str) -> Option<Entitlement> {
+    let (real, rest) = text.split_once(',').unwrap_or((text, ""));
+    let name = if rest.is_empty() { real } else { rest.strip_prefix("alias=")? };
+    let is_name = |name: &str| !name.is_empty() && !name.contains(',');
+    (is_name(real) && is_name(name)).then(|| Entitlement::Device { name: name.to_owned(), real: real.to_owned() })
 }
 
 /// Understands `--allow`.
@@ -263,14 +278,12 @@ pub(super) fn entitlements(texts: &[String]) -> Result<Vec<Entitlement>, Invalid
     let entitlement = |text: &String| match text.as_str() {
         "network.host" => Ok(Entitlement::NetworkHost),
         "security.insecure" => Ok(Entitlement::SecurityInsecure),
-        "device" => Ok(Entitlement::Device(None)),
+        "device" => Ok(Entitlement::AnyDevice),
         "buildx.local.delete" => Ok(Entitlement::LocalDelete),
-        value => match value.strip_prefix("device=").filter(|name| !name.is_empty()) {
-            Some(name) => Ok(Entitlement::Device(Some(name.to_owned()))),
-            None => {
-                Err(Given { flag: "--allow", value, expected: "network.host, security.insecure or device" }.invalid())
-            }
-        },
+        value => value.strip_prefix("device=").and_then(device).ok_or_else(|| {
+            let expected = "network.host, security.insecure, device or device=NAME[,alias=NAME]";
+            Given { flag: "--allow", value, expected }.invalid()
+        }),
     };
     let mut entitlements: Vec<Entitlement> = texts.iter().map(entitlement).collect::<Result<_, _>>()?;
     entitlements.sort();

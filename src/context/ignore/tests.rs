@@ -204,3 +204,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nothing_is_left_of_a_path_that_no_exception_reaches() {
+    for (rules, path, nothing) in [
+        ("*", "", true),
+        ("**", "", true),
+        ("**/*", "", true),
+        ("a", "", false),
+        (".*", "", false),
+        ("*\n!a", "", false),
+        ("!a\n*", "", true),
+        ("", "", false),
+        ("a", "a", true),
+        ("a", "a/b", true),
+        ("a\n!a/b", "a", false),
+        ("a\n!a/b", "a/c", true),
+        ("*.txt", "x.txt", true),
+        ("*\n!a/b", "a", false),
+        ("a", "b", false),
+    ] {
+        let rules_read = IgnoreRules::parse(rules.as_bytes()).unwrap();
+        assert_eq!(rules_read.leave_nothing_of(path.as_bytes()), nothing, "{rules:?} {path:?}");
+    }
+}

@@ -18,6 +18,22 @@ pub struct PathPattern {
     suffix: Vec<u8>,
     /// How many components every match has, where that is fixed.
     depth: Option<usize>,
+    /// What every match holds.
+    required: Letters,
+}
+
+/// The ASCII characters that bytes hold, one bit each: a test that passes over most patterns without comparing anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Letters(u128);
+
+impl Letters {
+    fn of<'b>(bytes: impl IntoIterator<Item = &'b u8>) -> Letters {
+        Letters(bytes.into_iter().filter(|byte| byte.is_ascii()).fold(0, |set, byte| set | 1 << byte))
+    }
+
+    fn are_in(self, others: Letters) -> bool {
+        self.0 & !others.0 == 0
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +90,8 @@ impl PathPattern {
                 (Form::Regexp(items), prefix, suffix)
             }
         };
-        let depth = depth(&form, pattern);
-        Ok(PathPattern { form, prefix, suffix, depth })
+        let (depth, required) = (depth(&form, pattern), required(&form, pattern));
+        Ok(PathPattern { form, prefix, suffix, depth, required })
     }
 
     /// Whether a path matches; its parents are the caller's business.
@@ -84,9 +100,9 @@ impl PathPattern {
             Form::Exact => path == self.prefix,
             Form::Prefix => path.starts_with(&self.prefix),
             // `**/foo` matches foo itself too.
-            Form::Suffix => path.ends_with(&self.suffix) || self.suffix.strip_prefix(b"/") == Some(path),
+            Form::Suffix => ends_with(path, &self.suffix) || self.suffix.strip_prefix(b"/") == Some(path),
             Form::Regexp(items) => {
-                path.starts_with(&self.prefix) && path.ends_with(&self.suffix) && Search::new(items, path).run()
+                starts_with(path, &self.prefix) && ends_with(path, &self.suffix) && Search::new(items, path).run()
             }
         }
     }
@@ -97,16 +113,17 @@ impl PathPattern {
     }
 
     /// Whether a path or a directory above it matches.
-    pub fn matches_or_parent(&self, path: &[u8]) -> bool {
-        match &self.form {
-            Form::Exact => path.strip_prefix(&*self.prefix).is_some_and(|rest| matches!(rest, [] | [b'/', ..])),
-            Form::Prefix => path.starts_with(&self.prefix),
-            Form::Suffix | Form::Regexp(_) => {
-                let ends = (0..path.len()).filter(|at| path[*at] == b'/').chain([path.len()]);
-                let last = self.last_byte();
-                let may = |path: &[u8]| last.is_none_or(|last| path.last() == Some(&last));
-                ends.into_iter().map(|end| &path[..end]).any(|path| may(path) && self.matches(path))
-            }
+    pub fn matches_any(&self, lineage: &Lineage<'_>) -> bool {
+        let path = lineage.path;
+        // The most common answers first. What the path has not, and how it does not start, holds for the directories too.
+        if !self.required.are_in(lineage.letters) || !starts_with(path, &self.prefix) {
+            return false;
+        }
+        match (&self.form, self.depth) {
+            (Form::Exact, _) => matches!(path.get(self.prefix.len()), None | Some(b'/')),
+            (Form::Prefix, _) => true,
+            (_, Some(depth)) => lineage.ends.get(depth - 1).is_some_and(|end| self.matches(&path[..*end])),
+            (_, None) => lineage.ends.iter().any(|end| self.matches(&path[..*end])),
         }
     }
 
@@ -128,6 +145,48 @@ impl PathPattern {
         self.prefix[..length] == directory[..length]
             && self.prefix.get(directory.len()).is_none_or(|byte| *byte == b'/')
     }
+}
+
+/// The characters that no match is without.
+fn required(form: &Form, pattern: &[u8]) -> Letters {
+    match form {
+        Form::Exact => Letters::of(pattern),
+        Form::Prefix => Letters::of(&pattern[..pattern.len() - 2]),
+        // `**/foo` matches foo itself too.
+        Form::Suffix => Letters::of(pattern[2..].strip_prefix(b"/").unwrap_or(&pattern[2..])),
+        Form::Regexp(items) => Letters::of(items.iter().flat_map(|item| match item {
+            Item::Literal(bytes) => bytes.as_slice(),
+            _ => &[],
+        })),
+    }
+}
+
+/// A path with the directories above it, found once for all patterns.
+#[derive(Debug, Clone)]
+pub struct Lineage<'p> {
+    path: &'p [u8],
+    /// Where the name of each ends, the topmost directory first.
+    ends: Vec<usize>,
+    letters: Letters,
+}
+
+impl<'p> Lineage<'p> {
+    /// Finds the directories above a path.
+    pub fn of(path: &'p [u8]) -> Lineage<'p> {
+        let mut ends = Vec::with_capacity(16);
+        ends.extend((0..path.len()).filter(|at| path[*at] == b'/').chain([path.len()]));
+        Lineage { path, ends, letters: Letters::of(path) }
+    }
+}
+
+/// Looks at one byte first: most paths differ there, and comparing the rest is a call.
+fn starts_with(path: &[u8], prefix: &[u8]) -> bool {
+    prefix.first().is_none_or(|first| path.first() == Some(first) && path.starts_with(prefix))
+}
+
+/// As [`starts_with`], from the end.
+fn ends_with(path: &[u8], suffix: &[u8]) -> bool {
+    suffix.last().is_none_or(|last| path.last() == Some(last) && path.ends_with(suffix))
 }
 
 /// The number of components of a path.

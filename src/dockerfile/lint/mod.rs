@@ -7,7 +7,6 @@
 mod options;
 mod rules;
 
-use super::ast::Command;
 use super::directive;
 use crate::diagnostic::{Diagnostic, Span};
 
@@ -165,8 +164,7 @@ pub fn copy_ignored_file(span: Span, keyword: &str, file: &str) -> Diagnostic {
     Diagnostic::warning("CopyIgnoredFile", span, message)
 }
 
-/// CMD or ENTRYPOINT (`keyword`) runs in a shell that gets its signals. The parser applies it by what the file says; only
-/// the plan knows that a base image has a SHELL of its own, which makes the warning void.
+/// CMD or ENTRYPOINT (`keyword`) runs in a shell that gets its signals, and neither the file nor the base image chose one.
 pub fn json_args_recommended(span: Span, keyword: &str) -> Diagnostic {
     let message =
         format!("JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals");
@@ -195,11 +193,6 @@ pub(super) fn definition_description(
     };
     let message = format!("Comment for {keyword} should follow the format: `# {example} <description>`");
     Some(Diagnostic::warning("InvalidDefinitionDescription", span, message))
-}
-
-/// Whether a command is text for a shell.
-fn is_shell(command: &Command) -> bool {
-    matches!(command, Command::Shell(_))
 }
 
 /// The value of a `check=` comment.

@@ -3,7 +3,6 @@
 //! Where BuildKit looks at an expanded value, these look at what is written and keep silent about what holds a variable.
 //! ARG before FROM has none of them. They look at every stage; BuildKit looks at those that the target needs, and at all of them for `--check`.
 
-use super::{is_shell, json_args_recommended};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::dockerfile::ast::{Dockerfile, Instruction, KeyValue, Operation, Stage, Word};
 use std::collections::{HashMap, HashSet};
@@ -40,7 +39,6 @@ fn keep(found: &mut Vec<Diagnostic>, skipped: &[String], mut warnings: Vec<Diagn
 #[derive(Debug, Clone, Copy, Default)]
 struct Inherited {
     workdir: bool,
-    shell: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,10 +197,6 @@ fn check_instructions(stage: &Stage, mut state: Inherited, majority: Case, found
 
 fn check_operation(instruction: &Instruction, state: &mut Inherited, found: &mut Vec<Diagnostic>) {
     match &instruction.operation {
-        Operation::Cmd(command) | Operation::Entrypoint(command) if is_shell(command) && !state.shell => {
-            found.push(json_args_recommended(instruction.span, &instruction.keyword.value));
-        }
-        Operation::Shell(_) => state.shell = true,
         Operation::Maintainer(_) => {
             let message = "Maintainer instruction is deprecated in favor of using label";
             found.push(Diagnostic::warning("MaintainerDeprecated", instruction.span, message));

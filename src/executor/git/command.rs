@@ -13,6 +13,8 @@ use super::{GitAccess, GitError, is_inner_directory};
 use crate::executor::SecretSource;
 use crate::plan::git::{GitReference, Submodules};
 
+const FETCH: [&str; 5] = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--update-head-ok"];
+
 /// How often a cancelled build is noticed while git runs.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -90,13 +92,35 @@ impl<'a> Git<'a> {
         self.run("init", &arguments).map(drop)
     }
 
+    /// The commit that begins with these digits, if there is one only. Servers know whole ones alone, so the history of
+    /// all branches and tags is fetched to find it; `digits` is how many each object of the repository has.
+    pub(super) fn resolve(&self, commit: &str, digits: usize) -> Result<Option<String>, GitError> {
+        self.init(&"0".repeat(digits))?;
+        self.fetch_all()?;
+        match self.run(
+            "rev-parse",
+            &["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{commit}^{{commit}}")],
+        ) {
+            Ok(found) => Ok(Some(found.trim().to_owned())),
+            Err(GitError::Failed { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fetch_all(&self) -> Result<String, GitError> {
+        let all = ["origin", "+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
+        self.run("fetch", &[&FETCH[..], &all].concat())
+    }
+
     /// Fetches as little as the server allows.
     pub(super) fn fetch(&self, found: &Found) -> Result<(), GitError> {
+        if found.name.is_none() && self.has(&found.commit) {
+            return Ok(());
+        }
         let name = found.name.as_deref().unwrap_or(&found.commit);
         let local = found.name.as_deref().filter(|name| name.starts_with("refs/"));
         let specification = local.map_or_else(|| name.to_owned(), |local| format!("+{name}:{local}"));
-        let base = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--update-head-ok"];
-        let shallow = [&base[..], &["--depth=1", "origin", &specification]].concat();
+        let shallow = [&FETCH[..], &["--depth=1", "origin", &specification]].concat();
         let Err(first) = self.run("fetch", &shallow) else {
             return if self.has(&found.commit) { Ok(()) } else { Err(self.moved(found)) };
         };
@@ -104,8 +128,7 @@ impl<'a> Git<'a> {
             return Err(first);
         }
         // An old server gives no bare commit, and a dumb one nothing shallow: all names then, and the commit among them.
-        let all = [&base[..], &["origin", "+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"]].concat();
-        match self.run("fetch", &all) {
+        match self.fetch_all() {
             Ok(_) if self.has(&found.commit) => Ok(()),
             Err(GitError::Cancelled) => Err(GitError::Cancelled),
             Ok(_) | Err(_) => Err(first),

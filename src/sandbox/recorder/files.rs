@@ -42,6 +42,11 @@ fn of_process(directory: u32) -> String {
 
 /// A path that names an open descriptor of the process itself: links that would lead to ours.
 fn own_descriptor(path: &[u8]) -> Option<u32> {
+    // The links that /dev has.
+    let standard: [&[u8]; 3] = [b"/dev/stdin", b"/dev/stdout", b"/dev/stderr"];
+    if let Some(number) = standard.iter().position(|name| *name == path) {
+        return u32::try_from(number).ok();
+    }
     let prefixes: [&[u8]; 3] = [b"/proc/self/fd/", b"/proc/thread-self/fd/", b"/dev/fd/"];
     let number = prefixes.iter().find_map(|prefix| path.strip_prefix(*prefix))?;
     std::str::from_utf8(number).ok()?.parse().ok()

@@ -78,6 +78,8 @@ pub(super) fn open_records(setup: &mut SetUp) -> Result<(), Reason> {
     };
     let order = &setup.order;
     let upper = order.upper.path();
+    // Of an earlier command that this one goes on after.
+    let before = std::fs::read(table_path(upper)).unwrap_or_default();
     let table = File::create(table_path(upper)).doing(table_path(upper).display())?;
     let merged = order.mounts.iter().filter_map(|mount| match &mount.kind {
         OrderedKind::Merged { lowers, .. } => Some(lowers),
@@ -90,6 +92,11 @@ pub(super) fn open_records(setup: &mut SetUp) -> Result<(), Reason> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).doing(lower.path().display()),
         }
+    }
+    if !before.is_empty() {
+        let copy = wire::memory_file(&before)?;
+        rustix::fs::seek(&copy, rustix::fs::SeekFrom::Start(0))?;
+        below.push(copy);
     }
     let namespace = File::open("/proc/self/ns/mnt").doing("/proc/self/ns/mnt")?;
     setup.records = Some(Handed { mount_namespace: namespace.into(), upper: path(upper)?, table: table.into(), below });

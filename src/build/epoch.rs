@@ -1,0 +1,82 @@
+//! The moment that dates a build, where `SOURCE_DATE_EPOCH` names something that has to be looked up.
+
+use super::{Build, BuildError};
+use crate::diagnostic::{Diagnostic, Span};
+use crate::digest::Digest;
+use crate::dockerfile::ast::Dockerfile;
+use crate::executor::git::{GitAccess, GitError, fetch_tree};
+use crate::executor::{DownloadError, Downloads, ExecuteError};
+use crate::plan::epoch::source;
+use crate::plan::{self, Epoch, EpochSource, GitReference};
+use crate::progress::{Outcome, Task};
+
+impl Build<'_> {
+    /// The options with the moment that dates the build.
+    ///
+    /// # Errors
+    /// What `SOURCE_DATE_EPOCH` names does not exist or cannot be had.
+    pub(super) fn dated(&self, dockerfile: &Dockerfile) -> Result<plan::Options, BuildError> {
+        let wrong = |error| BuildError::Dockerfile(vec![error]);
+        let found = match source(dockerfile, &self.options).map_err(wrong)? {
+            EpochSource::Number(_) => return Ok(self.options.clone()),
+            EpochSource::Context => self.contexts.dates.main,
+            EpochSource::NamedContext(name) => self.contexts.dates.named.get(&name).copied(),
+            EpochSource::Url { url, checksum, span } => {
+                self.looked_up(span, |task| self.date_of_url(&url, checksum, task))?
+            }
+            EpochSource::Git { reference, span } => self.looked_up(span, |_| self.date_of_commit(&reference))?,
+        };
+        Ok(plan::Options { epoch: Epoch::Resolved(found), ..self.options.clone() })
+    }
+
+    fn looked_up(
+        &self,
+        span: Span,
+        look: impl FnOnce(&Task) -> Result<Option<i64>, Stopped>,
+    ) -> Result<Option<i64>, BuildError> {
+        let task = self.progress.task("[internal] resolve SOURCE_DATE_EPOCH");
+        task.start();
+        match look(&task) {
+            Ok(found) => {
+                task.end(Outcome::Done);
+                Ok(found)
+            }
+            Err(Stopped::Cancelled) => {
+                task.end(Outcome::Canceled);
+                Err(ExecuteError::Cancelled.into())
+            }
+            Err(Stopped::Failed(message)) => {
+                task.end(Outcome::Failed(message.clone()));
+                let message = format!("cannot look SOURCE_DATE_EPOCH up: {message}");
+                Err(BuildError::Dockerfile(vec![Diagnostic::error(span, message)]))
+            }
+        }
+    }
+
+    /// Last-Modified; of an archive without, the time of its newest file.
+    fn date_of_url(&self, url: &str, checksum: Option<Digest>, task: &Task) -> Result<Option<i64>, Stopped> {
+        let secrets = &self.execute.secrets;
+        let downloads = Downloads { store: self.store, client: self.registry, secrets, cancel: self.cancel, task };
+        match downloads.fetch(url, checksum) {
+            Ok(file) => Ok(file.modified().or_else(|| file.newest_in_archive())),
+            Err(DownloadError::Cancelled) => Err(Stopped::Cancelled),
+            Err(error) => Err(Stopped::Failed(error.to_string())),
+        }
+    }
+
+    fn date_of_commit(&self, reference: &GitReference) -> Result<Option<i64>, Stopped> {
+        let (secrets, agents) = (&self.execute.secrets, &self.execute.agents);
+        let access = GitAccess { secrets, agents, cancel: Some(self.cancel), epoch: 0 };
+        match fetch_tree(reference, self.store, &access) {
+            Ok(tree) => Ok(tree.committed),
+            Err(GitError::Cancelled) => Err(Stopped::Cancelled),
+            Err(error) => Err(Stopped::Failed(error.to_string())),
+        }
+    }
+}
+
+/// Why nothing was found.
+enum Stopped {
+    Cancelled,
+    Failed(String),
+}
