@@ -19,6 +19,7 @@ const REGISTERED: &str = "/proc/sys/fs/binfmt_misc";
 const STATUS: u8 = 42;
 
 /// A processor that a program of a few bytes is known for.
+#[derive(Clone, Copy)]
 struct Machine {
     /// As images name it.
     name: &'static str,
@@ -33,13 +34,13 @@ struct Machine {
     code: &'static [u8],
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Bits {
     B32,
     B64,
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {
     Little,
     Big,
@@ -151,12 +152,6 @@ pub fn check_architecture(name: &str) -> Result<(), SandboxError> {
         },
         Err(source) => refuse(format!("trying failed: {source}"), format!("{install} {name}")),
     }
-}
-
-/// Which of the processors that are known have programs that run here.
-pub fn architectures() -> Vec<&'static str> {
-    let can_run = |machine: &&Machine| check_architecture(machine.name).is_ok();
-    MACHINES.iter().filter(can_run).map(|machine| machine.name).collect()
 }
 
 fn runs(program: &[u8]) -> io::Result<bool> {

@@ -25,6 +25,7 @@
 //! # What it must not know
 //! Dockerfiles, caches, layers as archives, registries, progress.
 
+mod amenities;
 mod cancel;
 mod child;
 mod command;
@@ -61,10 +62,11 @@ use std::thread::JoinHandle;
 
 use rustix::mount::MountAttrFlags;
 
+pub use amenities::amenities;
 pub use cancel::Cancel;
 pub use connector::{Connector, NAME_SERVER, Tool};
 pub use error::SandboxError;
-pub use foreign::{architectures, check_architecture};
+pub use foreign::check_architecture;
 pub use limits::{CpuTime, LimitedResource, Limits, MemorySwap, Ulimit};
 pub use probe::{Finding, Report, Rung, probe};
 pub use spec::{Access, Exit, Mount, MountKind, Network, RunSpec, Secret, Security, Status, Stream, UserSpec};
