@@ -178,6 +178,10 @@ fn sandbox_hint(error: &SandboxError) -> Option<String> {
         SandboxError::NoUserNamespace { remedy, .. } | SandboxError::NoIdRange { remedy, .. } => Some(format!(
             "{remedy}\n`rbuild doctor` says what this place allows; Dockerfiles without RUN build all the same"
         )),
+        SandboxError::ForeignArchitecture { remedy, .. } => Some(remedy.clone()),
+        SandboxError::NoPrivateNetwork { remedy, .. } => {
+            Some(format!("{remedy}; or leave --network out: RUN then uses this machine's network"))
+        }
         SandboxError::BaseOwner { .. } => {
             Some("the ids that rbuild may use have changed; give another store with --root".to_owned())
         }

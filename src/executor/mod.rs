@@ -24,6 +24,7 @@ mod mask;
 mod measure;
 pub mod namespace;
 pub mod passwd;
+mod resolver;
 mod retime;
 mod run;
 mod schedule;
@@ -50,13 +51,15 @@ pub use ingest::BlobForm;
 pub use layers::{Layers, Reuse};
 pub use measure::measure;
 pub use namespace::Namespace;
+pub use resolver::Resolver;
+pub use run::private_network;
 pub use workers::WORKERS;
 
 use crate::cache::Cache;
 use crate::digest::Digest;
 use crate::plan::{BaseKey, Op, Plan, StepId};
 use crate::progress::{Outcome, Progress, Task};
-use crate::sandbox::Cancel;
+use crate::sandbox::{Cancel, Tool};
 use schedule::Schedule;
 
 /// What a build may use.
@@ -105,6 +108,10 @@ pub struct ExecuteOptions {
     pub agents: BTreeMap<String, std::path::PathBuf>,
     /// Lines of `/etc/hosts` besides the usual ones: name, address.
     pub hosts: Vec<(String, String)>,
+    /// What RUN has where the Dockerfile does not say.
+    pub network: DefaultNetwork,
+    /// What `/etc/resolv.conf` says in place of the host's.
+    pub resolver: Resolver,
     /// Bytes of `/dev/shm`.
     pub shm_size: u64,
     /// Time stamp of what rbuild itself makes, in seconds since 1970.
@@ -126,6 +133,15 @@ pub enum NoCache {
     All,
     /// Those of these stages may not.
     Stages(Vec<String>),
+}
+
+/// What network RUN has where the Dockerfile does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultNetwork {
+    /// The host's.
+    Host,
+    /// One of its own that leads out, connected by this tool, or by one that there is.
+    Private(Option<Tool>),
 }
 
 /// What `--allow` allows.

@@ -22,8 +22,8 @@ use crate::cli::request::{
 use crate::cli::signals::{OnSignal, was_signalled};
 use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::executor::{
-    Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, ExecuteError, ExecuteOptions, FailedRun, Namespace, NoCache,
-    SecretSource,
+    Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun,
+    Namespace, NoCache, SecretSource,
 };
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
@@ -108,8 +108,12 @@ fn build_with(
     for notice in &request.notices {
         progress.notice(notice.clone());
     }
-    let sandbox =
-        SandboxOptions { base: store.root().join("trees"), isolation: request.isolation, storage: request.storage };
+    let sandbox = SandboxOptions {
+        base: store.root().join("trees"),
+        isolation: request.isolation,
+        storage: request.storage,
+        limits: request.limits.clone(),
+    };
     let namespace = Namespace::new(sandbox);
     let execute = execute_options(request, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(output).collect();
@@ -200,7 +204,7 @@ fn plan_options(request: &Request) -> plan::Options {
         platform: request.platforms.first().cloned(),
         labels: request.labels.clone(),
         network: match request.network {
-            NetworkMode::Default => plan::Network::Default,
+            NetworkMode::Default | NetworkMode::Private(_) => plan::Network::Default,
             NetworkMode::None => plan::Network::None,
             NetworkMode::Host => plan::Network::Host,
         },
@@ -235,6 +239,11 @@ fn execute_options(request: &Request, environment: &Environment) -> Result<Execu
         secrets,
         agents: agents.collect(),
         hosts: hosts.collect(),
+        network: match request.network {
+            NetworkMode::Private(tool) => DefaultNetwork::Private(tool),
+            NetworkMode::Default | NetworkMode::None | NetworkMode::Host => DefaultNetwork::Host,
+        },
+        resolver: request.resolver.clone(),
         shm_size: request.shm_size.unwrap_or(64 << 20),
         epoch: 0,
         created: None,
