@@ -10,7 +10,8 @@ mod outline;
 mod outputs;
 mod stored;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
@@ -27,8 +28,8 @@ use crate::digest::{Digest, Frame};
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::{self, Parsed};
 use crate::executor::{
-    Aftermath, Contexts, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, Purpose, ResolvedBase, Services,
-    execute,
+    Aftermath, Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, Purpose,
+    ResolvedBase, Services, execute, private_network,
 };
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
@@ -38,6 +39,7 @@ use crate::plan::{self, BaseKey, Plan};
 use crate::progress::{Outcome, Progress};
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::Cancel;
+use crate::sandbox::check_architecture;
 use crate::store::{Store, StoreError};
 
 /// What one build is about.
@@ -161,6 +163,8 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
     if !plan.steps.iter().any(|step| matches!(step.op, plan::Op::Run(_))) {
         build.namespace.expect_no_commands();
     }
+    prepared.check_network()?;
+    prepared.check_architectures(&build.options)?;
     let steps = execute(plan, &prepared.services(build, Purpose::Build)).inspect_err(|error| {
         if let (Some(look), Some(failed)) = (build.on_failure, prepared.aftermath.take(error)) {
             look(&failed, build.namespace);
@@ -188,6 +192,41 @@ struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
+    /// A network that cannot be had is told before anything runs.
+    fn check_network(&self) -> Result<(), BuildError> {
+        let needs = |op: &plan::Op| matches!(op, plan::Op::Run(run) if run.network == plan::Network::Default);
+        match self.options.network {
+            DefaultNetwork::Private(tool) if self.plan.steps.iter().any(|step| needs(&step.op)) => {
+                private_network(tool).map(drop).map_err(BuildError::Execute)
+            }
+            DefaultNetwork::Private(_) | DefaultNetwork::Host => Ok(()),
+        }
+    }
+
+    /// An image whose programs do not run here is told before anything runs.
+    fn check_architectures(&self, options: &plan::Options) -> Result<(), BuildError> {
+        let runs = self.plan.steps.iter().filter(|step| matches!(step.op, plan::Op::Run(_)));
+        let names: BTreeSet<String> = runs.map(|step| self.architecture(step, options)).collect();
+        for name in names {
+            check_architecture(&name).map_err(|error| BuildError::Execute(ExecuteError::NoSandbox(Arc::new(error))))?;
+        }
+        Ok(())
+    }
+
+    /// Whose programs a step's root file system holds.
+    fn architecture(&self, step: &plan::Step, options: &plan::Options) -> String {
+        let mut step = step;
+        while let Some(parent) = step.parent {
+            step = &self.plan.steps[parent.index()];
+        }
+        match &step.op {
+            plan::Op::Base(key) => {
+                self.bases.get(key).map_or_else(String::new, |base| base.config.architecture.clone())
+            }
+            _ => options.target_platform().architecture.clone(),
+        }
+    }
+
     fn services<'b>(&'b self, build: &'b Build<'_>, purpose: Purpose<'b>) -> Services<'b> {
         Services {
             layers: &self.layers,

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | scratch | platform | |
 //! | base | platform, diffIDs of its layers | name, tag, manifest: the same layers under another name are the same files; the config acts through the steps' own fields |
-//! | RUN | key of the step before; arguments, script, environment (ENV and ARG), working directory, user, host name, network, security; for each mount kind, target, options and the content of what it reads | proxy variables, secret values, sharing of caches, extra hosts' addresses, resource limits: they must not change what a correct command makes |
+//! | RUN | key of the step before; arguments, script, environment (ENV and ARG), working directory, user, host name, network, security; for each mount kind, target, options and the content of what it reads | proxy variables, secret values, sharing of caches, extra hosts' addresses, name servers, whether the default network is a private one, resource limits: they must not change what a correct command makes |
 //! | COPY, ADD | key of the step before (not for `--link`); destination, owner, mode, options; paths, types, modes, owners, links and content of what is copied | modification times: a fresh checkout has others; host paths; the text of the instruction: `COPY $A` must follow `A` |
 //! | WORKDIR | key of the step before; path, user | |
 //!

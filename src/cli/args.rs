@@ -3,9 +3,15 @@
 //! Contract: this is a flat table, and its texts are the manual. It takes values as words; [`super::request`] understands
 //! them. Go's flags take `--push=false`, and scripts are full of it: every switch here is a [`Switch`].
 
+mod limits;
+mod storage;
+
 use std::str::FromStr;
 
-use clap::{ArgAction, Args, Parser};
+use clap::{Args, Parser};
+pub use limits::LimitArguments;
+
+pub use storage::{CheckArguments, DiskUsageArguments, PruneArguments};
 
 /// A flag that may be written bare or with `=true` or `=false`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -162,6 +168,8 @@ pub enum Subcommand {
     Rmi(RemoveArguments),
     /// Remove what no image needs: cache, unfinished downloads
     Prune(PruneArguments),
+    /// Look for damage in the store, and repair it
+    Check(CheckArguments),
     /// Push an image to its registry
     Push(PushArguments),
     /// Pull an image from its registry
@@ -297,12 +305,22 @@ pub struct BuildArguments {
     /// Give RUN --mount=type=ssh an agent or keys: default|ID[=SOCKET|KEY,…] (repeatable)
     #[arg(long, value_name = "AGENT", help_heading = "RUN")]
     pub ssh: Vec<String>,
-    /// The network of RUN: default, none, host
+    /// The network of RUN: default (the machine's, without abstract sockets), private (its own, which leads out through
+    /// pasta or slirp4netns; nothing of this machine's loopback is in reach), none, host
     #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default", help_heading = "RUN")]
     pub network: String,
     /// Add a line to /etc/hosts of RUN: HOST:IP or HOST=IP; the address host-gateway is this machine (repeatable)
     #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',', help_heading = "RUN")]
     pub hosts: Vec<String>,
+    /// A name server for RUN in place of this machine's (repeatable)
+    #[arg(long = "dns", value_name = "IP", value_delimiter = ',', help_heading = "RUN")]
+    pub name_servers: Vec<String>,
+    /// A domain in which RUN looks for short names; `.` for none (repeatable)
+    #[arg(long = "dns-search", value_name = "DOMAIN", value_delimiter = ',', help_heading = "RUN")]
+    pub search_domains: Vec<String>,
+    /// An option of resolv.conf for RUN, such as ndots:1 (repeatable)
+    #[arg(long = "dns-option", alias = "dns-opt", value_name = "OPTION", help_heading = "RUN")]
+    pub resolver_options: Vec<String>,
     /// Allow what a Dockerfile may ask for: network.host, security.insecure, device[=NAME] (repeatable)
     #[arg(long = "allow", value_name = "ENTITLEMENT", help_heading = "RUN")]
     pub entitlements: Vec<String>,
@@ -312,9 +330,6 @@ pub struct BuildArguments {
     /// The size of /dev/shm in RUN, such as 256m
     #[arg(long, value_name = "SIZE", help_heading = "RUN")]
     pub shm_size: Option<String>,
-    /// Limit what RUN may use: NAME=SOFT[:HARD], such as nofile=1024:4096 (repeatable)
-    #[arg(long = "ulimit", value_name = "LIMIT", help_heading = "RUN")]
-    pub ulimits: Vec<String>,
     /// When a RUN fails: stop, or open a shell in its files, variables, user and mounts (needs a terminal) [default: stop]
     #[arg(long, value_name = "ACTION", help_heading = "RUN")]
     pub on_error: Option<String>,
@@ -374,6 +389,9 @@ pub struct BuildArguments {
     #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
     pub call: Option<String>,
 
+    /// What RUN may use at most.
+    #[command(flatten)]
+    pub limits: LimitArguments,
     /// How to reach registries.
     #[command(flatten)]
     pub registry: RegistryArguments,
@@ -423,33 +441,6 @@ pub struct AcceptedArguments {
     /// Security options of the daemon's containers
     #[arg(long, hide = true, value_name = "OPTION")]
     pub security_opt: Vec<String>,
-    /// Memory limit
-    #[arg(short, long, hide = true, value_name = "SIZE")]
-    pub memory: Option<String>,
-    /// Memory and swap limit
-    #[arg(long, hide = true, value_name = "SIZE", allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
-    /// CPU weight
-    #[arg(short, long, hide = true, value_name = "NUMBER")]
-    pub cpu_shares: Option<String>,
-    /// CPU scheduler period
-    #[arg(long, hide = true, value_name = "MICROSECONDS")]
-    pub cpu_period: Option<String>,
-    /// CPU scheduler quota
-    #[arg(long, hide = true, value_name = "MICROSECONDS", allow_hyphen_values = true)]
-    pub cpu_quota: Option<String>,
-    /// CPUs
-    #[arg(long, hide = true, value_name = "LIST")]
-    pub cpuset_cpus: Option<String>,
-    /// Memory nodes
-    #[arg(long, hide = true, value_name = "LIST")]
-    pub cpuset_mems: Option<String>,
-    /// Resource limits
-    #[arg(long = "resource", hide = true, value_name = "LIMIT", action = ArgAction::Append)]
-    pub resources: Vec<String>,
-    /// Parent cgroup
-    #[arg(long, hide = true, value_name = "CGROUP")]
-    pub cgroup_parent: Option<String>,
     /// Source policy
     #[arg(long = "policy", hide = true, value_name = "POLICY")]
     pub policies: Vec<String>,
@@ -574,26 +565,6 @@ pub struct RemoveArguments {
     pub force: bool,
 }
 
-/// What `prune` takes.
-#[derive(Debug, Args)]
-pub struct PruneArguments {
-    /// Remove all of the cache and all images without a name
-    #[arg(short, long)]
-    pub all: bool,
-    /// Remove the least recently used until the store is no larger than this, such as 10g
-    #[arg(long, visible_alias = "keep-storage", value_name = "SIZE")]
-    pub max_used_space: Option<String>,
-    /// Remove only what was not used for so long, such as 24h or 7d
-    #[arg(long, value_name = "TIME")]
-    pub older_than: Option<String>,
-    /// Say what would be removed
-    #[arg(short = 'n', long)]
-    pub dry_run: bool,
-    /// Accepted: rbuild never asks
-    #[arg(short, long, hide = true)]
-    pub force: bool,
-}
-
 /// What `push` takes.
 #[derive(Debug, Args)]
 pub struct PushArguments {
@@ -676,17 +647,6 @@ pub struct HistoryArguments {
 /// What `doctor` takes.
 #[derive(Debug, Args)]
 pub struct DoctorArguments {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What `du` takes.
-#[derive(Debug, Args)]
-pub struct DiskUsageArguments {
-    /// One line per entry
-    #[arg(short, long)]
-    pub verbose: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -74,6 +74,11 @@ impl Failure {
             failure.hints.extend(error.downcast_ref().or(shared).and_then(sandbox_hint));
             next = error.source();
         }
+        // What a worker says has crossed a process boundary as text.
+        let is_full = |text: &String| text.contains("No space left on device");
+        if failure.hints.is_empty() && (is_full(&failure.message) || failure.causes.iter().any(is_full)) {
+            failure.hints.push(FULL.to_owned());
+        }
         failure
     }
 
@@ -135,12 +140,13 @@ fn indented(text: &str) -> String {
     text.trim_end().replace('\n', "\n  ")
 }
 
+/// What to do when a disk is full.
+const FULL: &str = "`rbuild du` says what the store takes, `rbuild prune` removes what no image needs";
+
 /// What to do when the system says no, whoever asked.
 fn system_hint(error: &std::io::Error) -> Option<&'static str> {
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Some("`rbuild du` says what the store takes, `rbuild prune` removes what no image needs")
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(FULL),
         ErrorKind::ReadOnlyFilesystem => Some("--root DIR or RBUILD_ROOT puts the store elsewhere"),
         _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
             Some("`ulimit -n` is too low: raise it, or run fewer steps at once with --jobs")
@@ -172,6 +178,10 @@ fn sandbox_hint(error: &SandboxError) -> Option<String> {
         SandboxError::NoUserNamespace { remedy, .. } | SandboxError::NoIdRange { remedy, .. } => Some(format!(
             "{remedy}\n`rbuild doctor` says what this place allows; Dockerfiles without RUN build all the same"
         )),
+        SandboxError::ForeignArchitecture { remedy, .. } => Some(remedy.clone()),
+        SandboxError::NoPrivateNetwork { remedy, .. } => {
+            Some(format!("{remedy}; or leave --network out: RUN then uses this machine's network"))
+        }
         SandboxError::BaseOwner { .. } => {
             Some("the ids that rbuild may use have changed; give another store with --root".to_owned())
         }

@@ -24,8 +24,9 @@ use crate::diagnostic::Color;
 use args::{Arguments, Subcommand};
 use environment::Environment;
 use failure::{Failure, FailureKind};
-use request::commands::{DiskUsage, Doctor, History, Images, Inspect, Prune, Pull, Push, Remove, TagImage};
+use request::commands::{Doctor, History, Images, Inspect, Pull, Push, Remove, TagImage};
 use request::container::RunImage;
+use request::storage::{CheckStore, DiskUsage, Prune};
 use request::{InvalidRequest, Request};
 
 /// What rbuild was asked to do.
@@ -41,6 +42,8 @@ pub enum Command {
     Remove(Remove),
     /// Remove what no image needs.
     Prune(Prune),
+    /// Look for damage in the store.
+    Check(CheckStore),
     /// Push an image.
     Push(Push),
     /// Pull an image.
@@ -154,6 +157,7 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Images(images) => Command::Images(Images::resolve(images, global, environment)?),
         Subcommand::Rmi(remove) => Command::Remove(Remove::resolve(remove, global, environment)?),
         Subcommand::Prune(prune) => Command::Prune(Prune::resolve(prune, global, environment)?),
+        Subcommand::Check(check) => Command::Check(CheckStore::resolve(check, global, environment)?),
         Subcommand::Push(push) => Command::Push(Push::resolve(push, global, environment)?),
         Subcommand::Pull(pull) => Command::Pull(Pull::resolve(pull, global, environment)?),
         Subcommand::Tag(tag) => Command::Tag(TagImage::resolve(tag, global, environment)?),

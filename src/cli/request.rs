@@ -9,8 +9,10 @@ pub mod commands;
 pub mod container;
 mod context;
 mod fields;
+mod limits;
 mod output;
 mod run;
+pub mod storage;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -19,9 +21,10 @@ use std::path::PathBuf;
 use super::args::{BuildArguments, ExplainArguments, GlobalArguments, RegistryArguments, Switch};
 use super::environment::Environment;
 use crate::diagnostic::did_you_mean;
+use crate::executor::Resolver;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::sandbox::{Isolation, StorageDriver};
+use crate::sandbox::{Isolation, Limits, StorageDriver};
 use crate::ui::ProgressMode;
 pub use accepted::{CacheLocation, CacheMode};
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
@@ -29,9 +32,7 @@ use fields::Given;
 pub use output::{
     Annotation, AnnotationTarget, Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress,
 };
-pub use run::{
-    Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent, Ulimit, UlimitValue,
-};
+pub use run::{Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent};
 
 /// A build, fully said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,14 +79,16 @@ pub struct Request {
     pub network: NetworkMode,
     /// More lines of `/etc/hosts`.
     pub hosts: Vec<ExtraHost>,
+    /// What `/etc/resolv.conf` says.
+    pub resolver: Resolver,
     /// What the Dockerfile may ask for.
     pub entitlements: Vec<Entitlement>,
     /// Bytes of `/dev/shm`.
     pub shm_size: Option<u64>,
+    /// What each RUN may use at most.
+    pub limits: Limits,
     /// Where devices are described, where that is not the usual place.
     pub cdi_directories: Vec<PathBuf>,
-    /// Limits of RUN.
-    pub ulimits: Vec<Ulimit>,
     /// The least isolation of RUN that will do.
     pub isolation: Isolation,
     /// How layers become a root for RUN.
@@ -102,6 +105,8 @@ pub struct Request {
     pub registries: RegistryOptions,
     /// Where images and cache live.
     pub store_root: PathBuf,
+    /// How many bytes the store may take after the build.
+    pub store_limit: Option<u64>,
     /// Sentences about flags that do not do what they do elsewhere.
     pub notices: Vec<String>,
 }
@@ -295,6 +300,8 @@ impl Request {
         let mut registries = registries(&arguments.registry, environment)?;
         registries.insecure.extend(output::insecure_registries(&outputs));
         let (progress, verbosity) = progress(&arguments, global, environment)?;
+        let network = run::network(&arguments.network)?;
+        let resolver = run::resolver(&arguments)?;
         Ok(Request {
             action: action(&arguments)?,
             tags,
@@ -315,20 +322,22 @@ impl Request {
             metadata_file: arguments.metadata_file.map(|path| environment.absolute(path)),
             secrets: run::secrets(&arguments.secrets, environment)?,
             ssh: run::ssh(&arguments.ssh, environment)?,
-            network: run::network(&arguments.network)?,
-            hosts: run::hosts(&arguments.hosts)?,
+            network,
+            hosts: run::hosts(&arguments.hosts, network)?,
+            resolver,
             entitlements: run::entitlements(&arguments.entitlements)?,
             cdi_directories: arguments.cdi_directories.iter().map(|path| environment.absolute(path)).collect(),
             shm_size: arguments.shm_size.as_deref().map(|text| byte_size("--shm-size", text)).transpose()?,
-            ulimits: run::ulimits(&arguments.ulimits)?,
             isolation: run::isolation(arguments.isolation.as_deref(), environment)?,
             storage: run::storage_driver(arguments.storage_driver.as_deref(), environment)?,
+            limits: limits::limits(&arguments.limits)?,
             jobs: jobs(arguments.jobs.as_deref(), environment)?,
             on_error: on_error(arguments.on_error.as_deref())?,
             progress,
             verbosity,
             registries,
             store_root: store_root(global, environment)?,
+            store_limit: storage::store_limit(environment)?,
             notices,
         })
     }

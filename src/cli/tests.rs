@@ -92,10 +92,11 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         ssh,
         network,
         hosts,
+        resolver,
         entitlements,
         shm_size,
+        limits,
         cdi_directories,
-        ulimits,
         isolation,
         storage,
         jobs,
@@ -104,6 +105,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         verbosity,
         registries,
         store_root,
+        store_limit,
         notices,
     )
 }

@@ -181,8 +181,10 @@ impl Work<'_> {
             for archive in archives {
                 let content = request.sources[archive.source].open(&archive.path)?;
                 let digest = archive.digest_in(recipe, &request.sources)?;
-                unpack(landing, content, digest, &archive.path, directory, &mut tar)
-                    .inspect_err(|error| broken = Some(error.to_string()))?;
+                // A pipe that broke is no fault of the archive: who hung up (a full disk) says why.
+                unpack(landing, content, digest, &archive.path, directory, &mut tar).inspect_err(|error| {
+                    broken = (error.kind() != io::ErrorKind::BrokenPipe).then(|| error.to_string());
+                })?;
             }
             if landing.is_again() {
                 return Err(io::Error::other("an archive names a file again"));

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Resolver;
 use super::passwd::{UserError, lookup_user};
-use super::run::{hosts_file, resolv_conf};
+use super::run::{hosts_file, name_server};
 use super::{ExecuteError, Layers};
 use crate::digest::Digest;
 use crate::image::config::ContainerConfig;
@@ -102,6 +103,7 @@ impl Container {
                 env.push((name.to_owned(), value.to_owned()));
             }
         }
+        let resolv_conf = Resolver::default().resolv_conf(name_server(&self.network));
         let spec = sandbox::RunSpec {
             lowers,
             upper: draft.upper().to_owned(),
@@ -114,7 +116,7 @@ impl Container {
             hostname: self.hostname,
             network: self.network,
             mounts: self.mounts,
-            resolv_conf: resolv_conf(),
+            resolv_conf,
             security: sandbox::Security::Sandbox,
             shm_size: self.shm_size,
         };

@@ -1,6 +1,6 @@
 //! The forms of a layer (index, tree, blob), each made when something asks for it, and made once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -62,6 +62,8 @@ pub struct Layers<'a> {
     indexes: Mutex<BTreeMap<Digest, Arc<Index>>>,
     making: Mutex<BTreeMap<(Digest, Form), Making>>,
     swept: Once,
+    /// Layers of which some form can be had.
+    available: Mutex<BTreeSet<Digest>>,
 }
 
 /// Opens a layer's tar anew each time it is called.
@@ -82,7 +84,8 @@ type Result<T> = std::result::Result<T, ExecuteError>;
 impl<'a> Layers<'a> {
     /// Layers of a store; missing blobs come from the registry, trees are made in the namespace.
     pub fn new(store: &'a Store, registry: &'a Client, namespace: &'a Namespace) -> Layers<'a> {
-        Layers { store, registry, namespace, indexes: Mutex::default(), making: Mutex::default(), swept: Once::new() }
+        let (indexes, making, available) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Layers { store, registry, namespace, indexes, making, swept: Once::new(), available }
     }
 
     /// The id mapping of trees. Who asks first has removed what dead processes left of theirs.
@@ -107,7 +110,21 @@ impl<'a> Layers<'a> {
             || !record.remotes.is_empty()
             // Asked before it is known whether a namespace will be needed at all: a tree that was made with other ids
             // than those that this user has now is of no use.
-            || self.store.tree(&self.namespace.likely_mapping_name(), &TreeName::of(layer)).is_some()
+            || (self.store.tree(&self.namespace.likely_mapping_name(), &TreeName::of(layer)).is_some()
+                // Packed it is only what it changes in what it was made on.
+                && record.below.iter().all(|below| self.is_known_available(below)))
+    }
+
+    /// As [`Layers::is_available`], of a layer that many steps ask for.
+    fn is_known_available(&self, layer: &Digest) -> bool {
+        if self.available.lock().expect("no holder panics").contains(layer) {
+            return true;
+        }
+        let is_available = self.record(layer).is_ok_and(|record| self.is_available(layer, &record));
+        if is_available {
+            self.available.lock().expect("no holder panics").insert(*layer);
+        }
+        is_available
     }
 
     fn once<T>(&self, layer: &Digest, form: Form, make: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -122,7 +139,9 @@ impl<'a> Layers<'a> {
             if let Some(index) = self.indexes.lock().expect("no holder panics").get(layer) {
                 return Ok(Arc::clone(index));
             }
-            let index = match self.read_index(layer) {
+            // Where an index is and no diffID, whoever packed the layer was stopped, or is not done with it.
+            let is_packed = self.record(layer)?.diff_id.is_some();
+            let index = match self.read_index(layer).filter(|_| is_packed) {
                 Some(index) => Arc::new(index),
                 None => {
                     let mut tar = self.open_tar(layer, task)?;
@@ -381,7 +400,7 @@ impl<'a> Layers<'a> {
     }
 
     /// The tar of what a RUN wrote.
-    fn pack(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<Box<dyn Read + Send>> {
+    pub(super) fn pack(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<Box<dyn Read + Send>> {
         let mapping = self.mapping()?;
         let Some(upper) = self.store.tree(&mapping.name, &TreeName::of(layer)) else {
             return Err(ExecuteError::layer(layer, io::ErrorKind::NotFound.into()));
@@ -437,7 +456,11 @@ impl<'a> Layers<'a> {
         let mut ingest = Ingest::start(self.store, blob, pipe).map_err(failed)?;
         let written = write(&mut ingest);
         let ingested = ingest.finish();
+        let is_full =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match written {
+            // However the writer wraps the pipe that broke: a full disk is the cause.
+            Err(_) if ingested.as_ref().is_err_and(is_full) => ingested.map_err(failed),
             // The consumers' error is the cause where writing failed only because they had hung up.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ingested.and(Err(error)).map_err(failed),
             Err(error) => Err(failed(error)),
@@ -482,7 +505,6 @@ impl<'a> Layers<'a> {
             let text = format!("its tar has digest {}, expected {expected}", ingested.diff_id);
             return Err(ExecuteError::layer(layer, io::Error::new(io::ErrorKind::InvalidData, text)));
         }
-        self.store.write_index(layer, &ingested.index.to_bytes())?;
         self.store.update_layer(layer, |record| {
             record.diff_id = Some(ingested.diff_id);
             record.size = ingested.size;
@@ -491,6 +513,8 @@ impl<'a> Layers<'a> {
                 record.blobs.insert(form.name(), BlobRecord { digest, size, compression });
             }
         })?;
+        // After the record: who finds the index may ask the record for the diffID.
+        self.store.write_index(layer, &ingested.index.to_bytes())?;
         Ok(ingested.index)
     }
 }

@@ -7,6 +7,7 @@ mod abreast;
 mod add;
 mod aftermath;
 mod agent;
+mod audit;
 mod base;
 pub mod container;
 pub mod contexts;
@@ -20,8 +21,10 @@ pub mod ingest;
 pub mod layers;
 mod log;
 mod mask;
+mod measure;
 pub mod namespace;
 pub mod passwd;
+mod resolver;
 mod retime;
 mod run;
 mod schedule;
@@ -37,6 +40,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use abreast::abreast;
 pub use aftermath::{Aftermath, FailedRun};
+pub use audit::Audited;
 pub use base::ResolvedBase;
 pub use contexts::{Context, Contexts, Dates};
 pub use devices::CDI_DIRECTORIES;
@@ -45,14 +49,17 @@ pub use error::{ExecuteError, RunFailure};
 pub use explain::{Explained, Foresight, Nearest, Verdict, explain};
 pub use ingest::BlobForm;
 pub use layers::{Layers, Reuse};
+pub use measure::measure;
 pub use namespace::Namespace;
+pub use resolver::Resolver;
+pub use run::private_network;
 pub use workers::WORKERS;
 
 use crate::cache::Cache;
 use crate::digest::Digest;
 use crate::plan::{BaseKey, Op, Plan, StepId};
 use crate::progress::{Outcome, Progress, Task};
-use crate::sandbox::Cancel;
+use crate::sandbox::{Cancel, Tool};
 use schedule::Schedule;
 
 /// What a build may use.
@@ -101,6 +108,10 @@ pub struct ExecuteOptions {
     pub agents: BTreeMap<String, std::path::PathBuf>,
     /// Lines of `/etc/hosts` besides the usual ones: name, address.
     pub hosts: Vec<(String, String)>,
+    /// What RUN has where the Dockerfile does not say.
+    pub network: DefaultNetwork,
+    /// What `/etc/resolv.conf` says in place of the host's.
+    pub resolver: Resolver,
     /// Bytes of `/dev/shm`.
     pub shm_size: u64,
     /// Time stamp of what rbuild itself makes, in seconds since 1970.
@@ -122,6 +133,15 @@ pub enum NoCache {
     All,
     /// Those of these stages may not.
     Stages(Vec<String>),
+}
+
+/// What network RUN has where the Dockerfile does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultNetwork {
+    /// The host's.
+    Host,
+    /// One of its own that leads out, connected by this tool, or by one that there is.
+    Private(Option<Tool>),
 }
 
 /// What `--allow` allows.

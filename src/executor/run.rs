@@ -1,8 +1,9 @@
 //! RUN: a command in the sandbox, on the trees of what came before; what it writes is the layer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::aftermath::FailedRun;
 use super::agent::Relay;
@@ -12,7 +13,7 @@ use super::log::{Log, Written};
 use super::mask::Secrets;
 use super::passwd::lookup_user;
 use super::step::{Made, Work};
-use super::{ExecuteError, StepOutput};
+use super::{DefaultNetwork, ExecuteError, StepOutput};
 use crate::cache::key;
 use crate::digest::{Digest, Frame};
 use crate::plan::{Mount, MountKind, MountSource, Network, ResolvedMount, RunOp, Security, Sharing};
@@ -97,7 +98,7 @@ impl Work<'_> {
             mounts: std::mem::take(&mut mounted.mounts),
             env: environment(op, &mounted, &user.home),
             user: sandbox::UserSpec { uid: user.uid, gid: user.gid, groups },
-            ..self.spec(op)
+            ..self.spec(op)?
         };
         let written = Written::new(self.task, Log::new(services.layers.store.log_path(key)), &mounted.secrets);
         let output = |stream: sandbox::Stream, bytes: &[u8]| {
@@ -107,6 +108,9 @@ impl Work<'_> {
             };
             written.write(stream, bytes);
         };
+        for notice in sandbox.take_notices() {
+            services.progress.notice(notice);
+        }
         let ended = sandbox.run(&spec, &sandbox::Streams::captured(&output), services.cancel);
         let log = written.finish();
         if let Ok(sandbox::Exit { root: sandbox::Made::Copied { refused: Some(reason) }, .. }) = &ended {
@@ -139,9 +143,15 @@ impl Work<'_> {
     }
 
     /// What the command is run with, as far as the Dockerfile and the command line say it.
-    fn spec(&self, op: &RunOp) -> sandbox::RunSpec {
+    fn spec(&self, op: &RunOp) -> Result<sandbox::RunSpec, ExecuteError> {
         let options = self.services.options;
-        sandbox::RunSpec {
+        let network = match (op.network, options.network) {
+            (Network::None, _) => sandbox::Network::None,
+            (Network::Default, DefaultNetwork::Private(tool)) => sandbox::Network::Private(private_network(tool)?),
+            (Network::Default, DefaultNetwork::Host) | (Network::Host, _) => sandbox::Network::Host,
+        };
+        let resolv_conf = options.resolver.resolv_conf(name_server(&network));
+        Ok(sandbox::RunSpec {
             lowers: Vec::new(),
             upper: PathBuf::new(),
             work: PathBuf::new(),
@@ -150,19 +160,16 @@ impl Work<'_> {
             cwd: op.cwd.clone(),
             user: sandbox::UserSpec::default(),
             hostname: op.hostname.clone(),
-            network: match op.network {
-                Network::None => sandbox::Network::None,
-                Network::Default | Network::Host => sandbox::Network::Host,
-            },
+            network,
             mounts: Vec::new(),
             hosts: hosts_file(&op.hostname, &options.hosts),
-            resolv_conf: resolv_conf(),
+            resolv_conf,
             security: match op.security {
                 Security::Sandbox => sandbox::Security::Sandbox,
                 Security::Insecure => sandbox::Security::Insecure,
             },
             shm_size: options.shm_size,
-        }
+        })
     }
 
     /// A program that cannot be started is the Dockerfile's fault, so its place is told.
@@ -324,6 +331,7 @@ impl Work<'_> {
             },
         };
         let dir = self.cache_directory(&name, resolved, content)?;
+        store.use_mount(&name, &format!("cache mount {}", target(&resolved.mount)))?;
         let is_read_only = resolved.mount.read_only == Some(true);
         let access = if is_read_only { sandbox::Access::ReadOnly } else { sandbox::Access::ReadWrite };
         let kind = sandbox::MountKind::Cache { dir, access };
@@ -428,6 +436,17 @@ impl Work<'_> {
     }
 }
 
+/// The name server that a network has of its own.
+pub(super) fn name_server(network: &sandbox::Network) -> Option<&'static str> {
+    matches!(network, sandbox::Network::Private(_)).then_some(sandbox::NAME_SERVER)
+}
+
+/// Who connects private networks here.
+pub fn private_network(tool: Option<sandbox::Tool>) -> Result<sandbox::Connector, ExecuteError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    sandbox::Connector::find(tool, &path).map_err(|error| ExecuteError::NoSandbox(Arc::new(error)))
+}
+
 /// A cache mount is named by id, owner, mode and what it starts from, as in BuildKit.
 fn cache_name(resolved: &ResolvedMount, content: Option<&Digest>) -> Frame {
     let Mount { id, mode, uid, gid, source, .. } = &resolved.mount;
@@ -472,17 +491,4 @@ pub(super) fn hosts_file(hostname: &str, extra: &[(String, String)]) -> Vec<u8> 
         writeln!(text, "{address}\t{name}").expect("text can be written to");
     }
     text.into_bytes()
-}
-
-/// The host's `resolv.conf`; where it names only systemd's stub, the file behind the stub (as BuildKit does).
-pub(super) fn resolv_conf() -> Vec<u8> {
-    let read = |path: &str| std::fs::read(path).unwrap_or_default();
-    let text = read("/etc/resolv.conf");
-    let servers: BTreeMap<String, ()> = String::from_utf8_lossy(&text)
-        .lines()
-        .filter_map(|line| Some((line.strip_prefix("nameserver")?.trim().to_owned(), ())))
-        .collect();
-    let only_stub = servers.len() == 1 && servers.contains_key("127.0.0.53");
-    let behind = if only_stub { read("/run/systemd/resolve/resolv.conf") } else { Vec::new() };
-    if behind.is_empty() { text } else { behind }
 }

@@ -29,6 +29,9 @@ pub const EMIT: &str = "emit";
 /// Fills a new cache mount (first descriptor) from trees (the others); the argument is a [`Seed`].
 pub const SEED: &str = "seed";
 
+/// Measures directories (descriptors) and writes their sizes to a pipe (last).
+pub const MEASURE: &str = "measure";
+
 /// What a new cache mount starts as.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Seed {
@@ -45,7 +48,13 @@ pub struct Seed {
 }
 
 /// The workers that `main` offers to the sandbox.
-pub const WORKERS: &[Worker] = &[(UNPACK, run_unpack), (PACK, run_pack), (EMIT, run_emit), (SEED, run_seed)];
+pub const WORKERS: &[Worker] = &[
+    (UNPACK, run_unpack),
+    (PACK, run_pack),
+    (EMIT, run_emit),
+    (SEED, run_seed),
+    (MEASURE, super::measure::run_measure),
+];
 
 /// Metadata of a directory that a layer changes something in but has no entry for.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -25,7 +25,7 @@ use super::seccomp::Filters;
 use super::spec::{Network, Status};
 use super::streams::{self, ChildEnds};
 use super::wire::{self, Reply};
-use super::{mounts, overlay, privileges, recorder, standard, stubs};
+use super::{connector, entry, mounts, overlay, privileges, recorder, standard, stubs};
 use crate::rootfs::RootDir;
 use crate::sys::process::{self, Forked, SingleThreaded};
 
@@ -57,6 +57,8 @@ pub(super) struct SetUp {
     /// Where only one id exists: who answers for the others, and what it is to be given.
     pub(super) recorder: Option<OwnedFd>,
     pub(super) records: Option<recorder::Handed>,
+    /// Where the command has a network of its own that leads out: who connects it.
+    pub(super) connector: Option<OwnedFd>,
     /// What becomes the command's standard streams.
     pub(super) streams: ChildEnds,
     /// What main passed besides.
@@ -109,6 +111,10 @@ const STEPS: &[Step<'static>] = &[
     ("become root of the user namespace", become_root),
     // After the change of ids, which clears the signal.
     ("tie the command's life to the holder", die_with_holder),
+    // Before the mounts, of which one shows the control groups as this process sees them.
+    ("wait to be in the control group", entry::pass_gate),
+    // Early, as it takes a while, and through the host's /proc.
+    ("have the network connected", connector::attach::ask),
     // Nothing mounted here may travel to the namespace this one was copied from.
     ("make mounts private", make_private),
     // Attached, as Linux before 6.15 clones nothing from a detached mount. In memory, as secrets go there.
@@ -141,6 +147,8 @@ const STEPS: &[Step<'static>] = &[
     ("connect the standard streams", streams::connect),
     ("enter the working directory", enter_working_directory),
     ("limit resources", privileges::limit_resources),
+    // As late as can be: the tool needs a while.
+    ("wait for the network", connector::attach::wait),
 ];
 
 /// What the holder gives a command's first process.
@@ -149,6 +157,7 @@ pub(super) struct Given {
     pub(super) mapped: Option<OwnedFd>,
     pub(super) filters: Filters,
     pub(super) recorder: Option<OwnedFd>,
+    pub(super) connector: Option<OwnedFd>,
 }
 
 /// The whole life of a command's first process.
@@ -181,6 +190,7 @@ fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
         order,
         filters: given.filters,
         recorder: given.recorder,
+        connector: given.connector,
         records: None,
         streams,
         passed: passed.into_iter().map(Some).collect(),
@@ -199,7 +209,7 @@ fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
 
 /// What a command in a chroot needs, of which nobody has to map ids.
 pub(super) fn receive_for_chroot(job: &OwnedFd, filters: Filters) -> Result<SetUp, Reason> {
-    receive(job, Given { mapped: None, filters, recorder: None })
+    receive(job, Given { mapped: None, filters, recorder: None, connector: None })
 }
 
 /// Reports and ends.
@@ -268,7 +278,7 @@ fn set_hostname(setup: &mut SetUp) -> Result<(), Reason> {
 fn loopback_up(setup: &mut SetUp) -> Result<(), Reason> {
     match setup.order.network {
         Network::Host => Ok(()),
-        Network::None => Ok(crate::sys::network::loopback_up()?),
+        Network::None | Network::Private(_) => Ok(crate::sys::network::loopback_up()?),
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::child::{Reason, fail};
+use super::limits;
 use super::order::Order;
 use super::privileges;
 use super::seccomp::Filters;
@@ -44,6 +45,8 @@ pub(super) const STEPS: &[Step] = &[
     // While there is CAP_SYS_ADMIN: without it the kernel asks for no_new_privs, which breaks sudo in the image.
     ("install the system-call filter", privileges::install_filter),
     ("drop capabilities", privileges::drop_capabilities),
+    // Late, so that our own steps do not run against them.
+    ("limit the command", limits::limit_command),
     // Last, as the steps above need root. Also drops every capability of a user that is not root.
     ("become the user", privileges::become_user),
     // The change of ids cleared it. The shim's death ends this process anyway; this is for the moment in between.

@@ -79,6 +79,30 @@ pub enum SandboxError {
         /// Why.
         source: io::Error,
     },
+    /// The image is for a processor whose programs do not run here.
+    #[error("run commands of {architecture} images: {reason}")]
+    ForeignArchitecture {
+        /// The processor.
+        architecture: String,
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// A network of a command's own cannot be connected.
+    #[error("give RUN a private network: {reason}")]
+    NoPrivateNetwork {
+        /// Why.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// A command cannot be put into a control group of its own, although one could be made before.
+    #[error("limit a command by a control group")]
+    Group {
+        /// Why.
+        source: io::Error,
+    },
     /// A step of setting up a command failed, or the image was refused.
     #[error("{step}: {reason}")]
     SetUp {

@@ -23,6 +23,7 @@ use rustix::thread::{Gid, Uid};
 
 use super::child::{self, Given};
 use super::chroot;
+use super::connector::attach;
 use super::recorder;
 use super::seccomp::Filters;
 use super::spec::Status;
@@ -212,7 +213,17 @@ struct Running {
     job: OwnedFd,
     /// Ends by itself after the command, when it has written its records.
     recorder: Option<OwnedFd>,
+    /// Has to be ended after the command.
+    connector: Option<OwnedFd>,
     abandoned: bool,
+}
+
+/// What was started for one job.
+struct Family {
+    pid: Pid,
+    child: OwnedFd,
+    recorder: Option<OwnedFd>,
+    connector: Option<OwnedFd>,
 }
 
 impl Holder {
@@ -286,6 +297,10 @@ impl Holder {
                         // With the command's last process its calls have an end, so it is writing, or has ended.
                         status_of(recorder)?;
                     }
+                    if let Some(connector) = &running.connector {
+                        kill(connector);
+                        status_of(connector)?;
+                    }
                     answer(&running.job, &Reply::Gone(status));
                     continue;
                 }
@@ -309,22 +324,18 @@ impl Holder {
             return Err(io::Error::other("main sent what is no job"));
         };
         let started = match job {
-            Job::Worker => self.start_worker(&socket).map(|(pid, child)| (pid, child, None)),
-            Job::RunOnHostNetwork if self.confinement == Confinement::Chroot => {
-                self.start_in_chroot(&socket).map(|(pid, child)| (pid, child, None))
+            Job::Worker => self.start_worker(&socket),
+            Job::RunOnHostNetwork if self.confinement == Confinement::Chroot => self.start_in_chroot(&socket),
+            Job::Probe | Job::RunOnHostNetwork | Job::RunOnOwnNetwork | Job::RunOnPrivateNetwork => {
+                self.start_command(&socket, job)
             }
-            Job::Probe | Job::RunOnHostNetwork => {
-                let work = if job == Job::Probe { trial::try_all } else { child::set_up_and_run };
-                self.start_command(&socket, Namespaces::ALL_BUT_NETWORK, work)
-            }
-            Job::RunOnOwnNetwork => self.start_command(&socket, Namespaces::ALL, child::set_up_and_run),
         };
         match started {
-            Ok((pid, child, recorder)) => {
+            Ok(Family { pid, child, recorder, connector }) => {
                 let replied = wire::reply(&socket, &Reply::Started, &[child.as_fd()]);
                 // Main gave up already: the next poll sees that too.
                 drop(replied);
-                self.running.push(Running { pid, child, job: socket, recorder, abandoned: false });
+                self.running.push(Running { pid, child, job: socket, recorder, connector, abandoned: false });
             }
             Err(error) => {
                 let step = "start a process for it".to_owned();
@@ -335,9 +346,9 @@ impl Holder {
         Ok(())
     }
 
-    fn start_in_chroot(&mut self, socket: &OwnedFd) -> io::Result<(Pid, OwnedFd)> {
+    fn start_in_chroot(&mut self, socket: &OwnedFd) -> io::Result<Family> {
         match process::fork(self.proof)? {
-            Forked::Parent { pid, child } => Ok((pid, child)),
+            Forked::Parent { pid, child } => Ok(Family { pid, child, recorder: None, connector: None }),
             Forked::Child => {
                 self.forget_others();
                 chroot::set_up_and_run(socket, std::mem::take(&mut self.filters), self.proof)
@@ -345,9 +356,9 @@ impl Holder {
         }
     }
 
-    fn start_worker(&mut self, socket: &OwnedFd) -> io::Result<(Pid, OwnedFd)> {
+    fn start_worker(&mut self, socket: &OwnedFd) -> io::Result<Family> {
         match process::fork(self.proof)? {
-            Forked::Parent { pid, child } => Ok((pid, child)),
+            Forked::Parent { pid, child } => Ok(Family { pid, child, recorder: None, connector: None }),
             Forked::Child => {
                 self.forget_others();
                 worker::work(socket, WORKERS.get().copied().unwrap_or(&[]))
@@ -355,25 +366,34 @@ impl Holder {
         }
     }
 
-    /// The command's first process, and its recorder if it needs one.
-    fn start_command(
-        &mut self,
-        socket: &OwnedFd,
-        namespaces: Namespaces,
-        work: CommandsWork,
-    ) -> io::Result<(Pid, OwnedFd, Option<OwnedFd>)> {
+    /// The command's first process, and those beside it that it needs.
+    fn start_command(&mut self, socket: &OwnedFd, job: Job) -> io::Result<Family> {
+        let (namespaces, work): (_, CommandsWork) = match job {
+            Job::Probe => (Namespaces::ALL_BUT_NETWORK, trial::try_all),
+            Job::RunOnHostNetwork => (Namespaces::ALL_BUT_NETWORK, child::set_up_and_run),
+            _ => (Namespaces::ALL, child::set_up_and_run),
+        };
         let (mapped, announce) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (recorder, of_recorder) = match self.owners {
             Owners::Kept => (None, None),
             Owners::Recorded => wire::socket_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
         };
+        let (connector, of_connector) = match job {
+            Job::RunOnPrivateNetwork => wire::socket_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+            _ => (None, None),
+        };
         match process::fork_into(namespaces, self.proof)? {
             Forked::Parent { pid, child } => {
-                drop((mapped, recorder));
+                drop((mapped, recorder, connector));
                 let mapping = self.map_ids(pid).and_then(|()| Ok(rustix::io::write(&announce, b"m")?));
                 // While the command's process sets itself up.
-                match mapping.and_then(|_| of_recorder.map(|socket| self.start_recorder(socket)).transpose()) {
-                    Ok(recorder) => Ok((pid, child, recorder)),
+                let beside = mapping.and_then(|_| {
+                    let connector = of_connector.map(|socket| self.start_connector(socket)).transpose()?;
+                    let recorder = of_recorder.map(|socket| self.start_recorder(socket)).transpose()?;
+                    Ok((recorder, connector))
+                });
+                match beside {
+                    Ok((recorder, connector)) => Ok(Family { pid, child, recorder, connector }),
                     Err(error) => {
                         kill(&child);
                         status_of(&child)?;
@@ -382,9 +402,10 @@ impl Holder {
                 }
             }
             Forked::Child => {
-                drop((announce, of_recorder));
+                drop((announce, of_recorder, of_connector));
                 self.forget_others();
-                let given = Given { mapped: Some(mapped), filters: std::mem::take(&mut self.filters), recorder };
+                let filters = std::mem::take(&mut self.filters);
+                let given = Given { mapped: Some(mapped), filters, recorder, connector };
                 work(socket, given, self.proof)
             }
         }
@@ -396,6 +417,18 @@ impl Holder {
             Forked::Child => {
                 self.forget_others();
                 match descriptors::keep_only(socket, recorder::record) {
+                    Ok(()) | Err(_) => process::exit_now(125),
+                }
+            }
+        }
+    }
+
+    fn start_connector(&mut self, socket: OwnedFd) -> io::Result<OwnedFd> {
+        match process::fork_into(Namespaces::PID, self.proof)? {
+            Forked::Parent { child, .. } => Ok(child),
+            Forked::Child => {
+                self.forget_others();
+                match descriptors::keep_only(socket, attach::attach) {
                     Ok(()) | Err(_) => process::exit_now(125),
                 }
             }
@@ -425,6 +458,10 @@ impl Holder {
             // Nothing can be done for one that cannot be waited for; the others still can.
             drop(status_of(&running.child));
             drop(running.recorder.as_ref().map(status_of));
+            if let Some(connector) = &running.connector {
+                kill(connector);
+                drop(status_of(connector));
+            }
         }
         if self.confinement == Confinement::Chroot {
             chroot::descendants::end_all(&[]);

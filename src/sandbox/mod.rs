@@ -25,14 +25,20 @@
 //! # What it must not know
 //! Dockerfiles, caches, layers as archives, registries, progress.
 
+mod amenities;
 mod cancel;
 mod child;
 mod chroot;
 mod command;
+mod connector;
 mod copied;
+mod entry;
 mod error;
+mod foreign;
+mod groups;
 mod holder;
 mod layers;
+mod limits;
 mod mounts;
 mod order;
 mod outcome;
@@ -61,8 +67,12 @@ use std::thread::JoinHandle;
 
 use rustix::mount::MountAttrFlags;
 
+pub use amenities::amenities;
 pub use cancel::Cancel;
+pub use connector::{Connector, NAME_SERVER, Tool};
 pub use error::SandboxError;
+pub use foreign::check_architecture;
+pub use limits::{CpuTime, LimitedResource, Limits, MemorySwap, Ulimit};
 pub use probe::{Finding, Report, Rung, probe};
 pub use spec::{
     Access, Exit, Made, Mount, MountKind, Network, RunSpec, Secret, Security, SocketOwner, Status, Stream, UserSpec,
@@ -74,6 +84,7 @@ pub use worker::Worker;
 use crate::rootfs::RootDir;
 use crate::sys::mount::{map_owners, set_attributes};
 use copied::Copied;
+use entry::Limited;
 use order::{Bytes, Order, OrderedKind, OrderedMount, Place};
 use streams::{Ends, OrderedStreams};
 use trial::Trial;
@@ -102,6 +113,8 @@ pub struct Sandbox {
     storage: StorageDriver,
     /// Why overlay was refused, once a command was told: later ones do not try again.
     refused: OnceLock<String>,
+    /// What each command may use at most.
+    limited: Limited,
     /// Waits for the holder. It started it too: the parent-death signal comes when the starting *thread* ends.
     keeper: Option<JoinHandle<()>>,
 }
@@ -125,6 +138,11 @@ impl Sandbox {
     /// the table beside each tree ([`crate::owners::table_path`]) belongs to it: [`RunSpec::upper`] gets one.
     pub fn ownership(&self) -> Ownership {
         self.ownership
+    }
+
+    /// What there is to say about limits that cannot be kept here; each sentence once.
+    pub fn take_notices(&self) -> Vec<String> {
+        self.limited.take_notices()
     }
 
     /// What keeps commands apart: [`Isolation::Full`], [`Isolation::Chroot`], or [`Isolation::None`] where none can run.
@@ -201,19 +219,21 @@ impl Sandbox {
             // A pipe belongs to who made it, here somebody whom the sandbox does not know: `/dev/stdout` could not be opened.
             sent.give_to(self.owner).map_err(|source| SandboxError::Talk { source })?;
         }
-        let (order, mounts) = self.order(spec, sent.order)?;
+        let (mut order, mut mounts) = self.order(spec, sent.order)?;
+        let entry = self.limited.entry(&mut order, &mut mounts)?;
         let request = serde_json::to_vec(&order).map_err(|error| SandboxError::Talk { source: error.into() })?;
         let job = {
             let passed: Vec<BorrowedFd<'_>> = sent.descriptors.iter().chain(&mounts).map(AsFd::as_fd).collect();
-            let kind = match spec.network {
+            let kind = match &spec.network {
                 Network::Host => Job::RunOnHostNetwork,
                 Network::None => Job::RunOnOwnNetwork,
+                Network::Private(_) => Job::RunOnPrivateNetwork,
             };
             self.submit(kind, &request, &passed)?
         };
         // The command's ends have to be its own, or the end of the output would never be seen.
         drop(sent);
-        let exit = outcome::follow(&job, ends, cancel)?;
+        let exit = outcome::follow(&job, ends, entry, cancel)?;
         if let Made::Copied { refused } = &exit.root {
             if let Some(refused) = refused {
                 // Whoever told first said the same.
@@ -240,8 +260,9 @@ impl Sandbox {
 
     fn check_possible(&self, spec: &RunSpec) -> Result<(), SandboxError> {
         let refused = |what| Err(SandboxError::BeyondChroot { what });
-        match (self.isolation, spec.network, spec.security) {
+        match (self.isolation, &spec.network, spec.security) {
             (Isolation::Chroot, Network::None, _) => refused("--network=none"),
+            (Isolation::Chroot, Network::Private(_), _) => refused("--network=private"),
             (Isolation::Chroot, _, Security::Insecure) => refused("--security=insecure"),
             _ => Ok(()),
         }
@@ -289,10 +310,12 @@ impl Sandbox {
             cwd: spec.cwd.clone(),
             user: spec.user.clone(),
             hostname: spec.hostname.clone(),
-            network: spec.network,
+            network: spec.network.clone(),
             mounts,
             security: spec.security,
             shm_size: spec.shm_size,
+            ulimits: self.limited.ulimits(),
+            gate: None,
             streams,
             storage: if self.refused.get().is_some() { StorageDriver::Copy } else { self.storage },
         };

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::limits::Ulimit;
 use super::spec::{Access, Network, Security, SocketOwner, UserSpec};
 use super::start::StorageDriver;
 use super::streams::OrderedStreams;
@@ -26,6 +27,9 @@ pub(super) struct Order {
     pub(super) mounts: Vec<OrderedMount>,
     pub(super) security: Security,
     pub(super) shm_size: u64,
+    pub(super) ulimits: Vec<Ulimit>,
+    /// Where the child waits until main has put it into its control group: a descriptor's place among those passed.
+    pub(super) gate: Option<usize>,
     pub(super) streams: OrderedStreams,
     pub(super) storage: StorageDriver,
 }

@@ -3,18 +3,25 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::cancel::Cancel;
+use super::entry::Entry;
 use super::error::SandboxError;
 use super::spec::{Exit, Made, Status};
 use super::streams::Ends;
 use super::wire::{self, Reply};
 
 /// Serves the command's streams until all of its processes are gone.
-pub(super) fn follow(job: &OwnedFd, mut ends: Ends<'_>, cancel: &Cancel) -> Result<Exit, SandboxError> {
-    let memory = OomCounter::read();
+pub(super) fn follow(
+    job: &OwnedFd,
+    mut ends: Ends<'_>,
+    mut entry: Option<Entry>,
+    cancel: &Cancel,
+) -> Result<Exit, SandboxError> {
+    let memory = OomCounter::read(entry.as_ref().and_then(Entry::memory_events));
     let mut heard = Heard::default();
     let mut registration = None;
     while heard.gone.is_none() || ends.are_open() {
@@ -24,7 +31,12 @@ pub(super) fn follow(job: &OwnedFd, mut ends: Ends<'_>, cancel: &Cancel) -> Resu
         if ready.job {
             match heard.listen(job) {
                 Ok(News::None) => {}
-                Ok(News::Process(process)) => registration = Some(cancel.register(process)),
+                Ok(News::Process(process)) => {
+                    if let Some(entry) = &mut entry {
+                        entry.admit(&process)?;
+                    }
+                    registration = Some(cancel.register(process));
+                }
                 Ok(News::Command(command)) => ends.command_came(command),
                 Ok(News::Terminal(terminal)) => {
                     ends.terminal_came(terminal).map_err(|source| SandboxError::Talk { source })?;
@@ -146,7 +158,12 @@ struct OomCounter {
 const MACHINE: &str = "/proc/vmstat";
 
 impl OomCounter {
-    fn read() -> OomCounter {
+    /// `own` is the file of a group that the command has for itself.
+    fn read(own: Option<PathBuf>) -> OomCounter {
+        let own = own.map(|file| file.to_string_lossy().into_owned());
+        if let Some((before, file)) = own.and_then(|file| Some((count_in(&file)?, file))) {
+            return OomCounter { file, before };
+        }
         let of_groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         for file in group_files(&of_groups) {
             if let Some(before) = count_in(&file) {

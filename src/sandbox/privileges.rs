@@ -12,6 +12,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 use super::child::{Reason, SetUp, While};
 use super::command::Outset;
+use super::order::Order;
 use super::spec::Security;
 use super::wire;
 use crate::sys::notify;
@@ -37,16 +38,22 @@ pub(super) const KEPT: CapabilitySet = CapabilitySet::CHOWN
 const LANDLOCK_WITH_SCOPES: libc::c_long = 6;
 
 /// No core files; descriptors as Docker has them, as far as this process may give them.
-pub(super) fn limit_resources(_: &mut SetUp) -> Result<(), Reason> {
-    limit_resources_here()
+pub(super) fn limit_resources(setup: &mut SetUp) -> Result<(), Reason> {
+    limit_resources_of(&setup.order)
 }
 
-pub(super) fn limit_resources_here() -> Result<(), Reason> {
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).doing("core size")?;
-    let possible = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let maximum = possible.min(1_048_576);
-    let limit = Rlimit { current: Some(maximum.min(1024)), maximum: Some(maximum) };
-    rustix::process::setrlimit(Resource::Nofile, limit).doing("open files")?;
+pub(super) fn limit_resources_of(order: &Order) -> Result<(), Reason> {
+    // What is asked for may be more, and is given later.
+    let is_asked = |resource| order.ulimits.iter().any(|ulimit| ulimit.resource.resource() == resource);
+    if !is_asked(Resource::Core) {
+        rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).doing("core size")?;
+    }
+    if !is_asked(Resource::Nofile) {
+        let possible = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        let maximum = possible.min(1_048_576);
+        let limit = Rlimit { current: Some(maximum.min(1024)), maximum: Some(maximum) };
+        rustix::process::setrlimit(Resource::Nofile, limit).doing("open files")?;
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     Ok(())
 }

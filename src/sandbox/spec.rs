@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::connector::Connector;
+
 /// A command and the world it sees.
 ///
 /// `lowers`, `upper` and `work` lie beneath the sandbox's base directory (see [`super::Options`]).
@@ -54,12 +56,14 @@ pub struct UserSpec {
 }
 
 /// What network a command has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// The host's, without its abstract unix sockets.
     Host,
     /// A loopback interface of its own.
     None,
+    /// The same, and a way out that leads to nothing of the host's loopback.
+    Private(Connector),
 }
 
 /// How much a command is kept from.

@@ -80,9 +80,9 @@ pub(super) fn mount_proc(setup: &mut SetUp) -> Result<(), Reason> {
 
 pub(super) fn mount_sys(setup: &mut SetUp) -> Result<(), Reason> {
     let root = setup.root()?;
-    let mount = match setup.order.network {
+    let mount = match &setup.order.network {
         // A new sysfs shows the interfaces of the network namespace it is mounted in, so one's own is needed.
-        Network::None => new_mount("sysfs", &[], READ_ONLY).or_else(|_| clone_sys()),
+        Network::None | Network::Private(_) => new_mount("sysfs", &[], READ_ONLY).or_else(|_| clone_sys()),
         Network::Host => clone_sys(),
     }?;
     attach(&mount, place(root, "sys")?)?;

@@ -14,8 +14,10 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::Sandbox;
+use super::entry::Limited;
 use super::error::SandboxError;
 use super::holder;
+use super::limits::Limits;
 use super::userns::{IdMap, NoRange};
 use super::wire;
 
@@ -28,12 +30,14 @@ pub struct Options {
     pub isolation: Isolation,
     /// How trees become a command's root.
     pub storage: StorageDriver,
+    /// What each command may use at most.
+    pub limits: Limits,
 }
 
 impl Options {
     /// The best isolation that is possible, with everything beneath this directory.
     pub fn new(base: PathBuf) -> Options {
-        Options { base, isolation: Isolation::Best, storage: StorageDriver::Auto }
+        Options { base, isolation: Isolation::Best, storage: StorageDriver::Auto, limits: Limits::default() }
     }
 }
 
@@ -72,6 +76,8 @@ pub enum Ownership {
 }
 
 pub(super) fn start(options: Options) -> Result<Sandbox, SandboxError> {
+    // Before the holder, which hands its own limits on.
+    let limited = Limited::new(options.limits);
     let base = &options.base;
     let mut sandbox = match options.isolation {
         Isolation::None => start_on(base, Confined::Not)?,
@@ -85,6 +91,7 @@ pub(super) fn start(options: Options) -> Result<Sandbox, SandboxError> {
     };
     sandbox.named = options.base;
     sandbox.storage = options.storage;
+    sandbox.limited = limited;
     Ok(sandbox)
 }
 
@@ -160,6 +167,7 @@ pub(super) fn start_holder(base: PathBuf, confined: Confined) -> Result<Sandbox,
         mapping: map.as_ref().map_or_else(plain_name, IdMap::name),
         storage: StorageDriver::Auto,
         refused: OnceLock::new(),
+        limited: Limited::default(),
         keeper: Some(keeper),
     };
     if let Some(map) = map {

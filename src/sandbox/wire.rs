@@ -30,14 +30,16 @@ pub(super) enum Job {
     /// A command with a network of its own.
     RunOnOwnNetwork = b'o',
     /// No command: what would fail in one's set-up is tried.
-    Probe = b'p',
+    Probe = b't',
+    /// A command with a network of its own that leads out.
+    RunOnPrivateNetwork = b'p',
     /// A registered worker.
     Worker = b'w',
 }
 
 impl Job {
     pub(super) fn from_byte(byte: u8) -> Option<Job> {
-        let all = [Job::RunOnHostNetwork, Job::RunOnOwnNetwork, Job::Probe, Job::Worker];
+        let all = [Job::RunOnHostNetwork, Job::RunOnOwnNetwork, Job::RunOnPrivateNetwork, Job::Probe, Job::Worker];
         all.into_iter().find(|job| *job as u8 == byte)
     }
 }

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Lock, Result, Store, StoreError, trees};
+use super::{DamageKind, Depth, Lock, Result, Store, StoreError, trees};
 
 /// What this process has written and not flushed.
 #[derive(Debug)]
@@ -105,6 +105,11 @@ impl Unflushed {
 }
 
 impl Store {
+    /// Whether this process has put anything into the store.
+    pub fn has_grown(&self) -> bool {
+        self.unflushed.state().written > 0
+    }
+
     /// Has everything on the disk that this process put into the store or may have found there: what is acknowledged
     /// after this survives a power cut. Costs nothing where nothing was written.
     pub fn settle(&self) -> Result<()> {
@@ -131,7 +136,7 @@ impl Store {
 }
 
 /// Flushes the file system that the store is on.
-fn flush(root: &Path) -> Result<()> {
+pub(super) fn flush(root: &Path) -> Result<()> {
     let failed = |error: io::Error| StoreError::io("flush to the disk", root, error);
     let folder = File::open(root).map_err(failed)?;
     rustix::fs::syncfs(&folder).map_err(|error| failed(error.into()))
@@ -154,25 +159,15 @@ fn boot() -> String {
 
 const UNKNOWN: &str = "unknown";
 
-/// Takes out of use what was not flushed before the machine went down. Called before anything of the store is used, and
-/// after the sessions of the dead were swept.
-pub(super) fn recover(root: &Path) -> Result<()> {
-    let current = boot();
-    let is_lost = |boot: &Path, session: &Path| {
-        boot.file_name().is_some_and(|name| name.to_str() != Some(&current))
-            || (current == UNKNOWN && !is_alive(root, session))
-    };
-    let lost = || -> Vec<PathBuf> {
-        let boots = list(&root.join("unflushed")).into_iter();
-        boots
-            .flat_map(|boot| list(&boot).into_iter().filter(|session| is_lost(&boot, session)).collect::<Vec<_>>())
-            .collect()
-    };
-    if lost().is_empty() {
+/// Takes out of use what was not flushed before the machine went down, and the results of steps that are gone with it.
+/// Called before anything of the store is used, and after the sessions of the dead were swept.
+pub(super) fn recover(store: &Store) -> Result<()> {
+    let root = &store.root;
+    if lost_sessions(root).is_empty() {
         return Ok(());
     }
     let _lock = Lock::exclusive(&root.join("locks/recovery"))?;
-    let sessions = lost();
+    let sessions = lost_sessions(root);
     for mark in sessions.iter().flat_map(|session| list(session)) {
         let name = mark.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('@'));
         if let Some((mapping, tree)) = name {
@@ -180,6 +175,10 @@ pub(super) fn recover(root: &Path) -> Result<()> {
         }
     }
     remove_empty(root)?;
+    let mut damage = store.check(Depth::Names)?.damage;
+    // Names were given after a flush: if an image is damaged, the power is not why, and somebody should look at it.
+    damage.retain(|one| !matches!(one.kind, DamageKind::ImageWithoutConfig | DamageKind::ImageWithoutLayer));
+    store.repair(&damage)?;
     for session in sessions {
         fs::remove_dir_all(&session).map_err(|error| StoreError::io("remove", &session, error))?;
     }
@@ -188,6 +187,18 @@ pub(super) fn recover(root: &Path) -> Result<()> {
         drop(fs::remove_dir(boot));
     }
     Ok(())
+}
+
+/// The marks of processes that did not flush what they wrote before the machine went down.
+fn lost_sessions(root: &Path) -> Vec<PathBuf> {
+    let current = boot();
+    let mut lost = Vec::new();
+    for boot in list(&root.join("unflushed")) {
+        let is_other = boot.file_name().and_then(|name| name.to_str()) != Some(&current);
+        let is_lost = |session: &PathBuf| is_other || (current == UNKNOWN && !is_alive(root, session));
+        lost.extend(list(&boot).into_iter().filter(is_lost));
+    }
+    lost
 }
 
 /// Removes records of which a power cut left the name, or zeroes. What they said is made anew; what they name is found
@@ -240,12 +251,16 @@ mod tests {
         let store = Store::open(&root).unwrap();
         let [flushed, lost] = [b"a", b"b"].map(|name| TreeName::of(&Digest::of(name)));
         seal(&store, &flushed);
+        seal(&store, &TreeName::of(&step().layer));
+        store.update_layer(&step().layer, |record| record.size = 1).unwrap();
         store.settle().unwrap();
         assert!(list(store.unflushed.folder.parent().unwrap()).is_empty(), "what is flushed keeps its marks");
         seal(&store, &lost);
         let [whole, cut] = [Digest::of(b"whole"), Digest::of(b"cut")];
         store.write_record(RecordKind::Step, &whole, &step()).unwrap();
         store.write_record(RecordKind::Step, &cut, &step()).unwrap();
+        let gone = StepRecord { layer: Digest::of(b"b"), ..step() };
+        store.write_record(RecordKind::Step, &gone.layer, &gone).unwrap();
         fs::write(root.join("steps").join(cut.hex()), "").unwrap();
         drop(store);
         reboot(&root);
@@ -253,6 +268,7 @@ mod tests {
         assert!(store.tree("1-1", &flushed).is_some() && store.tree("1-1", &lost).is_none());
         assert_eq!(store.abandoned_drafts("1-1").unwrap().len(), 1);
         assert!(root.join("steps").join(whole.hex()).exists() && !root.join("steps").join(cut.hex()).exists());
+        assert!(!root.join("steps").join(gone.layer.hex()).exists(), "a step stays whose result is lost");
         assert!(list(&root.join("unflushed")).is_empty());
         // It can be made again.
         seal(&store, &lost);

@@ -12,6 +12,8 @@
 //!                         a tree that is being made; removed in the namespace when its session is gone
 //! ROOT/steps/HEX          results of steps by cache key
 //! ROOT/slots/HEX          the last step at a place in a Dockerfile: what a miss is explained with
+//! ROOT/fetched/HEX        what was downloaded from an address
+//! ROOT/mounts/HEX         names of cache mounts, and by their times when they were used
 //! ROOT/logs/HEX           what the command of a step wrote when it ran last
 //! ROOT/refs/…             names of images
 //! ROOT/stat/HEX           stat caches of contexts
@@ -27,30 +29,37 @@
 //! given to an image that needs them; then the name. After a power cut nothing is believed that was not flushed
 //! (`store/flush.rs` says how that is known). It knows nothing of Dockerfiles, registries or namespaces.
 
+mod alone;
 mod blobs;
+mod check;
 mod flush;
 mod gc;
 mod lock;
 mod records;
 mod trees;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use alone::Alone;
 pub use blobs::BlobWriter;
-pub use gc::{Collected, Usage};
+pub use check::{Checked, Damage, DamageKind, Depth, StoredTree};
+pub use gc::{Collected, Entry, EntryKind, Kinds, Policy, Sizes, Usage};
 pub use lock::Lock;
 pub use records::{
-    BlobRecord, FetchedRecord, ImageRecord, LayerRecord, RecordKind, RemoteBlob, SlotRecord, StepRecord, Tagged,
+    BlobRecord, FetchedRecord, ImageRecord, LayerRecord, MountRecord, RecordKind, RemoteBlob, SlotRecord, StepRecord,
+    Tagged,
 };
 pub use trees::{TreeDraft, TreeName};
 
 /// The format that this rbuild reads and writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What can go wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -106,15 +115,6 @@ pub enum StoreError {
         /// The store.
         path: String,
     },
-    /// A file that must be a record is not.
-    #[error("read record {path}")]
-    Record {
-        /// The file.
-        path: String,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
     /// What was written is not what was promised.
     #[error("content has digest {found}, expected {expected}")]
     Digest {
@@ -144,6 +144,8 @@ pub struct Store {
     /// Shared while we may be using entries; a collection takes it exclusively.
     _use_lock: Lock,
     unflushed: flush::Unflushed,
+    /// Records that could not be read and count as missing.
+    damaged: Mutex<BTreeSet<PathBuf>>,
     counter: AtomicU64,
 }
 
@@ -155,6 +157,7 @@ const FOLDERS: &[&str] = &[
     "steps",
     "slots",
     "fetched",
+    "mounts",
     "logs",
     "refs",
     "stat",
@@ -164,7 +167,7 @@ const FOLDERS: &[&str] = &[
 ];
 
 /// The folders of records: small files that are replaced whole.
-const RECORD_FOLDERS: &[&str] = &["layers", "index", "steps", "slots", "fetched", "refs"];
+const RECORD_FOLDERS: &[&str] = &["layers", "index", "steps", "slots", "fetched", "mounts", "refs"];
 
 impl Store {
     /// Opens the store in a directory, making it where it is not there, and sweeps what dead processes left.
@@ -172,6 +175,12 @@ impl Store {
     /// # Errors
     /// The directory belongs to somebody else, is open to others, is on a network file system, or is of a newer format.
     pub fn open(root: &Path) -> Result<Store> {
+        Store::prepare(root)?;
+        Store::open_under(root, Lock::shared(&root.join("locks/store"))?)
+    }
+
+    /// Makes sure that there is a store that may be used.
+    fn prepare(root: &Path) -> Result<()> {
         make_private(root)?;
         check_owner(root)?;
         check_local(root)?;
@@ -182,19 +191,25 @@ impl Store {
                 make_private(&path)?;
             }
         }
-        let use_lock = Lock::shared(&root.join("locks/store"))?;
+        Ok(())
+    }
+
+    /// Opens a store that is there, under a lock that is held.
+    fn open_under(root: &Path, use_lock: Lock) -> Result<Store> {
         sweep(root);
-        flush::recover(root)?;
         let (session, session_lock) = new_session(root)?;
         let unflushed = flush::Unflushed::new(root, &session.file_name().unwrap_or_default().to_string_lossy());
-        Ok(Store {
+        let store = Store {
             root: root.to_owned(),
             session,
             _session_lock: session_lock,
             _use_lock: use_lock,
             unflushed,
+            damaged: Mutex::default(),
             counter: AtomicU64::new(0),
-        })
+        };
+        flush::recover(&store)?;
+        Ok(store)
     }
 
     /// The store's directory.
@@ -210,6 +225,11 @@ impl Store {
     /// A name for a new file or directory in this process's own folder, on the store's file system.
     pub fn temporary(&self) -> PathBuf {
         self.session.join(self.counter.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// The records that this process found damaged. They count as missing, so a build goes on; somebody should be told.
+    pub fn damaged_records(&self) -> Vec<PathBuf> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// The file that keeps what a step's command writes.
@@ -306,20 +326,44 @@ fn check_local(root: &Path) -> Result<()> {
 
 fn check_version(root: &Path) -> Result<()> {
     let path = root.join("version");
-    match fs::read_to_string(&path) {
-        Ok(text) if text.trim() == VERSION.to_string() => Ok(()),
-        Ok(text) => {
-            let found = text.trim().to_owned();
-            Err(StoreError::Newer { path: root.display().to_string(), found, known: VERSION })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let temporary = root.join(format!("version.{}", std::process::id()));
-            fs::write(&temporary, format!("{VERSION}\n"))
-                .and_then(|()| fs::rename(&temporary, &path))
-                .map_err(|error| StoreError::io("write", &path, error))
-        }
-        Err(error) => Err(StoreError::io("read", &path, error)),
+    let found = match fs::read_to_string(&path) {
+        Ok(text) => text.trim_matches(['\0', ' ', '\n']).to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(StoreError::io("read", &path, error)),
+    };
+    match found.parse::<u32>() {
+        Ok(VERSION) => Ok(()),
+        Ok(older @ 1..VERSION) => migrate(root, older),
+        // A new store, or one that lost its power when it was new.
+        Err(_) if found.is_empty() => write_version(root),
+        _ => Err(StoreError::Newer { path: root.display().to_string(), found, known: VERSION }),
     }
+}
+
+/// Makes a store of an older format one of ours, when nobody uses it any more. Whoever waited for another to do so finds
+/// it done.
+///
+/// Format 1 had no marks of what was not flushed: what it holds is flushed now, and believed as it was before.
+fn migrate(root: &Path, older: u32) -> Result<()> {
+    let _lock = Lock::exclusive(&root.join("locks/store"))?;
+    let path = root.join("version");
+    let found = fs::read_to_string(&path).map_err(|error| StoreError::io("read", &path, error))?;
+    if found.trim() == older.to_string() {
+        flush::flush(root)?;
+        write_version(root)?;
+    }
+    Ok(())
+}
+
+fn write_version(root: &Path) -> Result<()> {
+    let path = root.join("version");
+    let temporary = root.join(format!("version.{}", std::process::id()));
+    let written = fs::File::create(&temporary).and_then(|mut file| {
+        io::Write::write_all(&mut file, format!("{VERSION}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    });
+    written.map_err(|error| StoreError::io("write", &path, error))
 }
 
 fn new_session(root: &Path) -> Result<(PathBuf, Lock)> {
@@ -363,6 +407,22 @@ mod tests {
         fs::write(folder.path().join("version"), "99\n").unwrap();
         assert!(Store::open(folder.path()).unwrap_err().to_string().contains("format 99"));
         assert_eq!(fs::read_to_string(folder.path().join("version")).unwrap(), "99\n");
+    }
+
+    #[test]
+    fn an_older_store_is_made_a_new_one_and_keeps_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("store");
+        let digest = Store::open(&root).unwrap().put_blob(b"abc").unwrap();
+        fs::write(root.join("version"), "1\n").unwrap();
+        fs::remove_dir_all(root.join("unflushed")).unwrap();
+        let store = Store::open(&root).unwrap();
+        assert!(store.has_blob(&digest));
+        assert_eq!(fs::read_to_string(root.join("version")).unwrap(), "2\n");
+        // One that lost its power when it was new.
+        drop(store);
+        fs::write(root.join("version"), "").unwrap();
+        assert!(Store::open(&root).unwrap().has_blob(&digest));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Records: small JSON files that say what the store knows of layers, steps and names.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,15 +24,18 @@ pub enum RecordKind {
     Slot,
     /// What was fetched from an address.
     Fetched,
+    /// What a cache mount is called; its time says when the mount was used last.
+    Mount,
 }
 
 impl RecordKind {
-    fn folder(self) -> &'static str {
+    pub(super) fn folder(self) -> &'static str {
         match self {
             RecordKind::Layer => "layers",
             RecordKind::Step => "steps",
             RecordKind::Slot => "slots",
             RecordKind::Fetched => "fetched",
+            RecordKind::Mount => "mounts",
         }
     }
 }
@@ -54,6 +59,9 @@ pub struct LayerRecord {
     /// Where the layer can be fetched from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remotes: Vec<RemoteBlob>,
+    /// Bytes that its tree takes on the disk, once they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree_bytes: Option<u64>,
 }
 
 /// A compressed layer in the store.
@@ -104,6 +112,13 @@ pub struct FetchedRecord {
     pub tag: Option<String>,
     /// When it was changed last, in seconds since 1970, where the server says so.
     pub modified: Option<i64>,
+}
+
+/// A cache mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRecord {
+    /// What people see of it.
+    pub title: String,
 }
 
 /// What a step looked like when a place in a Dockerfile was built last.
@@ -157,16 +172,27 @@ impl Store {
 
     /// Reads a record; `None` where there is none.
     pub fn read_record<T: DeserializeOwned>(&self, kind: RecordKind, name: &Digest) -> Result<Option<T>> {
-        read_json(&self.record_path(kind, name))
+        self.read_json(&self.record_path(kind, name))
     }
 
     /// Writes a record, replacing an older one whole.
     pub fn write_record<T: Serialize>(&self, kind: RecordKind, name: &Digest, record: &T) -> Result<()> {
         let bytes = serde_json::to_vec(record).expect("records have string keys only");
-        // A slot only explains: losing one with the power is no loss, and a build that changes nothing else has nothing
-        // to flush.
-        let _writing = if kind == RecordKind::Slot { None } else { Some(self.unflushed.begin()?) };
+        // A slot only explains and a mount's record only names: losing one with the power is no loss, and a build that
+        // changes nothing else has nothing to flush.
+        let _writing =
+            if matches!(kind, RecordKind::Slot | RecordKind::Mount) { None } else { Some(self.unflushed.begin()?) };
         self.write_whole(&self.record_path(kind, name), &bytes, Flush::Later)
+    }
+
+    /// Notes that a cache mount is used now, and what people call it.
+    pub fn use_mount(&self, name: &Digest, title: &str) -> Result<()> {
+        let path = self.record_path(RecordKind::Mount, name);
+        let now = FileTimes::new().set_modified(SystemTime::now());
+        if File::open(&path).and_then(|file| file.set_times(now)).is_ok() {
+            return Ok(());
+        }
+        self.write_record(RecordKind::Mount, name, &MountRecord { title: title.to_owned() })
     }
 
     /// Changes a layer's record under its lock; a missing one starts empty.
@@ -199,6 +225,9 @@ impl Store {
         let path = self.tag_path(&tagged.name, &tagged.platform);
         let bytes = serde_json::to_vec(tagged).expect("records have string keys only");
         if fs::read(&path).is_ok_and(|before| before == bytes) {
+            // A collection goes by when a name was used last; failing to note it costs a download at worst.
+            let now = FileTimes::new().set_modified(SystemTime::now());
+            drop(File::open(&path).and_then(|file| file.set_times(now)));
             return Ok(());
         }
         self.write_whole(&path, &bytes, Flush::Now)
@@ -206,7 +235,7 @@ impl Store {
 
     /// The image of a name and platform.
     pub fn tagged(&self, name: &str, platform: &str) -> Result<Option<Tagged>> {
-        read_json(&self.tag_path(name, platform))
+        self.read_json(&self.tag_path(name, platform))
     }
 
     /// All names, sorted.
@@ -215,7 +244,7 @@ impl Store {
         let entries = fs::read_dir(&folder).map_err(|error| StoreError::io("list", &folder, error))?;
         let mut all = Vec::new();
         for entry in entries.flatten() {
-            if let Some(tagged) = read_json::<Tagged>(&entry.path())? {
+            if let Some(tagged) = self.read_json::<Tagged>(&entry.path())? {
                 all.push(tagged);
             }
         }
@@ -236,6 +265,21 @@ impl Store {
     fn tag_path(&self, name: &str, platform: &str) -> PathBuf {
         let hashed = Frame::new("rbuild.ref.1").text("name", name).text("platform", platform).finish();
         self.root.join("refs").join(hashed.hex())
+    }
+
+    /// Reads a JSON file; `None` where it is missing, was cut short by a power failure, or is damaged: what it said is made
+    /// anew, which is better than to fail, and the damage is noted ([`Store::damaged_records`]).
+    pub(super) fn read_json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("read", path, error)),
+        };
+        let record = serde_json::from_slice(&bytes).ok();
+        if record.is_none() && bytes.iter().any(|byte| *byte != 0) {
+            self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
+        }
+        Ok(record)
     }
 
     /// Writes a file beside its place, then renames it: readers see the old bytes or the new ones.
@@ -269,17 +313,4 @@ fn flush_folder(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
     let flushed = File::open(folder).and_then(|folder| folder.sync_all());
     flushed.map_err(|error| StoreError::io("flush to the disk", folder, error))
-}
-
-/// Reads a JSON file; `None` where it is missing, or was cut short by a power failure (empty or not JSON).
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    match fs::read(path) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) if error.is_eof() || bytes.iter().all(|byte| *byte == 0) => Ok(None),
-            Err(source) => Err(StoreError::Record { path: path.display().to_string(), source }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("read", path, error)),
-    }
 }

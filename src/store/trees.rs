@@ -6,8 +6,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{Result, Store, StoreError};
+use super::{Result, Store, StoreError, StoredTree};
 use crate::digest::Digest;
 use crate::owners::table_path;
 
@@ -178,33 +179,78 @@ fn without_table(name: &str) -> &str {
     name.strip_suffix(".owners").unwrap_or(name)
 }
 
+/// The folders of trees, one for each id mapping. Beside them there are the sandbox's stubs, which have no caches.
+pub(super) fn mappings(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut mappings = list(&root.join("trees"))?;
+    mappings.retain(|mapping| mapping.join("caches").is_dir());
+    Ok(mappings)
+}
+
+/// Every tree of a store.
+pub(super) fn stored(root: &Path) -> Result<Vec<StoredTree>> {
+    let mut trees = Vec::new();
+    for folder in mappings(root)? {
+        let mapping = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for path in list(&folder)? {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if !name.ends_with(DRAFT)
+                && without_table(name) == name
+                && let Some(layer) = TreeName::layer_of(name)
+            {
+                trees.push(StoredTree { mapping: mapping.clone(), layer, path });
+            }
+        }
+    }
+    Ok(trees)
+}
+
+/// The directories of cache mounts, whoever's ids they have.
+pub(super) fn cache_mounts(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut mounts = Vec::new();
+    for mapping in mappings(root)? {
+        mounts.extend(list(&mapping.join("caches"))?);
+    }
+    mounts.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| !name.ends_with(DRAFT)));
+    Ok(mounts)
+}
+
+/// Takes a directory out of use by giving it the name of an abandoned draft, which is returned.
+pub(super) fn discard(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let draft = path.with_file_name(format!("{name}.{}{DRAFT}", super::flush::moment()));
+    fs::rename(path, &draft).map_err(|error| StoreError::io("rename", path, error))?;
+    Ok(draft)
+}
+
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(StoreError::io("list", folder, error)),
+    }
+}
+
 /// Takes a tree out of use, with its table of owners; what it is then is found as a draft.
 pub(super) fn distrust(mapping: &Path, name: &str) -> Result<()> {
-    let moment = super::flush::moment();
     // The tree before its table: a tree is never there without its table.
-    for name in [name.to_owned(), format!("{name}.owners")] {
-        let path = mapping.join(&name);
-        match fs::rename(&path, mapping.join(format!("{name}.{moment}{DRAFT}"))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::io("rename", &path, error));
-            }
-            _ => {}
+    for path in [mapping.join(name), mapping.join(format!("{name}.owners"))] {
+        if path.symlink_metadata().is_ok() {
+            discard(&path)?;
         }
     }
     Ok(())
 }
 
-/// Takes the trees of a store whose layers are not wanted out of use, and finds drafts: nobody uses the store now, so all
-/// are abandoned. What is returned is nobody's, and is found again as a draft if it is not removed now.
-pub(super) fn take_out_of_use(root: &Path, is_wanted: impl Fn(&Digest) -> bool) -> Result<Vec<PathBuf>> {
+/// Takes the trees of a store whose layers are not wanted out of use, with mount points that were made long ago, and finds
+/// drafts: nobody uses the store now, so all are abandoned. What is returned is nobody's, and is found again as a draft if
+/// it is not removed now.
+pub(super) fn take_out_of_use(
+    root: &Path,
+    is_wanted: impl Fn(&Digest) -> bool,
+    unused_for: Duration,
+) -> Result<Vec<PathBuf>> {
     let mut removable = Vec::new();
-    let list = |folder: &Path| match fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(StoreError::io("list", folder, error)),
-    };
-    // Beside the mappings there are the sandbox's stubs, which have no such folder.
-    for mapping in list(&root.join("trees"))?.into_iter().filter(|mapping| mapping.join("caches").is_dir()) {
+    for mapping in mappings(root)? {
         for path in list(&mapping)?.into_iter().chain(list(&mapping.join("caches"))?) {
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             if without_table(name).ends_with(DRAFT) {
@@ -212,10 +258,17 @@ pub(super) fn take_out_of_use(root: &Path, is_wanted: impl Fn(&Digest) -> bool) 
             } else if path.parent() == Some(&mapping)
                 && TreeName::layer_of(without_table(name)).is_some_and(|layer| !is_wanted(&layer))
             {
-                let draft = mapping.join(format!("{name}.0{DRAFT}"));
-                fs::rename(&path, &draft).map_err(|error| StoreError::io("rename", &path, error))?;
-                removable.push(draft);
+                removable.push(discard(&path)?);
             }
+        }
+    }
+    for stubs in list(&root.join("trees/stubs"))? {
+        let made = fs::metadata(&stubs).and_then(|metadata| metadata.modified());
+        let is_draft = stubs.to_string_lossy().ends_with(DRAFT);
+        if is_draft {
+            removable.push(stubs);
+        } else if made.is_ok_and(|made| made.elapsed().unwrap_or_default() >= unused_for) {
+            removable.push(discard(&stubs)?);
         }
     }
     Ok(removable)

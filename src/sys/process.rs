@@ -57,6 +57,9 @@ impl Namespaces {
 
     /// The same and a network of its own.
     pub const ALL: Namespaces = Namespaces(Namespaces::ALL_BUT_NETWORK.0 | libc::CLONE_NEWNET as u64);
+
+    /// Pid alone: what is started within ends with the first process.
+    pub const PID: Namespaces = Namespaces(libc::CLONE_NEWPID as u64);
 }
 
 /// Forks into new namespaces. The child must not start threads: its C library does not know that it is a new process.
@@ -99,6 +102,13 @@ fn pid_from(raw: libc::c_long) -> io::Result<Pid> {
 pub fn enter_user_and_mount_namespace(_proof: SingleThreaded) -> io::Result<()> {
     // SAFETY: neither flag touches the descriptor table, which is what makes unshare dangerous to Rust code.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }?;
+    Ok(())
+}
+
+/// Moves this process into a new cgroup namespace: the group that it is in becomes the root that it sees.
+pub fn enter_cgroup_namespace(_proof: SingleThreaded) -> io::Result<()> {
+    // SAFETY: the flag does not touch the descriptor table.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }?;
     Ok(())
 }
 

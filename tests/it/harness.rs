@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -396,10 +396,13 @@ impl Drop for Rbuild {
 
 fn own_tree(path: &Path, account: Account) {
     let Ok(metadata) = fs::symlink_metadata(path) else { return };
-    lchown(path, Some(account.uid), Some(account.gid)).expect("give a file away");
-    if metadata.is_file() {
-        // The change of owner takes setuid and setgid away.
-        fs::set_permissions(path, metadata.permissions()).expect("set a file's mode");
+    // A file that is the user's already keeps its ctime: to a build that reads it now it would seem to change.
+    if (metadata.uid(), metadata.gid()) != (account.uid, account.gid) {
+        lchown(path, Some(account.uid), Some(account.gid)).expect("give a file away");
+        if metadata.is_file() {
+            // The change of owner takes setuid and setgid away.
+            fs::set_permissions(path, metadata.permissions()).expect("set a file's mode");
+        }
     }
     if metadata.is_dir() {
         for entry in fs::read_dir(path).expect("read a directory") {

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rbuild::digest::Digest;
+use serde_json::{Value, json};
+
 use crate::bases::Base;
-use crate::harness::{Files, Rbuild, succeed};
+use crate::harness::{Files, Rbuild, read_command, succeed};
 use crate::image::Image;
 
 /// A context whose Dockerfile goes on from busybox.
@@ -29,6 +33,28 @@ fn drafts(rbuild: &Rbuild) -> Vec<PathBuf> {
 pub fn mapping(rbuild: &Rbuild) -> PathBuf {
     let mappings = fs::read_dir(rbuild.store().join("trees")).expect("list the mappings").flatten();
     mappings.map(|entry| entry.path()).find(|path| path.join("caches").is_dir()).expect("a mapping")
+}
+
+/// An OCI layout with an image of these layers, which are plain tars.
+fn write_layout(directory: &Path, layers: &[Vec<u8>]) {
+    let blobs = directory.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("make a layout");
+    let put = |kind: &str, bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        fs::write(blobs.join(digest.hex()), bytes).expect("write a blob");
+        json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest, "size": bytes.len() })
+    };
+    let descriptors: Vec<Value> = layers.iter().map(|layer| put("layer.v1.tar", layer)).collect();
+    let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
+    let architecture = read_command("dpkg", &["--print-architecture"]);
+    let config = json!({ "os": "linux", "architecture": architecture.trim(),
+        "rootfs": { "type": "layers", "diff_ids": diff_ids } });
+    let manifest = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": put("config.v1+json", config.to_string().as_bytes()), "layers": descriptors });
+    let manifest = put("manifest.v1+json", manifest.to_string().as_bytes());
+    let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+    fs::write(directory.join("index.json"), index.to_string()).expect("write the index");
+    fs::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("write the version");
 }
 
 for_each_user! {
@@ -115,15 +141,26 @@ for_each_user! {
     }
 
     fn directories_that_a_layer_leaves_out_stay_as_they_are_below_it(rbuild) {
-        let rest = "FROM busybox\nRUN mkdir -p /tmp/sub; chmod 1777 /tmp; chmod 700 /tmp/sub\n\
-                    ADD --link short.tar /\nRUN stat -c '%n %a' /tmp /tmp/sub\n";
-        let context = match on_busybox(&rbuild, "implied", rest) {
-            Ok(context) => context.file("tmp/sub/file", "1"),
+        let busybox = match Base::Busybox.rootfs() {
+            Ok(busybox) => busybox,
             Err(reason) => skip!("{reason}"),
         };
-        let mut tar = Command::new("tar");
-        tar.current_dir(&context.directory).args(["--create", "--file", "short.tar", "tmp/sub/file"]);
-        succeed(&mut tar);
-        rbuild.build(&context, &[]).succeeded().says(" /tmp 1777\n").says(" /tmp/sub 700\n");
+        let dockerfile = "FROM short\nRUN stat -c '%n %a' /tmp /tmp/sub\n";
+        let context = rbuild.context("implied").file("Dockerfile", dockerfile).file("files/tmp/sub/file", "1");
+        let files = context.directory.join("files");
+        fs::set_permissions(files.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("set a mode");
+        fs::set_permissions(files.join("tmp/sub"), fs::Permissions::from_mode(0o700)).expect("set a mode");
+        let tar = |arguments: &[&str]| {
+            let mut tar = Command::new("tar");
+            tar.current_dir(&files).args(["--create", "--owner=0", "--group=0"]).args(arguments);
+            succeed(&mut tar).stdout
+        };
+        let mut unpack = Command::new("xz");
+        let root = succeed(unpack.arg("--decompress").arg("--stdout").arg(busybox)).stdout;
+        let directories = tar(&["--no-recursion", "tmp", "tmp/sub"]);
+        let layout = context.directory.join("layout");
+        write_layout(&layout, &[root, directories, tar(&["tmp/sub/file"])]);
+        let short = format!("short=oci-layout://{}", layout.display());
+        rbuild.build(&context, &["--build-context", &short]).succeeded().says(" /tmp 1777\n").says(" /tmp/sub 700\n");
     }
 }

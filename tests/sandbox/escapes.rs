@@ -158,7 +158,8 @@ fn abstract_sockets(world: &World) {
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
     let listener = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
     for network in [Network::Host, Network::None] {
-        let went = world.run(&RunSpec { network, ..inside::command(world, &["connect-abstract", &name]) });
+        let went =
+            world.run(&RunSpec { network: network.clone(), ..inside::command(world, &["connect-abstract", &name]) });
         assert!(!went.stdout.contains("connected"), "{network:?}: {}", went.stdout);
         assert!(!went.stdout.is_empty(), "{went:?}");
     }

@@ -222,7 +222,7 @@ pub fn time() -> ExitCode {
     let world = World::new(StorageDriver::Auto);
     for network in [Network::Host, Network::None] {
         let run = |_| {
-            let spec = RunSpec { network, args: vec!["/bin/true".to_owned()], ..world.shell("") };
+            let spec = RunSpec { network: network.clone(), args: vec!["/bin/true".to_owned()], ..world.shell("") };
             let started = Instant::now();
             world.sandbox.run(&spec, &Streams::captured(&|_, _| {}), &Cancel::new()).unwrap();
             started.elapsed()

@@ -68,7 +68,7 @@ impl World {
         let base = directory.path().join("base");
         let outside = directory.path().join("outside");
         fs::create_dir(&outside).unwrap();
-        let options = Options { base: base.clone(), isolation: Isolation::Full, storage };
+        let options = Options { isolation: Isolation::Full, storage, ..Options::new(base.clone()) };
         let sandbox = Arc::new(Sandbox::start(options).unwrap());
         let world = World {
             sandbox,

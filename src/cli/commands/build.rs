@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::inputs::Inputs;
 use super::remote::Remote;
 use super::shell::Shell;
-use super::{client, failed, open_store, print};
+use super::{client, failed, open_store, print, say, storage, warn_of_damage};
 use super::{explain, report};
 use crate::build::{
     Build, BuildError, Built, Checked, FileTimes, Foreseen, Outline, Output, OutputKind, Pull, Reuse, Target, build,
@@ -22,14 +22,15 @@ use crate::cli::request::{
 use crate::cli::signals::{OnSignal, was_signalled};
 use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::executor::{
-    Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, ExecuteError, ExecuteOptions, FailedRun, Namespace, NoCache,
-    SecretSource,
+    Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun,
+    Namespace, NoCache, SecretSource,
 };
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
 use crate::plan;
 use crate::progress::Progress;
 use crate::sandbox::{Cancel, Options as SandboxOptions};
+use crate::store::Store;
 use crate::ui::Ui;
 
 /// Builds, and prints the image's id where `--quiet` asks for it.
@@ -42,6 +43,20 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
         );
     }
     let store = open_store(&request.store_root)?;
+    let ended = build_in(&store, request, environment);
+    warn_of_damage(&store);
+    let (root, has_grown) = (store.root().to_owned(), store.has_grown());
+    drop(store);
+    if let Some(limit) = request.store_limit.filter(|_| has_grown) {
+        // What was built is built; that the store could not be made smaller is another matter.
+        if let Err(failure) = storage::obey_limit(&root, limit) {
+            say(&format!("warning: the store was not brought down to its limit: {}", failure.message));
+        }
+    }
+    ended
+}
+
+fn build_in(store: &Store, request: &Request, environment: &Environment) -> Result<(), Failure> {
     let color = color(environment);
     let client = client(&request.registries);
     let cancel = Cancel::new();
@@ -49,7 +64,7 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let shell = Shell::new(&ui);
     let progress = Progress::new(ui.sink());
     OnSignal::new(vec![cancel.clone(), shell.cancel.clone()], &shell.foreground, store.session()).stop();
-    let remote = Remote { request, environment, store: &store, client: &client, cancel: &cancel, progress: &progress };
+    let remote = Remote { request, environment, store, client: &client, cancel: &cancel, progress: &progress };
     let result = Inputs::load(&remote).and_then(|inputs| {
         let done = build_with(&remote, &inputs, &shell, color);
         let done = done.map_err(|error| shell.explain(shown(*error, &inputs.source, &cancel, color)))?;
@@ -93,8 +108,12 @@ fn build_with(
     for notice in &request.notices {
         progress.notice(notice.clone());
     }
-    let sandbox =
-        SandboxOptions { base: store.root().join("trees"), isolation: request.isolation, storage: request.storage };
+    let sandbox = SandboxOptions {
+        base: store.root().join("trees"),
+        isolation: request.isolation,
+        storage: request.storage,
+        limits: request.limits.clone(),
+    };
     let namespace = Namespace::new(sandbox);
     let execute = execute_options(request, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(output).collect();
@@ -185,7 +204,7 @@ fn plan_options(request: &Request) -> plan::Options {
         platform: request.platforms.first().cloned(),
         labels: request.labels.clone(),
         network: match request.network {
-            NetworkMode::Default => plan::Network::Default,
+            NetworkMode::Default | NetworkMode::Private(_) => plan::Network::Default,
             NetworkMode::None => plan::Network::None,
             NetworkMode::Host => plan::Network::Host,
         },
@@ -220,6 +239,11 @@ fn execute_options(request: &Request, environment: &Environment) -> Result<Execu
         secrets,
         agents: agents.collect(),
         hosts: hosts.collect(),
+        network: match request.network {
+            NetworkMode::Private(tool) => DefaultNetwork::Private(tool),
+            NetworkMode::Default | NetworkMode::None | NetworkMode::Host => DefaultNetwork::Host,
+        },
+        resolver: request.resolver.clone(),
         shm_size: request.shm_size.unwrap_or(64 << 20),
         epoch: 0,
         created: None,

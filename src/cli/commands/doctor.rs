@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use super::{failed, print};
 use crate::cli::failure::Failure;
 use crate::cli::request::commands::{Doctor, Listing};
-use crate::sandbox::{Report, Rung, probe};
+use crate::sandbox::{Report, Rung, amenities, probe};
 
 pub(super) fn run(request: &Doctor) -> Result<(), Failure> {
-    let report = probe(request.store_root.as_deref());
+    let mut report = probe(request.store_root.as_deref());
+    report.findings.extend(amenities(&std::env::var_os("PATH").unwrap_or_default()));
     match request.listing {
         Listing::Json => print(&format!("{}\n", json(&report)?)),
         Listing::Table | Listing::Ids => print(&text(&report)),

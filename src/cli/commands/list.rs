@@ -1,11 +1,11 @@
-//! Commands that only tell: `images`, `history`, `inspect`, `du`.
+//! Commands that only tell: `images`, `history`, `inspect`.
 
 use std::fmt::Write as _;
 
 use super::image::{choose, manifest_of};
-use super::{failed, open_store, print, store_failed};
+use super::{failed, open_store, print, store_failed, warn_of_damage};
 use crate::cli::failure::{Failure, FailureKind};
-use crate::cli::request::commands::{CommandLength, DiskUsage, History, ImagePart, Images, Inspect, Listing};
+use crate::cli::request::commands::{CommandLength, History, ImagePart, Images, Inspect, Listing};
 use crate::image::config::ImageConfig;
 use crate::image::reference::Reference;
 use crate::store::{Store, Tagged};
@@ -27,7 +27,7 @@ pub(super) fn human(bytes: u64) -> String {
 }
 
 /// Rows as a table, columns as wide as their widest cell.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -39,7 +39,7 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-fn pretty(value: &serde_json::Value) -> Result<String, Failure> {
+pub(super) fn pretty(value: &serde_json::Value) -> Result<String, Failure> {
     Ok(format!("{}\n", serde_json::to_string_pretty(value).map_err(|error| failed(&error))?))
 }
 
@@ -60,6 +60,7 @@ pub(super) fn images(request: &Images) -> Result<(), Failure> {
         request.filter.as_ref().is_none_or(|filter| format!("{repository}:{tag}").contains(filter.as_str()))
     };
     let all: Vec<Tagged> = store.all_tagged().map_err(store_failed)?.into_iter().filter(wanted).collect();
+    warn_of_damage(&store);
     match request.listing {
         Listing::Json => {
             let rows: Vec<serde_json::Value> = all
@@ -176,23 +177,6 @@ pub(super) fn inspect(request: &Inspect) -> Result<(), Failure> {
     }
     let only = if all.len() == 1 && request.part != ImagePart::Image { all.pop() } else { None };
     print(&pretty(&only.unwrap_or_else(|| all.into()))?)
-}
-
-/// `rbuild du`: what the store takes on disk.
-pub(super) fn disk_usage(request: &DiskUsage) -> Result<(), Failure> {
-    let store = open_store(&request.store_root)?;
-    let usage = store.usage();
-    let parts = [("blobs", usage.blobs), ("trees and cache mounts", usage.trees), ("records", usage.records)];
-    let total: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
-    if request.listing == Listing::Json {
-        let document =
-            serde_json::json!({ "blobs": usage.blobs, "trees": usage.trees, "records": usage.records, "total": total });
-        return print(&pretty(&document)?);
-    }
-    let mut rows: Vec<Vec<String>> =
-        parts.iter().map(|(name, bytes)| vec![(*name).to_owned(), human(*bytes)]).collect();
-    rows.push(vec!["total".to_owned(), human(total)]);
-    print(&table(&rows))
 }
 
 #[cfg(test)]

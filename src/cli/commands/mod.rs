@@ -1,16 +1,17 @@
 //! The commands: each carries one [`super::Command`] out.
 
 mod build;
+mod check;
 mod doctor;
 mod explain;
 mod image;
 mod inputs;
 mod list;
-mod prune;
 mod remote;
 mod report;
 mod run;
 mod shell;
+mod storage;
 mod transfer;
 
 pub(in crate::cli) use run::NOT_RUN;
@@ -41,10 +42,11 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Images(request) => list::images(&request),
         Command::History(request) => list::history(&request),
         Command::Inspect(request) => list::inspect(&request),
-        Command::DiskUsage(request) => list::disk_usage(&request),
+        Command::DiskUsage(request) => storage::disk_usage(&request),
         Command::Tag(request) => image::tag(&request),
         Command::Remove(request) => image::remove(&request),
-        Command::Prune(request) => prune::run(&request),
+        Command::Prune(request) => storage::prune(&request),
+        Command::Check(request) => check::run(&request),
         Command::Push(request) => transfer::push(&request, environment),
         Command::Pull(request) => transfer::pull(&request, environment),
         Command::Doctor(request) => doctor::run(&request),
@@ -62,6 +64,22 @@ fn print(text: &str) -> Result<(), Failure> {
             Err(Failure::new(FailureKind::Other, format!("write to standard output: {error}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// Says something beside the answer.
+fn say(text: &str) {
+    // Nobody can be told that nobody can be told.
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
+}
+
+/// Warns of records that could not be read.
+fn warn_of_damage(store: &Store) {
+    for path in store.damaged_records() {
+        say(&format!(
+            "warning: {} is damaged and was not used; `rbuild check` looks for more, `rbuild check --repair` removes it",
+            path.display()
+        ));
     }
 }
 

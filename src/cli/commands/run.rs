@@ -15,6 +15,7 @@ use crate::cli::request::{HostAddress, NetworkMode, PullPolicy};
 use crate::cli::signals::OnSignal;
 use crate::cli::terminal::Terminal;
 use crate::executor::container::{Container, ContainerError, Prepared, command, variables};
+use crate::executor::private_network;
 use crate::executor::{Layers, Namespace};
 use crate::image::config::ImageConfig;
 use crate::progress::{Outcome, Progress};
@@ -127,6 +128,7 @@ fn container(request: &RunImage, store: &Store, tagged: &Tagged) -> Result<Conta
         hostname: request.hostname.clone(),
         network: match request.network {
             NetworkMode::None => Network::None,
+            NetworkMode::Private(tool) => Network::Private(private_network(tool).map_err(|error| failed(&error))?),
             NetworkMode::Default | NetworkMode::Host => Network::Host,
         },
         hosts: hosts.collect(),

@@ -65,13 +65,6 @@ pub(super) fn notices(arguments: &BuildArguments) -> Result<Vec<String>, Invalid
     if !accepted.security_opt.is_empty() {
         notices.push("--security-opt is ignored: RUN --security=insecure asks for privileges".to_owned());
     }
-    let limits = limits(accepted);
-    if !limits.is_empty() {
-        notices.push(format!("ignored: {}: RUN has no limits of its own", limits.join(", ")));
-    }
-    if !arguments.ulimits.is_empty() {
-        notices.push("--ulimit is ignored: RUN has the limits of rbuild itself".to_owned());
-    }
     // Other caches are understood, so that a script keeps working, but neither read nor written.
     for (flag, texts) in [("--cache-from", &arguments.cache_from), ("--cache-to", &arguments.cache_to)] {
         if !texts.is_empty() {
@@ -79,21 +72,6 @@ pub(super) fn notices(arguments: &BuildArguments) -> Result<Vec<String>, Invalid
         }
     }
     Ok(notices)
-}
-
-fn limits(accepted: &AcceptedArguments) -> Vec<&'static str> {
-    let given = [
-        ("--memory", accepted.memory.is_some()),
-        ("--memory-swap", accepted.memory_swap.is_some()),
-        ("--cpu-shares", accepted.cpu_shares.is_some()),
-        ("--cpu-period", accepted.cpu_period.is_some()),
-        ("--cpu-quota", accepted.cpu_quota.is_some()),
-        ("--cpuset-cpus", accepted.cpuset_cpus.is_some()),
-        ("--cpuset-mems", accepted.cpuset_mems.is_some()),
-        ("--resource", !accepted.resources.is_empty()),
-        ("--cgroup-parent", accepted.cgroup_parent.is_some()),
-    ];
-    given.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag).collect()
 }
 
 fn refuse_attestations(accepted: &AcceptedArguments) -> Result<(), InvalidRequest> {

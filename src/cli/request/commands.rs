@@ -1,14 +1,13 @@
 //! What the commands other than `build` were asked to do.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::fields::Given;
 use super::output::named;
-use super::{InvalidRequest, RegistryOptions, byte_size, platform, progress_mode, references, registries, store_root};
+use super::{InvalidRequest, RegistryOptions, platform, progress_mode, references, registries, store_root};
 use crate::cli::args::{
-    DiskUsageArguments, DoctorArguments, GlobalArguments, HistoryArguments, ImagesArguments, InspectArguments,
-    PruneArguments, PullArguments, PushArguments, RemoveArguments, TagArguments,
+    DoctorArguments, GlobalArguments, HistoryArguments, ImagesArguments, InspectArguments, PullArguments,
+    PushArguments, RemoveArguments, TagArguments,
 };
 use crate::cli::environment::Environment;
 use crate::image::platform::Platform;
@@ -128,75 +127,6 @@ impl Remove {
         let care = if arguments.force { Care::Forced } else { Care::Careful };
         Ok(Remove { store_root: store_root(global, environment)?, images: selectors(&arguments.images)?, care })
     }
-}
-
-/// `prune`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prune {
-    /// Where images live.
-    pub store_root: PathBuf,
-    /// What may go.
-    pub scope: PruneScope,
-    /// Remove the least recently used until no more bytes are used.
-    pub max_used_space: Option<u64>,
-    /// Keep what was used within this time.
-    pub older_than: Option<Duration>,
-    /// Whether it is done.
-    pub execution: Execution,
-}
-
-/// What `prune` may remove.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PruneScope {
-    /// What no image and no recent cache record needs.
-    Unneeded,
-    /// All of the cache and all images without a name.
-    All,
-}
-
-impl Prune {
-    pub(in crate::cli) fn resolve(
-        arguments: PruneArguments,
-        global: &GlobalArguments,
-        environment: &Environment,
-    ) -> Result<Prune, InvalidRequest> {
-        Ok(Prune {
-            store_root: store_root(global, environment)?,
-            scope: if arguments.all { PruneScope::All } else { PruneScope::Unneeded },
-            max_used_space: arguments
-                .max_used_space
-                .as_deref()
-                .map(|text| byte_size("--max-used-space", text))
-                .transpose()?,
-            older_than: arguments.older_than.as_deref().map(duration).transpose()?,
-            execution: if arguments.dry_run { Execution::DryRun } else { Execution::Perform },
-        })
-    }
-}
-
-/// A time such as `24h`, `1h30m` or `7d`.
-fn duration(text: &str) -> Result<Duration, InvalidRequest> {
-    let given = Given { flag: "--older-than", value: text, expected: "a time such as 90m, 24h or 7d" };
-    let (mut total, mut rest) = (Duration::ZERO, text);
-    if text.is_empty() {
-        return Err(given.invalid());
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|character: char| !character.is_ascii_digit()).ok_or_else(|| given.invalid())?;
-        let number: u64 = rest[..digits].parse().map_err(|_| given.invalid())?;
-        let seconds = match rest[digits..].chars().next() {
-            Some('s') => 1,
-            Some('m') => 60,
-            Some('h') => 3600,
-            Some('d') => 86_400,
-            Some('w') => 7 * 86_400,
-            _ => return Err(given.invalid()),
-        };
-        let part = number.checked_mul(seconds).map(Duration::from_secs);
-        total = part.and_then(|part| total.checked_add(part)).ok_or_else(|| given.because("it is too long"))?;
-        rest = &rest[digits + 1..];
-    }
-    Ok(total)
 }
 
 /// `push`.
@@ -417,39 +347,5 @@ impl Doctor {
     ) -> Doctor {
         let listing = if arguments.json { Listing::Json } else { Listing::Table };
         Doctor { store_root: store_root(global, environment).ok(), listing }
-    }
-}
-
-/// `du`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskUsage {
-    /// Where images live.
-    pub store_root: PathBuf,
-    /// How to print it.
-    pub listing: Listing,
-    /// How much of it.
-    pub detail: Detail,
-}
-
-/// How much is listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detail {
-    /// Sums.
-    Sums,
-    /// Every entry.
-    Entries,
-}
-
-impl DiskUsage {
-    pub(in crate::cli) fn resolve(
-        arguments: DiskUsageArguments,
-        global: &GlobalArguments,
-        environment: &Environment,
-    ) -> Result<DiskUsage, InvalidRequest> {
-        Ok(DiskUsage {
-            store_root: store_root(global, environment)?,
-            listing: if arguments.json { Listing::Json } else { Listing::Table },
-            detail: if arguments.verbose { Detail::Entries } else { Detail::Sums },
-        })
     }
 }

@@ -128,6 +128,7 @@ impl RunImage {
                 "-p {text} does nothing: a container here has this machine's network, so its ports are this machine's"
             )
         });
+        let network = network(&arguments.network)?;
         Ok(RunImage {
             store_root: store_root(global, environment)?,
             image,
@@ -139,8 +140,8 @@ impl RunImage {
             working_directory: arguments.working_directory.map(|path| absolute("--workdir", path)).transpose()?,
             user: arguments.user,
             mounts: volumes.chain(mounts).collect::<Result<_, _>>()?,
-            network: network(&arguments.network)?,
-            hosts: hosts(&arguments.hosts)?,
+            network,
+            hosts: hosts(&arguments.hosts, network)?,
             hostname: arguments.hostname.unwrap_or_else(|| "rbuild".to_owned()),
             shm_size: match &arguments.shm_size {
                 Some(text) => byte_size("--shm-size", text)?,

@@ -1,4 +1,4 @@
-//! What RUN gets: secrets, agents, network, hosts, limits.
+//! What RUN gets: secrets, agents, network, hosts.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::InvalidRequest;
 use super::fields::Given;
+use crate::cli::args::BuildArguments;
 use crate::cli::environment::Environment;
-use crate::sandbox::{Isolation, StorageDriver};
+use crate::executor::Resolver;
+use crate::sandbox::{Isolation, StorageDriver, Tool};
 
 /// The largest secret, as in BuildKit (`session/secrets`).
 const LARGEST_SECRET: u64 = 500 << 10;
@@ -163,16 +165,23 @@ pub enum NetworkMode {
     None,
     /// The machine's own.
     Host,
+    /// One of its own that leads out, by this tool or by one that there is.
+    Private(Option<Tool>),
 }
 
 /// Understands `--network`.
 pub(super) fn network(word: &str) -> Result<NetworkMode, InvalidRequest> {
-    let given = Given { flag: "--network", value: word, expected: "default, none or host" };
+    let given = Given { flag: "--network", value: word, expected: "default, private, none or host" };
     match word {
         "default" | "" => Ok(NetworkMode::Default),
         "none" => Ok(NetworkMode::None),
         "host" => Ok(NetworkMode::Host),
-        "bridge" | "slirp4netns" | "pasta" | "private" => Ok(NetworkMode::Default),
+        "private" => Ok(NetworkMode::Private(None)),
+        // As in Buildah.
+        "pasta" => Ok(NetworkMode::Private(Some(Tool::Pasta))),
+        "slirp4netns" => Ok(NetworkMode::Private(Some(Tool::Slirp4netns))),
+        // Docker's name of its default.
+        "bridge" => Ok(NetworkMode::Default),
         _ => Err(given.invalid()),
     }
 }
@@ -213,6 +222,21 @@ fn given<'a>(
     flag.map(|value| (name, value)).or_else(of_variable).filter(|(_, value)| !value.is_empty())
 }
 
+/// Understands `--dns`, `--dns-search` and `--dns-option`.
+pub(super) fn resolver(arguments: &BuildArguments) -> Result<Resolver, InvalidRequest> {
+    let server =
+        |value: &String| value.parse().map_err(|_| Given { flag: "--dns", value, expected: "an IP address" }.invalid());
+    let word = |flag: &'static str, value: &String| {
+        let is_word = !value.is_empty() && !value.contains(|letter: char| letter.is_whitespace() || letter == '#');
+        if is_word { Ok(value.clone()) } else { Err(Given { flag, value, expected: "one word" }.invalid()) }
+    };
+    Ok(Resolver {
+        servers: arguments.name_servers.iter().map(server).collect::<Result<_, _>>()?,
+        search: arguments.search_domains.iter().map(|text| word("--dns-search", text)).collect::<Result<_, _>>()?,
+        options: arguments.resolver_options.iter().map(|text| word("--dns-option", text)).collect::<Result<_, _>>()?,
+    })
+}
+
 /// A line of `/etc/hosts`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtraHost {
@@ -232,7 +256,7 @@ pub enum HostAddress {
 }
 
 /// Understands `--add-host`.
-pub(super) fn hosts(texts: &[String]) -> Result<Vec<ExtraHost>, InvalidRequest> {
+pub(super) fn hosts(texts: &[String], network: NetworkMode) -> Result<Vec<ExtraHost>, InvalidRequest> {
     let host = |text: &String| {
         let given = Given { flag: "--add-host", value: text, expected: "HOST:IP or HOST=IP" };
         let separated = text.split_once('=').or_else(|| text.split_once(':'));
@@ -242,6 +266,13 @@ pub(super) fn hosts(texts: &[String]) -> Result<Vec<ExtraHost>, InvalidRequest> 
         }
         let unbracketed = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
         let address = match unbracketed {
+            "host-gateway" if matches!(network, NetworkMode::Private(_)) => {
+                return Err(InvalidRequest::Contradiction {
+                    problem: "--add-host host-gateway and --network=private contradict each other".to_owned(),
+                    hint: "a private network leads to nothing of this machine's loopback; name another address of it"
+                        .to_owned(),
+                });
+            }
             "host-gateway" => HostAddress::Gateway,
             ip => HostAddress::Ip(ip.parse().map_err(|_| given.because(&format!("{ip:?} is no IP address")))?),
         };
@@ -294,67 +325,4 @@ pub(super) fn entitlements(texts: &[String]) -> Result<Vec<Entitlement>, Invalid
     entitlements.sort();
     entitlements.dedup();
     Ok(entitlements)
-}
-
-/// A limit of RUN's processes (getrlimit(2)).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ulimit {
-    /// Its name in lower case without `RLIMIT_`.
-    pub name: &'static str,
-    /// What a process gets.
-    pub soft: UlimitValue,
-    /// What it may raise it to.
-    pub hard: UlimitValue,
-}
-
-/// A limit's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum UlimitValue {
-    /// A number, in the limit's own unit.
-    Number(u64),
-    /// No limit (`-1`, `unlimited`).
-    Unlimited,
-}
-
-const ULIMITS: [&str; 15] = [
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
-
-/// Understands `--ulimit`.
-pub(super) fn ulimits(texts: &[String]) -> Result<Vec<Ulimit>, InvalidRequest> {
-    let ulimit = |text: &String| {
-        let given = Given { flag: "--ulimit", value: text, expected: "NAME=SOFT[:HARD], such as nofile=1024:4096" };
-        let (name, values) = text.split_once('=').ok_or_else(|| given.invalid())?;
-        let name = match ULIMITS.iter().find(|known| **known == name) {
-            Some(name) => *name,
-            None => return Err(given.unknown_key(name, &ULIMITS)),
-        };
-        let value = |text: &str| match text {
-            "-1" | "unlimited" => Ok(UlimitValue::Unlimited),
-            text => text.parse().map(UlimitValue::Number).map_err(|_| given.invalid()),
-        };
-        let (soft, hard) = match values.split_once(':') {
-            Some((soft, hard)) => (value(soft)?, value(hard)?),
-            None => (value(values)?, value(values)?),
-        };
-        if soft > hard {
-            return Err(given.because("the soft limit is above the hard limit"));
-        }
-        Ok(Ulimit { name, soft, hard })
-    };
-    texts.iter().map(ulimit).collect()
 }

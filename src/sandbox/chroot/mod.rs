@@ -28,9 +28,8 @@ use super::overlay::make_upper;
 use super::seccomp::Filters;
 use super::spec::Status;
 use super::wire::{self, Reply};
-use super::{copied, overlay, privileges, standard, stubs};
+use super::{copied, entry, overlay, privileges, standard, streams, stubs};
 use crate::rootfs::RootDir;
-use crate::sandbox::streams;
 use crate::sys::privileges as sys;
 use crate::sys::process::{self, Forked, SingleThreaded};
 
@@ -40,6 +39,7 @@ type Step = (&'static str, fn(&mut SetUp) -> Result<(), Reason>);
 const STEPS: &[Step] = &[
     // Before there is anybody to inherit.
     ("become the parent of what the command leaves behind", adopt),
+    ("wait to be in the control group", entry::wait_at_gate),
     ("look at what is to be mounted", fill::plan),
     ("lay the mount points below the image", stubs::lay),
     ("copy the image's root", copy_root),
@@ -57,7 +57,7 @@ const LAST_STEPS: &[command::Step] = &[
     ("take its own terminal", command::take_terminal),
     ("offer the command to the out-of-memory killer", privileges::offer_to_oom_killer),
     ("reset signals", |_| Ok(process::reset_signals()?)),
-    ("limit resources", |_| privileges::limit_resources_here()),
+    ("limit resources", |outset| privileges::limit_resources_of(outset.order)),
     // Without CAP_SYS_ADMIN neither Landlock nor a filter is to be had otherwise. sudo in the image has no power then.
     ("allow no new privileges", |_| Ok(rustix::thread::set_no_new_privs(true)?)),
     // The rule is made for the root while it is known which directory that is.

@@ -1,0 +1,438 @@
+//! Looks for damage: what the store says it has and has not, or has otherwise.
+//!
+//! Contract: what a running process makes is never taken for damage: things are written content first and names last, so
+//! they are looked at names first. A repair removes what is damaged and what cannot be without it, never what is whole;
+//! the next build makes it anew. What is in trees and indexes is the executor's business, which can read them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use super::trees::{self, TreeName};
+use super::{FetchedRecord, LayerRecord, Lock, Result, SlotRecord, StepRecord, Store, StoreError, Tagged};
+use crate::digest::{Digest, Hasher};
+
+/// What is wrong with an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DamageKind {
+    /// A record is not what a record looks like.
+    UnreadableRecord,
+    /// A list of a layer's content cannot be read.
+    UnreadableIndex,
+    /// A blob has other bytes than its name says.
+    WrongDigest,
+    /// A blob has another size than its layer's record says.
+    WrongSize,
+    /// A record names a blob that is not there.
+    MissingBlob,
+    /// A step's result is a layer that cannot be had.
+    StepWithoutLayer,
+    /// A name is given to an image whose config is not there.
+    ImageWithoutConfig,
+    /// A name is given to an image of which a layer cannot be had.
+    ImageWithoutLayer,
+    /// An unpacked layer holds something else than the layer.
+    WrongTree,
+}
+
+impl DamageKind {
+    /// The name that people and programs see.
+    pub fn name(self) -> &'static str {
+        match self {
+            DamageKind::UnreadableRecord => "unreadable-record",
+            DamageKind::UnreadableIndex => "unreadable-index",
+            DamageKind::WrongDigest => "wrong-digest",
+            DamageKind::WrongSize => "wrong-size",
+            DamageKind::MissingBlob => "missing-blob",
+            DamageKind::StepWithoutLayer => "step-without-layer",
+            DamageKind::ImageWithoutConfig => "image-without-config",
+            DamageKind::ImageWithoutLayer => "image-without-layer",
+            DamageKind::WrongTree => "wrong-tree",
+        }
+    }
+}
+
+/// A damaged entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// What is wrong.
+    pub kind: DamageKind,
+    /// The entry.
+    pub path: PathBuf,
+    /// What it is, and why it counts as damaged.
+    pub detail: String,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// What is damaged.
+    pub damage: Vec<Damage>,
+    /// What dead processes left: it takes room and does no harm, and the next build removes it.
+    pub leftovers: Vec<PathBuf>,
+    /// Entries that were looked at.
+    pub entries: u64,
+}
+
+/// How closely things are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Whether everything is there.
+    Names,
+    /// Whether it holds what it should: everything is read.
+    Content,
+}
+
+/// A tree in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTree {
+    /// Its directory.
+    pub path: PathBuf,
+    /// The name of the id mapping that its files have.
+    pub mapping: String,
+    /// Its layer.
+    pub layer: Digest,
+}
+
+impl Store {
+    /// Looks at everything but what is in trees and indexes.
+    pub fn check(&self, depth: Depth) -> Result<Checked> {
+        let mut check = Check { store: self, usable: BTreeMap::new(), checked: Checked::default() };
+        check.images()?;
+        check.steps()?;
+        for (folder, kind) in [("slots", Folder::Slots), ("fetched", Folder::Fetched)] {
+            check.other_records(folder, kind)?;
+        }
+        check.layers()?;
+        if depth == Depth::Content {
+            check.blobs()?;
+        }
+        check.checked.leftovers = self.leftovers()?;
+        Ok(check.checked)
+    }
+
+    /// Every tree, whoever's ids it has.
+    pub fn stored_trees(&self) -> Result<Vec<StoredTree>> {
+        trees::stored(&self.root)
+    }
+
+    /// Removes what is damaged, and what cannot be without it. Trees are taken out of use, for the caller to remove: they
+    /// may belong to other ids.
+    pub fn repair(&self, damage: &[Damage]) -> Result<()> {
+        for one in damage {
+            match one.kind {
+                DamageKind::WrongTree => {
+                    let mapping = one.path.parent().unwrap_or(&self.root);
+                    trees::distrust(mapping, &one.path.file_name().unwrap_or_default().to_string_lossy())?;
+                }
+                DamageKind::MissingBlob if one.path.starts_with(self.root.join("layers")) => {
+                    self.forget_blobs(&one.path)?;
+                }
+                _ => match fs::remove_file(&one.path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(StoreError::io("remove", &one.path, error));
+                    }
+                    _ => {}
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the blobs that are gone out of a layer's record.
+    fn forget_blobs(&self, path: &Path) -> Result<()> {
+        let Some(layer) = digest_of(path) else { return Ok(()) };
+        self.update_layer(&layer, |record| record.blobs.retain(|_, blob| self.has_blob(&blob.digest)))?;
+        Ok(())
+    }
+
+    fn leftovers(&self) -> Result<Vec<PathBuf>> {
+        let mut found: Vec<PathBuf> = paths(&self.root.join("tmp"))?;
+        found.retain(|path| {
+            path.extension().is_none_or(|extension| extension != "lock")
+                && Lock::try_existing(&path.with_extension("lock")).is_ok_and(|lock| lock.is_some())
+        });
+        for mapping in trees::mappings(&self.root)? {
+            let name = mapping.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            found.extend(self.abandoned_drafts(&name)?);
+        }
+        Ok(found)
+    }
+}
+
+/// Which records a folder has.
+#[derive(Clone, Copy)]
+enum Folder {
+    Slots,
+    Fetched,
+}
+
+struct Check<'a> {
+    store: &'a Store,
+    /// Which layers can be had, as far as is known.
+    usable: BTreeMap<Digest, bool>,
+    checked: Checked,
+}
+
+impl Check<'_> {
+    fn damaged(&mut self, kind: DamageKind, path: &Path, detail: String) {
+        self.checked.damage.push(Damage { kind, path: path.to_owned(), detail });
+    }
+
+    /// The records of a folder that can be read; the others are noted.
+    fn records<T: DeserializeOwned>(&mut self, folder: &str) -> Result<Vec<(PathBuf, T)>> {
+        let mut records = Vec::new();
+        for path in paths(&self.store.root.join(folder))? {
+            let bytes = match fs::read(&path) {
+                Ok(bytes) => bytes,
+                // Somebody took it away meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    self.damaged(DamageKind::UnreadableRecord, &path, error.to_string());
+                    continue;
+                }
+            };
+            self.checked.entries += 1;
+            match serde_json::from_slice(&bytes) {
+                Ok(record) => records.push((path, record)),
+                Err(error) => self.damaged(DamageKind::UnreadableRecord, &path, error.to_string()),
+            }
+        }
+        Ok(records)
+    }
+
+    fn images(&mut self) -> Result<()> {
+        for (path, tagged) in self.records::<Tagged>("refs")? {
+            let name = &tagged.name;
+            if !self.store.has_blob(&tagged.image.config) {
+                let detail = format!("{name}: its config {} is not there", tagged.image.config);
+                self.damaged(DamageKind::ImageWithoutConfig, &path, detail);
+            } else if let Some(layer) = self.first_unusable(&tagged.image.layers)? {
+                let detail = format!("{name}: its layer {layer} cannot be had");
+                self.damaged(DamageKind::ImageWithoutLayer, &path, detail);
+            }
+        }
+        Ok(())
+    }
+
+    fn steps(&mut self) -> Result<()> {
+        for (path, step) in self.records::<StepRecord>("steps")? {
+            if let Some(layer) = self.first_unusable(std::slice::from_ref(&step.layer))? {
+                let detail = format!("{}: its layer {layer} cannot be had", step.title);
+                self.damaged(DamageKind::StepWithoutLayer, &path, detail);
+            }
+        }
+        Ok(())
+    }
+
+    fn other_records(&mut self, folder: &str, kind: Folder) -> Result<()> {
+        match kind {
+            Folder::Slots => {
+                // A slot is not flushed, for it only explains: an empty one was cut short by a power failure.
+                self.records::<SlotRecord>(folder)?;
+                self.checked.damage.retain(|damage| {
+                    !(damage.path.parent() == Some(&self.store.root.join(folder))
+                        && fs::metadata(&damage.path).is_ok_and(|metadata| metadata.len() == 0))
+                });
+            }
+            Folder::Fetched => {
+                for (path, fetched) in self.records::<FetchedRecord>(folder)? {
+                    if !self.store.has_blob(&fetched.blob) {
+                        let detail = format!("{}: its blob {} is not there", fetched.source, fetched.blob);
+                        self.damaged(DamageKind::MissingBlob, &path, detail);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn layers(&mut self) -> Result<()> {
+        for (path, record) in self.records::<LayerRecord>("layers")? {
+            for (form, blob) in &record.blobs {
+                let file = self.store.blob_path(&blob.digest);
+                match fs::metadata(&file) {
+                    Ok(metadata) if metadata.len() == blob.size => {}
+                    Ok(metadata) => {
+                        let detail = format!("{} bytes, {} are recorded", metadata.len(), blob.size);
+                        self.damaged(DamageKind::WrongSize, &file, detail);
+                    }
+                    Err(_) => {
+                        let detail = format!("its blob {} ({form}) is not there", blob.digest);
+                        self.damaged(DamageKind::MissingBlob, &path, detail);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn blobs(&mut self) -> Result<()> {
+        for path in paths(&self.store.root.join("blobs/sha256"))? {
+            let mut hasher = Hasher::new();
+            let read = File::open(&path).and_then(|mut file| io::copy(&mut file, &mut hasher));
+            self.checked.entries += 1;
+            match read {
+                Ok(_) => {
+                    let found = hasher.finish();
+                    if digest_of(&path) != Some(found) {
+                        self.damaged(DamageKind::WrongDigest, &path, format!("its bytes have digest {found}"));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.damaged(DamageKind::WrongDigest, &path, error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    fn first_unusable(&mut self, layers: &[Digest]) -> Result<Option<Digest>> {
+        for layer in layers {
+            if !self.is_usable(layer)? {
+                return Ok(Some(*layer));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a layer's tar can be had: from a blob, from a registry, or from its tree and those of the layers below.
+    fn is_usable(&mut self, layer: &Digest) -> Result<bool> {
+        if let Some(known) = self.usable.get(layer) {
+            return Ok(*known);
+        }
+        // A record may be damaged itself, which is noted elsewhere.
+        let record: Option<LayerRecord> = self.store.read_record(super::RecordKind::Layer, layer)?;
+        let usable = match record {
+            None => false,
+            Some(record) if !record.remotes.is_empty() => true,
+            Some(record) if record.blobs.values().any(|blob| self.store.has_blob(&blob.digest)) => true,
+            Some(record) => {
+                self.has_tree(layer)? && {
+                    let mut all = true;
+                    for below in &record.below {
+                        all = all && self.is_usable(below)?;
+                    }
+                    all
+                }
+            }
+        };
+        self.usable.insert(*layer, usable);
+        Ok(usable)
+    }
+
+    fn has_tree(&self, layer: &Digest) -> Result<bool> {
+        let name = TreeName::of(layer);
+        let mappings = trees::mappings(&self.store.root)?;
+        Ok(mappings.iter().any(|mapping| {
+            mapping
+                .file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|mapping| self.store.tree(mapping, &name).is_some())
+        }))
+    }
+}
+
+fn digest_of(path: &Path) -> Option<Digest> {
+    Digest::from_hex(path.file_name()?.to_str()?).ok()
+}
+
+/// The entries of a folder, by name.
+fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).map_err(|error| StoreError::io("list", folder, error))?;
+    let sorted: BTreeSet<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    Ok(sorted.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{BlobRecord, ImageRecord, RecordKind};
+
+    /// A store with one step, its layer in a blob, and an image of it.
+    fn store(root: &Path) -> (Store, Digest, Digest) {
+        let store = Store::open(root).unwrap();
+        let (blob, config) = (store.put_blob(b"blob").unwrap(), store.put_blob(b"config").unwrap());
+        let layer = Digest::of(b"layer");
+        store
+            .update_layer(&layer, |record| {
+                record.blobs.insert("gzip".into(), BlobRecord { digest: blob, size: 4, compression: "gzip".into() });
+            })
+            .unwrap();
+        let step = StepRecord { layer, title: "RUN x".into(), created: String::new() };
+        store.write_record(RecordKind::Step, &Digest::of(b"step"), &step).unwrap();
+        let image =
+            ImageRecord { config, layers: vec![layer], manifest: None, source: None, created: String::new(), size: 0 };
+        store.tag(&Tagged { name: "x".into(), platform: "linux/amd64".into(), built: true, image }).unwrap();
+        (store, blob, config)
+    }
+
+    fn kinds(store: &Store, depth: Depth) -> Vec<&'static str> {
+        let mut kinds: Vec<&str> = store.check(depth).unwrap().damage.iter().map(|one| one.kind.name()).collect();
+        kinds.sort_unstable();
+        kinds
+    }
+
+    /// Repairs until nothing is found any more; what was found in all.
+    fn repaired(store: &Store) -> Vec<&'static str> {
+        let mut all = Vec::new();
+        for _ in 0..5 {
+            let checked = store.check(Depth::Content).unwrap();
+            if checked.damage.is_empty() {
+                return all;
+            }
+            all.extend(checked.damage.iter().map(|one| one.kind.name()));
+            store.repair(&checked.damage).unwrap();
+        }
+        panic!("a repair does not end: {all:?}");
+    }
+
+    #[test]
+    fn every_kind_of_damage_has_its_name_and_is_repaired() {
+        type Harm = fn(&Store, Digest, Digest);
+        let cases: [(Harm, &[&str], &[&str]); 5] = [
+            (|_, _, _| {}, &[], &[]),
+            (
+                |store, blob, _| fs::remove_file(store.blob_path(&blob)).unwrap(),
+                &["image-without-layer", "missing-blob", "step-without-layer"],
+                &["image-without-layer", "step-without-layer", "missing-blob"],
+            ),
+            (
+                |store, _, config| fs::remove_file(store.blob_path(&config)).unwrap(),
+                &["image-without-config"],
+                &["image-without-config"],
+            ),
+            (
+                |store, blob, _| fs::write(store.blob_path(&blob), "longer").unwrap(),
+                &["wrong-size"],
+                &["wrong-size", "wrong-digest", "image-without-layer", "step-without-layer", "missing-blob"],
+            ),
+            (
+                |store, _, _| {
+                    let name = Digest::of(b"step").hex();
+                    fs::write(store.root().join("steps").join(name), "{\"layer\":").unwrap();
+                },
+                &["unreadable-record"],
+                &["unreadable-record"],
+            ),
+        ];
+        for (harm, names, repairs) in cases {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, blob, config) = store(&folder.path().join("store"));
+            harm(&store, blob, config);
+            assert_eq!(kinds(&store, Depth::Names), names);
+            assert_eq!(repaired(&store), repairs);
+        }
+    }
+
+    #[test]
+    fn bytes_that_changed_are_found_by_reading_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, blob, _) = store(&folder.path().join("store"));
+        fs::write(store.blob_path(&blob), "BLOB").unwrap();
+        assert_eq!(kinds(&store, Depth::Names), [""; 0]);
+        assert_eq!(kinds(&store, Depth::Content), ["wrong-digest"]);
+    }
+}
