@@ -57,13 +57,12 @@ impl Archive {
         }
     }
 
-    /// The digest that entered the key.
-    fn digest_in(&self, recipe: &Recipe, sources: &[CopySource<'_>]) -> io::Result<Digest> {
-        let found =
-            recipe.entries.iter().find(|entry| self.is_of(entry, sources)).and_then(|entry| match &entry.node.kind {
-                Kind::File { digest, .. } => *digest,
-                _ => None,
-            });
+    /// Of which copy it is, and the digest that entered the key.
+    fn found_in(&self, recipe: &Recipe, sources: &[CopySource<'_>]) -> io::Result<(usize, Digest)> {
+        let found = recipe.all().find(|entry| self.is_of(entry, sources)).and_then(|entry| match &entry.node.kind {
+            Kind::File { digest, .. } => digest.map(|digest| (entry.copy, digest)),
+            _ => None,
+        });
         found.ok_or_else(|| io::Error::other("an archive is not among the files that are copied"))
     }
 }
@@ -139,7 +138,9 @@ impl Work<'_> {
         let below = view.as_ref().map(|view| view as &dyn View);
         let (directory, made) = plan_directory(&request, below).map_err(|error| self.copy_error(error))?;
         let is_archive = |entry: &RecipeEntry| archives.iter().any(|archive| archive.is_of(entry, &request.sources));
-        let mut entries: Vec<RecipeEntry> = recipe.entries.iter().filter(|entry| !is_archive(entry)).cloned().collect();
+        // What an archive seemed to replace is there beside what is in it.
+        let plain = recipe.all().filter(|entry| !is_archive(entry)).map(|entry| (entry.path.as_slice(), entry));
+        let mut entries: Vec<RecipeEntry> = plain.collect::<BTreeMap<_, _>>().into_values().cloned().collect();
         // Of the first source and an archive after it, the first makes the directories.
         let archive_is_first = archives.iter().any(|archive| archive.source == 0);
         for parent in made {
@@ -180,7 +181,8 @@ impl Work<'_> {
             write_entries(entries, &request.sources, &mut tar)?;
             for archive in archives {
                 let content = request.sources[archive.source].open(&archive.path)?;
-                let digest = archive.digest_in(recipe, &request.sources)?;
+                let (copy, digest) = archive.found_in(recipe, &request.sources)?;
+                landing.copy = copy;
                 // A pipe that broke is no fault of the archive: who hung up (a full disk) says why.
                 unpack(landing, content, digest, &archive.path, directory, &mut tar).inspect_err(|error| {
                     broken = (error.kind() != io::ErrorKind::BrokenPipe).then(|| error.to_string());
@@ -252,6 +254,23 @@ struct Landing<'a> {
     written: BTreeMap<Vec<u8>, Option<usize>>,
     /// How many entries of archives there were.
     count: usize,
+    /// What is copied, with its copy's number: one that comes after an archive is not replaced by it.
+    copied: HashMap<Vec<u8>, (Shape, usize)>,
+    /// The number of the archive's copy.
+    copy: usize,
+}
+
+/// What can take the place of what.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Directory,
+    Leaf,
+}
+
+impl Shape {
+    fn of(node: &Node) -> Shape {
+        if node.is_directory() { Shape::Directory } else { Shape::Leaf }
+    }
 }
 
 impl<'a> Landing<'a> {
@@ -264,9 +283,10 @@ impl<'a> Landing<'a> {
         replaced: &'a Replaced,
     ) -> Landing<'a> {
         let written = copied.iter().map(|entry| (entry.path.clone(), None)).collect();
+        let numbers = copied.iter().map(|entry| (entry.path.clone(), (Shape::of(&entry.node), entry.copy))).collect();
         let copied = copied.iter().filter(|entry| !matches!(entry.node.kind, Kind::File { .. }));
         let made = copied.map(|entry| (entry.path.clone(), entry.node.clone())).collect();
-        Landing { below, owner, made, replaced, again: replaced.clone(), written, count: 0 }
+        Landing { below, owner, made, replaced, again: replaced.clone(), written, count: 0, copied: numbers, copy: 0 }
     }
 
     /// Whether this time has shown more to be replaced than was known.
@@ -331,7 +351,7 @@ impl<'a> Landing<'a> {
     fn enter(&mut self, path: &[u8], node: &Node) -> bool {
         let number = self.count;
         self.count += 1;
-        if self.replaced.unpacked.contains(&number) {
+        if self.replaced.unpacked.contains(&number) || self.is_copied_later(path, node) {
             return false;
         }
         if let Some(before) = self.written.insert(path.to_vec(), Some(number)) {
@@ -346,6 +366,11 @@ impl<'a> Landing<'a> {
             }
         }
         true
+    }
+
+    /// Whether a source that stands behind the archive brings the same: sources are copied in their order.
+    fn is_copied_later(&self, path: &[u8], node: &Node) -> bool {
+        self.copied.get(path).is_some_and(|(shape, copy)| *shape == Shape::of(node) && *copy > self.copy)
     }
 
     fn replace(&mut self, path: Vec<u8>, before: Option<usize>) {

@@ -355,17 +355,18 @@ impl Work<'_> {
         if directory.is_dir() {
             return Ok(directory);
         }
-        let lowers = match resolved.source {
-            MountSource::Empty => Vec::new(),
-            _ => self.mount_trees(resolved, content)?,
+        let lowers = match (&resolved.source, begins(&resolved.mount)) {
+            (MountSource::Empty, _) | (_, Begins::Empty(_)) => Vec::new(),
+            (_, Begins::Directory) => self.mount_trees(resolved, content)?,
         };
         let draft = layers.store.cache_draft(&mapping.name, mapping.owner)?;
-        let Mount { mode, uid, gid, source, .. } = &resolved.mount;
+        let Attributes { mode, uid, gid } = begins(&resolved.mount).attributes();
+        let source = &resolved.mount.source;
         let seed = super::workers::Seed {
             source: crate::tree::clean(source.as_deref().unwrap_or_default().as_bytes()),
-            mode: *mode,
-            uid: *uid,
-            gid: *gid,
+            mode,
+            uid,
+            gid,
             records: layers.namespace.ownership()? == sandbox::Ownership::Recorded,
         };
         let failed = |error: std::io::Error| {
@@ -447,9 +448,45 @@ pub fn private_network(tool: Option<sandbox::Tool>) -> Result<sandbox::Connector
     sandbox::Connector::find(tool, &path).map_err(|error| ExecuteError::NoSandbox(Arc::new(error)))
 }
 
+/// How a cache mount begins. BuildKit takes owner and mode for a new directory, or else the one that `from=` and `source=`
+/// name with the owner and mode that it has (`convert_runmount.go`).
+enum Begins {
+    /// As a new directory.
+    Empty(Attributes),
+    /// As a directory that is there.
+    Directory,
+}
+
+/// Mode and owner of a new cache mount, as far as they are asked for.
+#[derive(Clone, Copy, Default)]
+struct Attributes {
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl Begins {
+    fn attributes(&self) -> Attributes {
+        match self {
+            Begins::Empty(attributes) => *attributes,
+            Begins::Directory => Attributes::default(),
+        }
+    }
+}
+
+fn begins(mount: &Mount) -> Begins {
+    let Mount { mode, uid, gid, source, .. } = mount;
+    let names_directory = !crate::tree::clean(source.as_deref().unwrap_or_default().as_bytes()).is_empty();
+    if names_directory || (mode, uid, gid) == (&None, &None, &None) {
+        return Begins::Directory;
+    }
+    Begins::Empty(Attributes { mode: *mode, uid: *uid, gid: *gid })
+}
+
 /// A cache mount is named by id, owner, mode and what it starts from, as in BuildKit.
 fn cache_name(resolved: &ResolvedMount, content: Option<&Digest>) -> Frame {
-    let Mount { id, mode, uid, gid, source, .. } = &resolved.mount;
+    let Mount { id, source, .. } = &resolved.mount;
+    let Attributes { mode, uid, gid } = begins(&resolved.mount).attributes();
     let mut frame = Frame::new("rbuild.cache-mount.1");
     frame.text("id", id.as_deref().unwrap_or_default()).optional("source", source.as_deref());
     for (name, value) in [("mode", mode), ("uid", uid), ("gid", gid)] {

@@ -230,6 +230,7 @@ impl Work<'_> {
                 path,
                 node,
                 content: Content::None,
+                copy: 0,
             }));
             recipe.entries.sort_by(|left, right| left.path.cmp(&right.path));
         }

@@ -11,6 +11,7 @@
 #[macro_use]
 mod harness;
 
+mod agents;
 mod bases;
 mod container;
 mod corpus;

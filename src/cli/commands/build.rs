@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use super::agents::Agents;
 use super::inputs::Inputs;
 use super::remote::Remote;
 use super::shell::Shell;
@@ -64,8 +65,17 @@ fn build_in(store: &Store, request: &Request, environment: &Environment) -> Resu
     let shell = Shell::new(&ui);
     let progress = Progress::new(ui.sink());
     OnSignal::new(vec![cancel.clone(), shell.cancel.clone()], &shell.foreground, store.session()).stop();
-    let remote = Remote { request, environment, store, client: &client, cancel: &cancel, progress: &progress };
-    let result = Inputs::load(&remote).and_then(|inputs| {
+    let result = Agents::start(&request.ssh, environment).map_err(|error| failed(&error)).and_then(|agents| {
+        let remote = Remote {
+            request,
+            environment,
+            agents: agents.sockets(),
+            store,
+            client: &client,
+            cancel: &cancel,
+            progress: &progress,
+        };
+        let inputs = Inputs::load(&remote)?;
         let done = build_with(&remote, &inputs, &shell, color);
         let done = done.map_err(|error| shell.explain(shown(*error, &inputs.source, &cancel, color)))?;
         Ok((inputs, done))
@@ -104,7 +114,7 @@ fn build_with(
     shell: &Shell<'_>,
     color: Color,
 ) -> Result<Done, Box<BuildFailure>> {
-    let Remote { request, environment, store, client: registry, cancel, progress } = *remote;
+    let Remote { request, environment, agents, store, client: registry, cancel, progress } = *remote;
     for notice in &request.notices {
         progress.notice(notice.clone());
     }
@@ -115,7 +125,8 @@ fn build_with(
         limits: request.limits.clone(),
     };
     let namespace = Namespace::new(sandbox);
-    let execute = execute_options(request, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
+    let execute =
+        execute_options(request, agents, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(output).collect();
     let open_shell = |failed: &FailedRun, namespace: &Namespace| shell.open(failed, namespace);
     let whole = Build {
@@ -213,14 +224,17 @@ fn plan_options(request: &Request) -> plan::Options {
     }
 }
 
-fn execute_options(request: &Request, environment: &Environment) -> Result<ExecuteOptions, Failure> {
+fn execute_options(
+    request: &Request,
+    agents: &BTreeMap<String, PathBuf>,
+    environment: &Environment,
+) -> Result<ExecuteOptions, Failure> {
     let mut secrets = BTreeMap::new();
     for secret in &request.secrets {
         if let Some(value) = secret.read(environment).map_err(|error| failed(&error))? {
             secrets.insert(secret.id.clone(), SecretSource::Value(value));
         }
     }
-    let agents = request.ssh.iter().filter_map(|agent| Some((agent.id.clone(), agent.sources.first()?.clone())));
     let hosts = request.hosts.iter().map(|host| {
         let address = match host.address {
             HostAddress::Ip(address) => address.to_string(),
@@ -237,7 +251,7 @@ fn execute_options(request: &Request, environment: &Environment) -> Result<Execu
         },
         blob: None,
         secrets,
-        agents: agents.collect(),
+        agents: agents.clone(),
         hosts: hosts.collect(),
         network: match request.network {
             NetworkMode::Private(tool) => DefaultNetwork::Private(tool),

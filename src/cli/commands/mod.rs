@@ -1,5 +1,6 @@
 //! The commands: each carries one [`super::Command`] out.
 
+mod agents;
 mod build;
 mod check;
 mod doctor;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::path::PathBuf;
 
 use super::failed;
 use super::inputs::{is_archive, read_up_to, unpack};
@@ -33,10 +34,12 @@ pub(super) const PLAIN: GitDefaults = GitDefaults { keep_git_dir: None, times: G
 
 /// What fetching needs.
 pub(super) struct Remote<'a> {
-    /// The request, for its secrets and agents.
+    /// The request, for its secrets.
     pub(super) request: &'a Request,
     /// Where variables of secrets are.
     pub(super) environment: &'a Environment,
+    /// Sockets of the ssh agents, by name.
+    pub(super) agents: &'a BTreeMap<String, PathBuf>,
     /// Where what is fetched is kept.
     pub(super) store: &'a Store,
     /// Who asks servers.
@@ -64,12 +67,7 @@ impl Remote<'_> {
         reference.keep_git_dir = reference.keep_git_dir.or(defaults.keep_git_dir);
         reference.times.get_or_insert(defaults.times);
         let secrets = self.secrets()?;
-        let mut agents: BTreeMap<_, _> = self
-            .request
-            .ssh
-            .iter()
-            .filter_map(|agent| Some((agent.id.clone(), agent.sources.first()?.clone())))
-            .collect();
+        let mut agents = self.agents.clone();
         // Who names a repository behind ssh on the command line means his own agent, as with buildx.
         if let (true, Some(socket)) = (agents.is_empty(), self.environment.variable("SSH_AUTH_SOCK")) {
             agents.insert("default".to_owned(), socket.into());

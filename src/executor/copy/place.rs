@@ -24,6 +24,8 @@ pub(super) struct Placing<'a> {
     copies: usize,
     /// Directories that no source has.
     made: BTreeSet<Vec<u8>>,
+    /// What later copies took the place of.
+    replaced: Vec<RecipeEntry>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -72,6 +74,7 @@ impl<'a> Placing<'a> {
             named: HashSet::new(),
             copies: 0,
             made: BTreeSet::new(),
+            replaced: Vec::new(),
             warnings: Vec::new(),
         }
     }
@@ -178,6 +181,7 @@ impl<'a> Placing<'a> {
 
     /// Writes a here-document.
     pub(super) fn inline(&mut self, name: &str, content: &Arc<[u8]>, mode: u32) -> Result<(), CopyError> {
+        self.copies += 1;
         let size = content.len() as u64;
         let node = self.made_file(size, Some(Digest::of(content)), mode, self.request.mtime_now);
         let target = self.prepare()?;
@@ -193,6 +197,7 @@ impl<'a> Placing<'a> {
         mode: u32,
         mtime: Time,
     ) -> Result<(), CopyError> {
+        self.copies += 1;
         let node = self.made_file(size, Some(digest), mode, mtime);
         let target = self.prepare()?;
         let content = Content::View { source, path: Vec::new() };
@@ -312,12 +317,20 @@ impl<'a> Placing<'a> {
 
     fn insert(&mut self, path: Vec<u8>, node: Node, content: Content) {
         self.made.remove(&path);
+        let before = self.image.planned.get(&path).filter(|before| !before.node.is_directory());
+        self.replaced.extend(before.map(|before| RecipeEntry {
+            path: path.clone(),
+            node: Node { link_group: 0, ..before.node.clone() },
+            content: before.content.clone(),
+            copy: before.copy,
+        }));
         self.image.planned.insert(path, Planned { node, content, copy: self.copies });
     }
 
     /// The recipe: of the names of one file, the first has the content and the others are links to it.
     pub(super) fn finish(self) -> Recipe {
         let mut first: HashMap<(usize, u64), Vec<u8>> = HashMap::new();
+        let made = self.made;
         let entries = self.image.planned.into_sorted(|path, Planned { mut node, mut content, copy }| {
             let group = std::mem::take(&mut node.link_group);
             if let (Content::View { .. }, true) = (&content, group != 0) {
@@ -326,8 +339,9 @@ impl<'a> Placing<'a> {
                     Entry::Vacant(place) => drop(place.insert(path.clone())),
                 }
             }
-            RecipeEntry { path, node, content }
+            let copy = if made.contains(&path) { 0 } else { copy };
+            RecipeEntry { path, node, content, copy }
         });
-        Recipe { entries, made: self.made, warnings: self.warnings }
+        Recipe { entries, replaced: self.replaced, made, warnings: self.warnings }
     }
 }

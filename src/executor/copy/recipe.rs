@@ -13,6 +13,9 @@ use crate::tree::{Kind, Last, Node, View, clean, join, resolve};
 pub struct Recipe {
     /// The entries, sorted by path, so that parents come first.
     pub entries: Vec<RecipeEntry>,
+    /// What is no directory and another source takes the place of, in the order of copying. It is not written; but where the
+    /// destination is a directory that is there already, or one of the two is an archive to be unpacked, both of them count.
+    pub replaced: Vec<RecipeEntry>,
     /// Which of them are directories that were made on the way, rather than copied.
     pub made: BTreeSet<Vec<u8>>,
     /// What is allowed but seldom meant.
@@ -28,6 +31,8 @@ pub struct RecipeEntry {
     pub node: Node,
     /// Where its content comes from.
     pub content: Content,
+    /// Of which copy it is, counted from 1 through all sources and what their wildcards match; 0 where it is copied by none.
+    pub copy: usize,
 }
 
 /// The content of an entry.
@@ -59,7 +64,7 @@ impl Recipe {
         mut digests: impl FnMut(usize, &mut [(&[u8], &mut Node)]) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut wanted: BTreeMap<usize, Vec<(&[u8], &mut Node)>> = BTreeMap::new();
-        for RecipeEntry { node, content, .. } in &mut self.entries {
+        for RecipeEntry { node, content, .. } in self.entries.iter_mut().chain(&mut self.replaced) {
             if let (Content::View { source, path }, Kind::File { digest: None, .. }) = (content, &node.kind) {
                 wanted.entry(*source).or_default().push((path, node));
             }
@@ -125,11 +130,15 @@ impl Recipe {
         if let Some(link) = self.links().into_iter().find(|link| links.binary_search(link).is_err()) {
             return Err(link.to_vec());
         }
-        let mut known: BTreeMap<(usize, &[u8]), &Node> = earlier.entries.iter().filter_map(RecipeEntry::read).collect();
-        for entry in &mut self.entries {
+        let read = earlier.all().filter_map(RecipeEntry::read);
+        let mut known: BTreeMap<(usize, &[u8]), (&Node, Seen)> =
+            read.map(|(file, node)| (file, (node, Seen::Once))).collect();
+        for entry in self.entries.iter_mut().chain(&mut self.replaced) {
             let Content::View { source, path } = &entry.content else { continue };
             let changed = || path.clone();
-            let before = known.remove(&(*source, path)).ok_or_else(changed)?;
+            // A source that is named twice is read twice.
+            let (before, seen) = known.get_mut(&(*source, path.as_slice())).ok_or_else(changed)?;
+            *seen = Seen::Twice;
             if (before.mode, &before.xattrs) != (entry.node.mode, &entry.node.xattrs) {
                 return Err(changed());
             }
@@ -140,13 +149,19 @@ impl Recipe {
                 _ => return Err(changed()),
             }
         }
-        Ok(known.into_keys().map(|(source, path)| (source, path.to_vec())).collect())
+        let unseen = known.into_iter().filter(|(_, (_, seen))| *seen == Seen::Once);
+        Ok(unseen.map(|((source, path), _)| (source, path.to_vec())).collect())
+    }
+
+    /// All that is copied, be it replaced or not.
+    pub fn all(&self) -> impl Iterator<Item = &RecipeEntry> {
+        self.replaced.iter().chain(&self.entries)
     }
 
     /// The targets of all symbolic links, sorted.
     fn links(&self) -> Vec<&[u8]> {
         let mut links: Vec<&[u8]> = Vec::new();
-        for entry in &self.entries {
+        for entry in self.all() {
             if let Kind::Symlink(target) = &entry.node.kind {
                 links.push(target);
             }
@@ -165,8 +180,23 @@ impl Recipe {
         for entry in &self.entries {
             entry.frame(&mut frame)?;
         }
+        if !self.replaced.is_empty() {
+            frame.number("replaced", self.replaced.len() as u64);
+            for entry in &self.replaced {
+                entry.frame(&mut frame)?;
+            }
+        }
         Ok(frame.finish())
     }
+}
+
+/// How often a file was met.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// By the earlier look alone.
+    Once,
+    /// By both.
+    Twice,
 }
 
 impl RecipeEntry {
@@ -227,12 +257,13 @@ mod tests {
             path: [b"to/", path.as_bytes()].concat(),
             node,
             content: Content::View { source: 0, path: path.into() },
+            copy: 1,
         }
     }
 
     fn link(target: &str) -> RecipeEntry {
         let node = Node { kind: Kind::Symlink(target.into()), ..Node::directory(Time::default()) };
-        RecipeEntry { path: b"to/link".to_vec(), node, content: Content::None }
+        RecipeEntry { path: b"to/link".to_vec(), node, content: Content::None, copy: 1 }
     }
 
     fn recipe(entries: &[RecipeEntry]) -> Recipe {

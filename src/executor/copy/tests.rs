@@ -208,7 +208,7 @@ fn assert_sound(recipe: &Recipe, case: &str) {
 
 fn rendered(recipe: &Recipe, request: &CopyRequest) -> String {
     let mut out = String::new();
-    for RecipeEntry { path, node, content } in &recipe.entries {
+    for RecipeEntry { path, node, content, .. } in &recipe.entries {
         let slash = if node.is_directory() { "/" } else { "" };
         let _ = write!(out, "{}{slash} {:o}", shown(path), node.mode);
         if (node.uid, node.gid) != (0, 0) {
