@@ -36,6 +36,19 @@ for_each_user! {
         }
     }
 
+    fn a_stage_stands_for_a_name_in_a_dockerfile(rbuild) {
+        let dockerfile = "FROM scratch AS ours\nCOPY f /f\nFROM theirs\nCOPY --from=theirs /f /g\n";
+        let context = rbuild.context("own").file("Dockerfile", dockerfile).file("f", "ours");
+        let files = rbuild.path("out/files");
+        let output = format!("--output={}", files.display());
+        rbuild.build(&context, &["--build-context=theirs=target:ours", &output]).succeeded();
+        for name in ["f", "g"] {
+            assert_eq!(std::fs::read_to_string(files.join(name)).expect("read a file of the image"), "ours", "{name}");
+        }
+        let run = rbuild.build(&context, &["--build-context=theirs=target:our"]).failed(1).says("Dockerfile:3");
+        run.says("the build context theirs is target:our, but there is no stage our");
+    }
+
     fn a_dockerfile_has_an_ignore_file_of_its_own(rbuild) {
         let context = rbuild.context("own").file("Dockerfile", "FROM scratch\nCOPY . /\n").file("one", "").file("two", "");
         let context = context.file("other.Dockerfile", "FROM scratch\nCOPY . /\n").file(".dockerignore", "one\n");
