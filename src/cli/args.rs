@@ -262,8 +262,8 @@ pub struct BuildArguments {
     /// (repeatable)
     #[arg(long = "platform", value_name = "PLATFORM,…", value_delimiter = ',', help_heading = "What to build")]
     pub platforms: Vec<String>,
-    /// Name another context for FROM and COPY --from: a directory, a URL, docker-image://NAME or
-    /// oci-layout://DIR[:TAG|@DIGEST] (repeatable)
+    /// Name another context for FROM and COPY --from: a directory, a URL, docker-image://NAME,
+    /// oci-layout://DIR[:TAG|@DIGEST] or target:STAGE (repeatable)
     #[arg(long = "build-context", value_name = "NAME=SOURCE", help_heading = "What to build")]
     pub build_contexts: Vec<String>,
 

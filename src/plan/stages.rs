@@ -83,7 +83,9 @@ impl HeaderReader<'_> {
             None => Ok(self.options.target_platform().clone()),
         };
         let known_platform = platform.clone().unwrap_or_else(|_| self.options.target_platform().clone());
-        let stand_in = name.as_deref().and_then(|name| stand_in(name, &known_platform, self.options, self.names));
+        let found = name.as_deref().map(|name| stand_in(name, &known_platform, self.options, self.names));
+        let stand_in =
+            found.transpose().map_err(|message| self.error(stage.base.span, message)).ok().flatten().flatten();
         let base = self.base(index, stage, &known_platform).ok().filter(|_| platform.is_ok());
         Header { name, platform: known_platform, base, stand_in }
     }
@@ -144,9 +146,14 @@ impl HeaderReader<'_> {
 }
 
 /// What `--build-context` puts in the place of the stage of a name.
-fn stand_in(name: &str, platform: &Platform, options: &Options, names: &[Option<String>]) -> Option<Origin> {
-    let (key, context) = options.named_context(name, platform)?;
-    Some(origin_of_context(key, context, platform, names))
+fn stand_in(
+    name: &str,
+    platform: &Platform,
+    options: &Options,
+    names: &[Option<String>],
+) -> Result<Option<Origin>, String> {
+    let named = options.named_context(name, platform);
+    named.map(|(key, context)| origin_of_context(key, context, platform, names)).transpose()
 }
 
 /// What a name that is no stage means.
@@ -161,7 +168,7 @@ fn origin_of_image(
     }
     let reference: Reference = text.parse().map_err(|error| format!("failed to parse stage name {text:?}: {error}"))?;
     Ok(match options.named_context(text, platform) {
-        Some((key, context)) => origin_of_context(key, context, platform, names),
+        Some((key, context)) => origin_of_context(key, context, platform, names)?,
         None => Origin::Image(image_key(&reference, platform)),
     })
 }
@@ -170,22 +177,26 @@ fn image_key(reference: &Reference, platform: &Platform) -> BaseKey {
     BaseKey { source: BaseSource::Image(reference.with_default_tag()), platform: platform.clone() }
 }
 
-fn origin_of_context(key: &str, context: &NamedContext, platform: &Platform, names: &[Option<String>]) -> Origin {
-    match context {
+fn origin_of_context(
+    key: &str,
+    context: &NamedContext,
+    platform: &Platform,
+    names: &[Option<String>],
+) -> Result<Origin, String> {
+    Ok(match context {
         NamedContext::Image(reference) => Origin::Image(image_key(reference, platform)),
         NamedContext::OciLayout { path, tag, digest } => Origin::Image(BaseKey {
             source: BaseSource::OciLayout { path: path.clone(), tag: tag.clone(), digest: *digest },
             platform: platform.clone(),
         }),
         NamedContext::Target(target) => {
-            let target = target.to_lowercase();
-            match names.iter().rposition(|name| name.as_deref() == Some(target.as_str())) {
-                Some(index) => Origin::Stage(index),
-                None => Origin::Context(key.to_owned()),
-            }
+            let lower = target.to_lowercase();
+            let found = names.iter().rposition(|name| name.as_deref() == Some(lower.as_str()));
+            let missing = || format!("the build context {key} is target:{target}, but there is no stage {target}");
+            Origin::Stage(found.ok_or_else(missing)?)
         }
         NamedContext::Directory(_) | NamedContext::Git(_) | NamedContext::Url(_) => Origin::Context(key.to_owned()),
-    }
+    })
 }
 
 /// Which instruction names a source, for its messages.

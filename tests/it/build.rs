@@ -14,6 +14,56 @@ for_each_user! {
         }
     }
 
+    fn images_and_layouts_stand_for_names_in_a_dockerfile(rbuild) {
+        let base = rbuild.context("base").file("Dockerfile", "FROM scratch\nCOPY f /f\n").file("f", "of the base");
+        let layout = rbuild.path("out/layout");
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        rbuild.build(&base, &["-t", "localhost/base:1", "-o", &output]).succeeded();
+        rbuild.build(&base, &["-t", "localhost/base:1"]).succeeded();
+        let dockerfile = "FROM base AS stage\nCOPY g /g\nFROM scratch\nCOPY --from=base /f /1\nCOPY --from=stage /f /g /2/\n";
+        let context = rbuild.context("own").file("Dockerfile", dockerfile).file("g", "own");
+        let sources = ["docker-image://localhost/base:1".to_owned(), format!("oci-layout://{}", layout.display()),
+            format!("oci-layout://{}:1", layout.display())];
+        for source in sources {
+            let files = rbuild.path("out/files");
+            let flags = [format!("--build-context=base={source}"), format!("--output={}", files.display())];
+            rbuild.build(&context, &[&flags[0], &flags[1]]).succeeded();
+            for (path, text) in [("1", "of the base"), ("2/f", "of the base"), ("2/g", "own")] {
+                let found = std::fs::read_to_string(files.join(path)).expect("read a file of the image");
+                assert_eq!(found, text, "{path} of {source}");
+            }
+            std::fs::remove_dir_all(&files).expect("remove the files");
+        }
+    }
+
+    fn a_stage_stands_for_a_name_in_a_dockerfile(rbuild) {
+        let dockerfile = "FROM scratch AS ours\nCOPY f /f\nFROM theirs\nCOPY --from=theirs /f /g\n";
+        let context = rbuild.context("own").file("Dockerfile", dockerfile).file("f", "ours");
+        let files = rbuild.path("out/files");
+        let output = format!("--output={}", files.display());
+        rbuild.build(&context, &["--build-context=theirs=target:ours", &output]).succeeded();
+        for name in ["f", "g"] {
+            assert_eq!(std::fs::read_to_string(files.join(name)).expect("read a file of the image"), "ours", "{name}");
+        }
+        let run = rbuild.build(&context, &["--build-context=theirs=target:our"]).failed(1).says("Dockerfile:3");
+        run.says("the build context theirs is target:our, but there is no stage our");
+    }
+
+    fn a_dockerfile_has_an_ignore_file_of_its_own(rbuild) {
+        let context = rbuild.context("own").file("Dockerfile", "FROM scratch\nCOPY . /\n").file("one", "").file("two", "");
+        let context = context.file("other.Dockerfile", "FROM scratch\nCOPY . /\n").file(".dockerignore", "one\n");
+        let context = context.file("other.Dockerfile.dockerignore", "two\n");
+        let other = context.directory.join("other.Dockerfile").display().to_string();
+        for (file, there, gone) in [("", "two", "one"), (other.as_str(), "one", "two")] {
+            let files = rbuild.path("out/files");
+            let output = format!("--output={}", files.display());
+            let flags = [output.as_str(), "--file", file];
+            rbuild.build(&context, if file.is_empty() { &flags[..1] } else { &flags }).succeeded();
+            assert!(files.join(there).exists() && !files.join(gone).exists(), "another ignore file held for {file:?}");
+            std::fs::remove_dir_all(&files).expect("remove the files");
+        }
+    }
+
     fn every_case_gives_the_same_image_without_overlay(rbuild) {
         let mut rbuild = rbuild;
         rbuild.set_variable("RBUILD_STORAGE_DRIVER", "copy");

@@ -195,6 +195,7 @@ fn plan_options(request: &Request) -> plan::Options {
             NamedContext::Git(url) => plan::NamedContext::Git(url.clone()),
             NamedContext::Http(url) => plan::NamedContext::Url(url.clone()),
             NamedContext::Image(reference) => plan::NamedContext::Image(reference.clone()),
+            NamedContext::Target(stage) => plan::NamedContext::Target(stage.clone()),
             NamedContext::OciLayout { directory, image } => plan::NamedContext::OciLayout {
                 path: directory.clone(),
                 tag: match image {

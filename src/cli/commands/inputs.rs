@@ -50,7 +50,7 @@ impl Inputs {
                     dates.named.extend(date.map(|date| (name.clone(), date)));
                     Context::Archive(tree)
                 }
-                NamedContext::Image(_) | NamedContext::OciLayout { .. } => continue,
+                NamedContext::Image(_) | NamedContext::OciLayout { .. } | NamedContext::Target(_) => continue,
             };
             named.insert(name.clone(), context);
         }

@@ -46,6 +46,8 @@ pub enum NamedContext {
     Http(String),
     /// An image (`docker-image://`).
     Image(Reference),
+    /// Another stage of the same Dockerfile (`target:`).
+    Target(String),
     /// An image in an OCI layout (`oci-layout://`).
     OciLayout {
         /// The layout's directory.
@@ -163,7 +165,7 @@ fn named_context(given: Given<'_>, source: &str, environment: &Environment) -> R
         return oci_layout(given, layout, environment);
     }
     if let Some(target) = source.strip_prefix("target:") {
-        return Err(given.because(&format!("target:{target} is known to bake files only; use FROM {target}")));
+        return if target.is_empty() { Err(given.invalid()) } else { Ok(NamedContext::Target(target.to_owned())) };
     }
     let path = environment.absolute(source);
     match remote(source) {
