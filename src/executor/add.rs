@@ -19,7 +19,7 @@ use crate::layer::read::{TarReader, is_tar};
 use crate::layer::view::MergedView;
 use crate::layer::write::TarWriter;
 use crate::plan::{CopyInstruction, CopyOp, GitReference, Source};
-use crate::tree::{self, Kind, Last, Node, Time, View};
+use crate::tree::{self, Kind, Last, Node, Time, View, resolve};
 
 /// A remote source that is here now.
 pub(super) enum Fetched {
@@ -124,6 +124,21 @@ impl Work<'_> {
         Ok(archives)
     }
 
+    /// What is unpacked makes a directory of the destination, into which what is beside it would have to go; without a
+    /// slash the plan took it for a file's name.
+    fn check_directory(&self, op: &CopyOp, below: Option<&dyn View>) -> Result<(), ExecuteError> {
+        if op.sources.len() == 1 || op.destination.ends_with('/') {
+            return Ok(());
+        }
+        let found = below.map(|below| resolve(below, op.destination.as_bytes(), Last::Follow)).transpose();
+        let found = found.map_err(|error| self.copy_error(view_error(op.destination.as_bytes(), error)))?;
+        if found.and_then(|found| found.node).is_some_and(|node| node.is_directory()) {
+            return Ok(());
+        }
+        let name = &op.destination;
+        Err(self.refuse(format!("an archive beside other sources needs a directory to go to: write {name}/")))
+    }
+
     /// Writes a layer of copied files and unpacked archives.
     pub(super) fn add_archives(
         &self,
@@ -136,6 +151,7 @@ impl Work<'_> {
         // --chmod is for what is copied: neither what is unpacked nor the directories on the way take it, as in BuildKit.
         let request = CopyRequest { chmod: None, ..copying.request(owner, None, self.services.options.epoch) };
         let below = view.as_ref().map(|view| view as &dyn View);
+        self.check_directory(copying.op, below)?;
         let (directory, made) = plan_directory(&request, below).map_err(|error| self.copy_error(error))?;
         let is_archive = |entry: &RecipeEntry| archives.iter().any(|archive| archive.is_of(entry, &request.sources));
         // What an archive seemed to replace is there beside what is in it.
