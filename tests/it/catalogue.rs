@@ -294,7 +294,7 @@ for_each_user! {
         let mut said = BufReader::new(child.stderr.take().expect("stderr is a pipe")).lines();
         let begun = said.any(|line| line.is_ok_and(|line| line.ends_with(" begun")));
         let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).expect("read the limits");
-        let killed = Command::new("kill").args(["-s", "SEGV", &child.id().to_string()]).status().expect("run kill");
+        let killed = Command::new("kill").args(["-s", "ABRT", &child.id().to_string()]).status().expect("run kill");
         child.wait().expect("wait for rbuild");
         assert!(begun && killed.success(), "the RUN did not begin");
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line of it");

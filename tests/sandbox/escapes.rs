@@ -205,7 +205,13 @@ fn mount_table(world: &World) {
 
 fn devices(world: &World) {
     let went = world.run(&world.shell("mknod /b b 8 0; mknod /c c 1 3; ls /dev/ | tr '\\n' ' '; ls /b /c"));
-    assert_eq!(went.stdout, "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ");
+    let listed = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ";
+    if world.in_chroot() {
+        let is_known = |name| listed.split(' ').any(|known| known == name);
+        assert!(went.stdout.contains("null") && went.stdout.split(' ').all(is_known), "{went:?}");
+    } else {
+        assert_eq!(went.stdout, listed);
+    }
     assert_ne!(went.exit.status, Status::Code(0));
     assert_eq!(world.say("head -c 3 /dev/zero | wc -c; echo x > /dev/null; head -c 2 /dev/urandom | wc -c"), "3\n2\n");
 }

@@ -209,7 +209,7 @@ fn make_image(root: &Path) -> std::io::Result<()> {
 }
 
 const APPLETS: &str = "sh ls cat echo sleep id touch mkdir rm ln mv stat kill true false readlink hostname mount \
-    unshare mknod chmod chown head wc grep sed awk ps ulimit ipcs nc df find sort dd test env pwd seq umask setsid tty stty";
+    unshare mknod chmod chown head wc grep sed awk ps ulimit ipcs nc df find sort dd test env pwd seq umask setsid tty stty tr";
 
 fn lay((root, entries): &(PathBuf, Vec<Entry>)) -> Result<(), String> {
     let lay_all = || -> std::io::Result<()> {
