@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times `true` in rbuild's sandbox beside the runtimes that are installed, and prints a table with ratios.
 
-    benches/run-latency/run_latency.py --sandbox target/release/deps/sandbox-… [--rounds 40] [--each 10]
+    benches/run-latency/run_latency.py --sandbox target/release/deps/sandbox-… [--rounds 3] [--each 20]
 
 The program is the test program of the sandbox, built for speed (`cargo test --release --no-run --test sandbox`), whose
 `--time` runs `true` 300 times in one sandbox: what a build pays per RUN, measured inside of the process as a build has it.
@@ -125,7 +125,7 @@ def measure(arguments, place):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sandbox", type=Path, required=True, help="the sandbox's test program, built with --release")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--each", type=int, default=20, help="runs of a runtime in a round")
     parser.add_argument("--with-range", default="rb-sub", help="a user with subordinate ids")
     parser.add_argument("--one-id", default="rb-nosub", help="a user without")
