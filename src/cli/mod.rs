@@ -19,6 +19,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 
 use clap::{CommandFactory, FromArgMatches};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::diagnostic::Color;
 use args::{Arguments, Subcommand};
@@ -90,6 +91,7 @@ impl UsageError {
 
 /// The whole program: understands argv, does what it says, reports what went wrong.
 pub fn main() -> std::process::ExitCode {
+    forbid_cores();
     let outcome =
         Environment::capture().map_err(|error| Failure::of(FailureKind::Other, &error)).and_then(|environment| {
             let argv: Vec<OsString> = std::env::args_os().collect();
@@ -109,6 +111,14 @@ pub fn main() -> std::process::ExitCode {
             std::process::ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// This process holds credentials and secrets, which a core file would keep on disk. Who wants one for a fault of ours can
+/// still attach a debugger.
+fn forbid_cores() {
+    let limit = rustix::process::getrlimit(Resource::Core);
+    // Lowering a limit always works; if it ever does not, the build is as good without.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit }).ok();
 }
 
 /// A command line that was not understood. That of `rbuild run` ends as docker's does: 2 could be the command's own.

@@ -1,6 +1,7 @@
 //! A build that is interrupted or killed leaves nothing behind, and the next one goes on.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -208,5 +209,67 @@ for_each_user! {
         let run = sleeping.end(&rbuild, child);
         assert_eq!(run.signal, Some(9));
         sleeping.goes_on(&rbuild);
+    }
+}
+
+/// How often a signal is sent at a random moment: `RBUILD_TEST_SIGNALS`, or few enough for every day.
+fn rounds() -> u32 {
+    let given = std::env::var("RBUILD_TEST_SIGNALS").ok();
+    given.map_or(14, |text| text.parse().expect("RBUILD_TEST_SIGNALS is a number"))
+}
+
+/// Sends a signal at random moments of a build's RUN, its set-up included, and looks after each what is left. Gives how
+/// many builds had their command running then, and the longest time until nothing was left.
+fn at_random_moments(rbuild: &Rbuild, name: &str, sleeping: &Sleeping) -> (u32, Duration) {
+    let context = sleeping.context.directory.to_str().expect("paths are UTF-8");
+    let (program, own) = (rbuild.program(), ["build", "--progress", "plain", "-t", "localhost/x:1", context]);
+    let program = program.to_str().expect("paths are UTF-8");
+    // A suite that a shell started in the background has SIGINT ignored, and until rbuild catches it so would it be.
+    let words = [&["--default-signal=INT", program], &own[..]].concat();
+    // What comes before the RUN is done once.
+    let child = sleeping.start(rbuild);
+    signal("KILL", i64::from(child.id()));
+    sleeping.end(rbuild, child);
+    // Any numbers that spread will do; other ones for each user.
+    let mut random = u64::from(std::process::id());
+    let (mut running, mut slowest) = (0, Duration::ZERO);
+    for _ in 0..rounds() {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let child = rbuild.command_of("env", &words).process_group(0).spawn().expect("start rbuild");
+        std::thread::sleep(Duration::from_micros((random >> 33) % 120_000));
+        running += u32::from(!processes_with(&sleeping.marker).is_empty());
+        let sent = Instant::now();
+        signal(name, i64::from(child.id()));
+        let run = sleeping.end(rbuild, child);
+        slowest = slowest.max(sent.elapsed());
+        // Before it catches the signal, it is the signal that ends it.
+        assert!(run.signal.is_some() || run.code == Some(130), "{run:#?}");
+    }
+    (running, slowest)
+}
+
+for_each_user! {
+    fn kills_at_random_moments_leave_nothing(rbuild) {
+        let sleeping = match Sleeping::new(&rbuild) {
+            Ok(sleeping) => sleeping,
+            Err(reason) => skip!("{reason}"),
+        };
+        let (running, slowest) = at_random_moments(&rbuild, "KILL", &sleeping);
+        assert!(running > 0, "no command ran when it was killed: the test shows nothing");
+        println!("{} kills, {running} while the command ran, all gone after {slowest:?} at most", rounds());
+        sleeping.goes_on(&rbuild);
+        assert_eq!(crate::leftovers::drafts(&rbuild), Vec::<PathBuf>::new(), "trees that were begun");
+    }
+
+    fn interrupts_at_random_moments_leave_nothing(rbuild) {
+        let sleeping = match Sleeping::new(&rbuild) {
+            Ok(sleeping) => sleeping,
+            Err(reason) => skip!("{reason}"),
+        };
+        let (running, slowest) = at_random_moments(&rbuild, "INT", &sleeping);
+        assert!(running > 0, "no command ran when it was interrupted: the test shows nothing");
+        println!("{} interrupts, {running} while the command ran, all gone after {slowest:?} at most", rounds());
+        sleeping.goes_on(&rbuild);
+        assert_eq!(crate::leftovers::drafts(&rbuild), Vec::<PathBuf>::new(), "trees that were begun");
     }
 }

@@ -209,7 +209,7 @@ fn check_killed_in_chroot(rbuild: &Rbuild) {
 }
 
 /// As in a container with Docker's defaults: no namespaces, and for root 14 capabilities.
-fn confined(rbuild: &Rbuild, arguments: &[&str]) -> Command {
+pub fn confined(rbuild: &Rbuild, arguments: &[&str]) -> Command {
     let program = rbuild.program();
     let program = program.to_str().expect("paths are UTF-8");
     let python = ["python3", "-c", WITHOUT_NAMESPACES, program];

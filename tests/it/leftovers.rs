@@ -22,7 +22,7 @@ pub fn on_busybox(rbuild: &Rbuild, name: &str, rest: &str) -> Result<Files, Stri
 }
 
 /// Trees and cache mounts that were begun and have no name.
-fn drafts(rbuild: &Rbuild) -> Vec<PathBuf> {
+pub fn drafts(rbuild: &Rbuild) -> Vec<PathBuf> {
     let list = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let mappings = list(rbuild.store().join("trees"));
     let entries = mappings.flat_map(|mapping| list(mapping.clone()).chain(list(mapping.join("caches"))));

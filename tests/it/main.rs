@@ -21,6 +21,7 @@ mod terminal;
 mod web_server;
 
 mod build;
+mod catalogue;
 mod changing;
 mod checks;
 mod concurrent;

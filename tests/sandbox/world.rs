@@ -68,7 +68,7 @@ impl World {
         let base = directory.path().join("base");
         let outside = directory.path().join("outside");
         fs::create_dir(&outside).unwrap();
-        let options = Options { isolation: Isolation::Full, storage, ..Options::new(base.clone()) };
+        let options = Options { isolation: crate::chroot::isolation(), storage, ..Options::new(base.clone()) };
         let sandbox = Arc::new(Sandbox::start(options).unwrap());
         let world = World {
             sandbox,
@@ -80,6 +80,11 @@ impl World {
         };
         world.sandbox.worker("image", b"image", Vec::new()).unwrap().wait().unwrap();
         world
+    }
+
+    /// Whether commands run in a chroot, without namespaces.
+    pub fn in_chroot(&self) -> bool {
+        self.sandbox.isolation() == Isolation::Chroot
     }
 
     /// Whether owners are recorded: there is one id only.
@@ -204,7 +209,7 @@ fn make_image(root: &Path) -> std::io::Result<()> {
 }
 
 const APPLETS: &str = "sh ls cat echo sleep id touch mkdir rm ln mv stat kill true false readlink hostname mount \
-    unshare mknod chmod chown head wc grep sed awk ps ulimit ipcs nc df find sort dd test env pwd seq umask setsid tty stty";
+    unshare mknod chmod chown head wc grep sed awk ps ulimit ipcs nc df find sort dd test env pwd seq umask setsid tty stty tr";
 
 fn lay((root, entries): &(PathBuf, Vec<Entry>)) -> Result<(), String> {
     let lay_all = || -> std::io::Result<()> {
