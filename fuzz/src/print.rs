@@ -58,6 +58,10 @@ impl Printer {
         let mut words: Vec<String> = vec![stage.keyword.value.clone()];
         words.extend(stage.platform.iter().map(|word| self.flag("platform", &word.value)));
         words.push(text(&stage.base.value));
+        if stage.name.is_none() && stage.base.value.ends_with(char::is_whitespace) {
+            // Only a FROM that is in error has such a base: one with something behind it that is no name.
+            words.push(".".to_owned());
+        }
         words.extend([&stage.as_keyword, &stage.name].into_iter().flatten().map(|word| word.value.clone()));
         self.logical(&words.join(" "));
     }
