@@ -1,7 +1,8 @@
 //! The holder: a process of one thread that enters a user and a mount namespace once and starts everything from there.
 //!
 //! It never touches the network, holds no credentials (its environment is empty) and dies with main, in two ways: by
-//! the parent-death signal, and because the control socket ends. Its children die with it.
+//! the parent-death signal, and because the control socket ends. Its children die with it; in a chroot, where nothing
+//! but itself sees to that, only by the latter.
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
@@ -128,6 +129,9 @@ fn prepare_chroot(control: &OwnedFd) -> io::Result<io::Result<Holder>> {
         refuse(control, tried.shell_code())?;
     }
     rustix::process::set_child_subreaper(Some(Pid::INIT))?;
+    // No namespace ends the commands with this process: it has to, when main's end of the control socket closes. The
+    // signal comes a little later than that, and would end this process halfway.
+    set_parent_process_death_signal(None)?;
     let holder = Holder::new(control.try_clone(), proof, [Vec::new(), Vec::new()], Owners::Kept);
     Ok(holder.map(|holder| Holder { confinement: Confinement::Chroot, ..holder }))
 }
@@ -257,9 +261,12 @@ impl Holder {
             let (asked, events) = self.wait_for_events()?;
             self.reap(&events)?;
             if asked {
-                match wire::receive(&self.control)? {
-                    Some((message, descriptors)) => self.start(&message, descriptors)?,
-                    None => self.end(),
+                match wire::receive(&self.control) {
+                    Ok(Some((message, descriptors))) => self.start(&message, descriptors)?,
+                    Ok(None) => self.end(),
+                    // Main's end closed with something unread.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.end(),
+                    Err(error) => return Err(error),
                 }
             }
         }
