@@ -72,17 +72,22 @@ impl Work<'_> {
         })
     }
 
+    /// Once in a build.
+    fn tell_of_chroot(&self, isolation: sandbox::Isolation) {
+        if isolation == sandbox::Isolation::Chroot && self.services.layers.namespace.is_first_in_chroot() {
+            self.services.progress.notice(
+                "no namespaces here: RUN is confined by chroot, Landlock and a system-call filter only, and shares network \
+                 and processes with this container; `rbuild doctor` says what to change, --isolation=full refuses it",
+            );
+        }
+    }
+
     /// Runs the command and makes what it wrote a layer.
     fn run_command(&self, op: &RunOp, key: &Digest, contents: &[Option<Digest>]) -> Result<Made, ExecuteError> {
         let services = self.services;
         let sandbox = services.layers.namespace.sandbox()?;
         let mapping = services.layers.mapping()?;
-        if sandbox.isolation() == sandbox::Isolation::Chroot && services.layers.namespace.is_first_in_chroot() {
-            services.progress.notice(
-                "no namespaces here: RUN is confined by chroot, Landlock and a system-call filter only, and shares network \
-                 and processes with this container; `rbuild doctor` says what to change, --isolation=full refuses it",
-            );
-        }
+        self.tell_of_chroot(sandbox.isolation());
         let lowers = services.layers.trees(self.below()?, self.task)?;
         let draft = Draft::new(services.layers.store, mapping)?;
         let user = self.find_user(op, &lowers)?;

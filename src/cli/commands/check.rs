@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 
 use super::list::pretty;
-use super::{client, failed, open_store, print, say, store_failed};
+use super::{client, failed, open_store, print, store_failed, take_alone};
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::RegistryOptions;
 use crate::cli::request::commands::Listing;
 use crate::cli::request::storage::{CheckStore, Remedy};
 use crate::executor::{Layers, Namespace};
 use crate::sandbox::Options;
-use crate::store::{Alone, Checked, Damage, Depth, Store};
+use crate::store::{Checked, Damage, Depth, Store};
 
 /// To remove something may show that something else cannot be without it: layer, step, image.
 const ROUNDS: usize = 8;
@@ -32,15 +32,7 @@ pub(super) fn run(request: &CheckStore) -> Result<(), Failure> {
     let findings = match request.remedy {
         Remedy::Report => look(&store, request.depth, &namespace)?,
         Remedy::Repair => {
-            let root = store.root().to_owned();
-            drop(store);
-            let alone = match Alone::try_take(&root).map_err(store_failed)? {
-                Some(alone) => alone,
-                None => {
-                    say("waiting for other rbuild processes that use the store");
-                    Alone::wait(&root).map_err(store_failed)?
-                }
-            };
+            let alone = take_alone(store)?;
             repair(alone.store(), request.depth, &namespace)?
         }
     };

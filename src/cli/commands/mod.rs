@@ -25,7 +25,7 @@ use super::environment::Environment;
 use super::failure::{Failure, FailureKind};
 use super::request::RegistryOptions;
 use crate::registry::{Client, ClientOptions};
-use crate::store::{Store, StoreError};
+use crate::store::{Alone, Store, StoreError};
 
 /// Carries a command out; what it answers goes to standard output.
 ///
@@ -65,6 +65,20 @@ fn print(text: &str) -> Result<(), Failure> {
             Err(Failure::new(FailureKind::Other, format!("write to standard output: {error}")))
         }
         _ => Ok(()),
+    }
+}
+
+/// The store for this process alone; waits for others that use it, and says so.
+fn take_alone(store: Store) -> Result<Alone, Failure> {
+    let root = store.root().to_owned();
+    // Its own share of the store would be waited for, too.
+    drop(store);
+    match Alone::try_take(&root).map_err(store_failed)? {
+        Some(alone) => Ok(alone),
+        None => {
+            say("waiting for other rbuild processes that use the store");
+            Alone::wait(&root).map_err(store_failed)
+        }
     }
 }
 

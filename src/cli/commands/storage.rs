@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::list::{human, pretty, table};
-use super::{failed, open_store, print, say, store_failed};
+use super::{failed, open_store, print, say, store_failed, take_alone};
 use crate::cli::failure::Failure;
 use crate::cli::request::commands::{Execution, Listing};
 use crate::cli::request::storage::{Detail, DiskUsage, Prune, PruneScope};
@@ -40,15 +40,7 @@ pub(super) fn prune(request: &Prune) -> Result<(), Failure> {
         let entries = store.foresee_collection(&policy, &sizes).map_err(store_failed)?;
         return print(&format!("{}nothing was removed\n", listed(&entries)));
     }
-    let root = store.root().to_owned();
-    drop(store);
-    let alone = match Alone::try_take(&root).map_err(store_failed)? {
-        Some(alone) => alone,
-        None => {
-            say("waiting for other rbuild processes that use the store");
-            Alone::wait(&root).map_err(store_failed)?
-        }
-    };
+    let alone = take_alone(store)?;
     let freed = collect(alone, &policy, &namespace).map_err(|error| failed(&error))?;
     print(&format!("Total reclaimed space: {}\n", human(freed)))
 }
