@@ -1,6 +1,7 @@
 //! Work that needs the sandbox's ids but runs this program's own code: unpack a layer, read a diff, delete a tree.
 
 use std::any::Any;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -81,18 +82,47 @@ fn remove_trees(arguments: &[u8]) -> Result<(), String> {
 fn remove(path: &Path) -> Result<(), String> {
     // The standard library's removal goes from descriptor to descriptor and follows no links. The overlay's own
     // directory of mode 000 is no obstacle to root of this namespace.
-    match std::fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+    let removed = match std::fs::remove_dir_all(path) {
         // The table of owners beside a tree.
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            std::fs::remove_file(path).map_err(|error| format!("remove {}: {error}", path.display()))
-        }
-        Err(error) => Err(format!("remove {}: {error}", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => std::fs::remove_file(path),
+        result => result,
+    };
+    match removed {
+        // Another process that found it abandoned may remove it at the same time.
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(format!("remove {}: {error}", path.display())),
+        _ => Ok(()),
     }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+    use std::thread;
+
+    #[test]
+    fn trees_and_their_tables_may_be_removed_by_several_processes_at_once() {
+        let place = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = (0..200).map(|number| place.path().join(number.to_string())).collect();
+        for (number, path) in paths.iter().enumerate() {
+            if number % 2 == 0 {
+                fs::create_dir_all(path.join("a/b")).unwrap();
+                fs::write(path.join("a/b/file"), "content").unwrap();
+            } else {
+                fs::write(path, "owners").unwrap();
+            }
+        }
+        let arguments = serde_json::to_vec(&paths).unwrap();
+        let remove = || super::remove_trees(&arguments);
+        thread::scope(|scope| {
+            let removals: Vec<_> = (0..4).map(|_| scope.spawn(remove)).collect();
+            removals.into_iter().for_each(|removal| assert_eq!(removal.join().unwrap(), Ok(())));
+        });
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+    }
 }
