@@ -12,6 +12,7 @@ mod fields;
 mod limits;
 mod output;
 mod run;
+mod several;
 pub mod storage;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use super::args::{BuildArguments, ExplainArguments, GlobalArguments, RegistryArg
 use super::environment::Environment;
 use crate::diagnostic::did_you_mean;
 use crate::executor::Resolver;
+use crate::export::Annotation;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::sandbox::{Isolation, Limits, StorageDriver};
@@ -29,9 +31,7 @@ use crate::ui::ProgressMode;
 pub use accepted::{CacheLocation, CacheMode};
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
 use fields::Given;
-pub use output::{
-    Annotation, AnnotationTarget, Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress,
-};
+pub use output::{Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress};
 pub use run::{Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent};
 
 /// A build, fully said.
@@ -300,6 +300,9 @@ impl Request {
         let mut registries = registries(&arguments.registry, environment)?;
         registries.insecure.extend(output::insecure_registries(&outputs));
         let (progress, verbosity) = progress(&arguments, global, environment)?;
+        let platforms = platforms(&arguments.platforms, environment)?;
+        let annotations = output::annotations(&arguments.annotations)?;
+        several::check(&outputs, &annotations, &platforms)?;
         let network = run::network(&arguments.network)?;
         let resolver = run::resolver(&arguments)?;
         Ok(Request {
@@ -310,8 +313,8 @@ impl Request {
             target: arguments.target.filter(|target| !target.is_empty()),
             build_arguments,
             labels: key_values("--label", &arguments.labels)?,
-            annotations: output::annotations(&arguments.annotations)?,
-            platforms: platforms(&arguments.platforms, environment)?,
+            annotations,
+            platforms,
             build_contexts: context::build_contexts(&arguments.build_contexts, environment)?,
             cache: cache_use(arguments.no_cache, arguments.no_cache_filter),
             cache_from: accepted::cache_locations("--cache-from", &arguments.cache_from, environment)?,

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Assembled, ExportError, ExportImage, FileTarget};
+use super::{Assembled, Blob, Bundle, ExportError, FileTarget};
 use crate::digest::{Digest, VerifyReader};
 use crate::image::manifest::{Descriptor, Index, canonical};
-use crate::image::media_type::{Format, OCI_INDEX};
+use crate::image::media_type::OCI_INDEX;
 use crate::image::reference::Reference;
 use crate::layer::write::TarWriter;
 use crate::progress::Task;
@@ -35,36 +35,32 @@ pub enum LayoutTarget {
     Tar(FileTarget),
 }
 
-/// Writes an image as a layout.
+/// Writes an image, or several under an index, as a layout.
 ///
 /// # Errors
 /// The target cannot be written, or a layer cannot be read or is not what its digest says.
 pub fn write_layout(
-    image: &ExportImage,
-    format: Format,
+    bundle: &Bundle,
     form: LayoutForm,
     names: &[Reference],
     target: &LayoutTarget,
     task: &Task,
-) -> Result<Assembled, ExportError> {
-    let assembled = image.assemble(format);
-    let layout = Layout { image, assembled: &assembled, form, names, task };
+) -> Result<(), ExportError> {
+    let layout = Layout { bundle, form, names, task };
     match target {
-        LayoutTarget::Directory(path) => layout.directory(path)?,
+        LayoutTarget::Directory(path) => layout.directory(path),
         LayoutTarget::Tar(FileTarget::Stdout) => {
             let out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
-            layout.tar(out).and_then(|mut out| out.flush()).map_err(ExportError::write(Path::new("-")))?;
+            layout.tar(out).and_then(|mut out| out.flush()).map_err(ExportError::write(Path::new("-")))
         }
         LayoutTarget::Tar(FileTarget::Path(path)) => {
-            super::files::write_file(path, |out| layout.tar(out).map(drop)).map_err(ExportError::write(path))?;
+            super::files::write_file(path, |out| layout.tar(out).map(drop)).map_err(ExportError::write(path))
         }
     }
-    Ok(assembled)
 }
 
 struct Layout<'a> {
-    image: &'a ExportImage,
-    assembled: &'a Assembled,
+    bundle: &'a Bundle,
     form: LayoutForm,
     names: &'a [Reference],
     task: &'a Task,
@@ -73,8 +69,8 @@ struct Layout<'a> {
 impl Layout<'_> {
     /// The entries of `index.json`: one for each name, as containerd reads them.
     fn entries(&self) -> Vec<Descriptor> {
-        let mut plain = self.assembled.manifest.0.clone();
-        if let Some(created) = &self.image.config.created {
+        let mut plain = self.bundle.top().0.clone();
+        if let Some(created) = &self.bundle.created {
             plain.annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
         }
         if self.names.is_empty() {
@@ -106,12 +102,12 @@ impl Layout<'_> {
     }
 
     /// What `docker load` of all ages reads.
-    fn docker_manifest(&self) -> Vec<u8> {
+    fn docker_manifest(&self, image: &Assembled) -> Vec<u8> {
         let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
         let tags: Vec<String> = self.names.iter().map(|name| name.with_default_tag().familiar()).collect();
-        let layers: Vec<String> = self.assembled.layers.iter().map(|layer| blob(&layer.digest)).collect();
+        let layers: Vec<String> = image.layers.iter().map(|layer| blob(&layer.descriptor.digest)).collect();
         let tags = if tags.is_empty() { serde_json::Value::Null } else { json!(tags) };
-        canonical(&json!([{ "Config": blob(&self.assembled.config.0.digest), "RepoTags": tags, "Layers": layers }]))
+        canonical(&json!([{ "Config": blob(&image.config.0.digest), "RepoTags": tags, "Layers": layers }]))
     }
 
     /// Small files of the layout besides the blobs.
@@ -120,15 +116,11 @@ impl Layout<'_> {
             ("index.json", self.index(others)),
             ("oci-layout", canonical(&json!({ "imageLayoutVersion": "1.0.0" }))),
         ];
-        if self.form == LayoutForm::Docker {
-            documents.insert(1, ("manifest.json", self.docker_manifest()));
+        // An index has none: what loads by this file knows one image alone.
+        if let (LayoutForm::Docker, [image]) = (self.form, self.bundle.images.as_slice()) {
+            documents.insert(1, ("manifest.json", self.docker_manifest(image)));
         }
         documents
-    }
-
-    fn small_blobs(&self) -> [(&Digest, &[u8]); 2] {
-        let (config, manifest) = (&self.assembled.config, &self.assembled.manifest);
-        [(&config.0.digest, &config.1), (&manifest.0.digest, &manifest.1)]
     }
 
     fn tar<W: Write>(&self, out: W) -> io::Result<W> {
@@ -138,25 +130,21 @@ impl Layout<'_> {
         }
         enum Content<'a> {
             Bytes(&'a [u8]),
-            Layer(usize),
+            Layer(&'a Blob),
         }
         let mut blobs: BTreeMap<String, (u64, Content<'_>)> = BTreeMap::new();
-        for (digest, bytes) in self.small_blobs() {
-            blobs.insert(digest.hex(), (bytes.len() as u64, Content::Bytes(bytes)));
+        for (descriptor, bytes) in self.bundle.documents() {
+            blobs.insert(descriptor.digest.hex(), (descriptor.size, Content::Bytes(bytes)));
         }
-        for (number, layer) in self.image.layers.iter().enumerate() {
-            blobs.insert(layer.digest.hex(), (layer.size, Content::Layer(number)));
+        for layer in self.bundle.layers() {
+            blobs.insert(layer.descriptor.digest.hex(), (layer.descriptor.size, Content::Layer(layer)));
         }
         for (hex, (size, content)) in blobs {
             let path = format!("blobs/sha256/{hex}");
             match content {
                 Content::Bytes(mut bytes) => tar.append(path.as_bytes(), &file(size), None, &mut bytes)?,
-                Content::Layer(number) => {
-                    let layer = &self.image.layers[number];
-                    let mut part = self.task.part(format!("{} writing", layer.digest), size);
-                    let reader = VerifyReader::new((layer.open)()?, layer.digest, Some(size));
-                    tar.append(path.as_bytes(), &file(size), None, &mut Counted { reader, part: &mut part })?;
-                    part.finish();
+                Content::Layer(layer) => {
+                    self.layer(layer, |reader| tar.append(path.as_bytes(), &file(size), None, reader))?;
                 }
             }
         }
@@ -166,24 +154,31 @@ impl Layout<'_> {
         tar.finish()
     }
 
+    /// Reads a layer, checks it, and shows how far that has come.
+    fn layer(&self, layer: &Blob, write: impl FnOnce(&mut dyn io::Read) -> io::Result<()>) -> io::Result<()> {
+        let Descriptor { digest, size, .. } = layer.descriptor;
+        let mut part = self.task.part(format!("{digest} writing"), size);
+        let reader = VerifyReader::new((layer.open)()?, digest, Some(size));
+        write(&mut Counted { reader, part: &mut part })?;
+        part.finish();
+        Ok(())
+    }
+
     fn directory(&self, path: &Path) -> Result<(), ExportError> {
         let blobs = path.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(ExportError::write(&blobs))?;
-        for layer in &self.image.layers {
-            let target = blobs.join(layer.digest.hex());
+        for layer in self.bundle.layers() {
+            let target = blobs.join(layer.descriptor.digest.hex());
             if target.exists() {
                 continue;
             }
-            let mut part = self.task.part(format!("{} writing", layer.digest), layer.size);
-            let copied = super::files::write_file(&target, |mut out| {
-                let reader = VerifyReader::new((layer.open)()?, layer.digest, Some(layer.size));
-                io::copy(&mut Counted { reader, part: &mut part }, &mut out).map(drop)
+            let written = super::files::write_file(&target, |mut out| {
+                self.layer(layer, |reader| io::copy(reader, &mut out).map(drop))
             });
-            copied.map_err(ExportError::write(&target))?;
-            part.finish();
+            written.map_err(ExportError::write(&target))?;
         }
-        for (digest, bytes) in self.small_blobs() {
-            let target = blobs.join(digest.hex());
+        for (descriptor, bytes) in self.bundle.documents() {
+            let target = blobs.join(descriptor.digest.hex());
             super::files::write_file(&target, |out| out.write_all(bytes)).map_err(ExportError::write(&target))?;
         }
         let others = existing_entries(&path.join("index.json"))?;

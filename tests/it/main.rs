@@ -39,6 +39,7 @@ mod offline;
 mod outputs;
 mod owners;
 mod places;
+mod platforms;
 mod registry;
 mod remote;
 mod running;

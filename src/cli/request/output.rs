@@ -7,6 +7,7 @@ use super::fields::Given;
 use super::{InvalidRequest, platform, reference, references};
 use crate::cli::args::{BuildArguments, Switch};
 use crate::cli::environment::{Environment, Stdio};
+use crate::export::{Annotation, AnnotationTarget};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
@@ -26,6 +27,13 @@ pub struct OutputRequest {
     /// All else, by key: `rewrite-timestamp`, `oci-mediatypes`, `push-by-digest`, `platform-split`, `mode`, ….
     /// Values that are true or false have been checked and are written `true` or `false`.
     pub attributes: BTreeMap<String, String>,
+}
+
+impl OutputRequest {
+    /// What an attribute that is true or false says, where it is given.
+    pub fn switch(&self, key: &str) -> Option<bool> {
+        self.attributes.get(key).map(|value| value == "true")
+    }
 }
 
 /// The form of an output.
@@ -88,32 +96,6 @@ pub enum Recompress {
     Always,
 }
 
-/// An OCI annotation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Annotation {
-    /// What it is put on.
-    pub target: AnnotationTarget,
-    /// Only for this platform's image.
-    pub platform: Option<Platform>,
-    /// Its key.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-}
-
-/// What an annotation is put on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnnotationTarget {
-    /// The image's manifest.
-    Manifest,
-    /// The manifest's descriptor in the index.
-    ManifestDescriptor,
-    /// The index.
-    Index,
-    /// The index's descriptor in the layout.
-    IndexDescriptor,
-}
-
 const TYPES: [&str; 7] = ["image", "registry", "oci", "docker", "local", "tar", "cacheonly"];
 
 /// Keys of outputs that are images. Those whose names end in `*` stand for all that begin so.
@@ -172,6 +154,10 @@ pub(super) fn outputs(
         push(&mut outputs);
     }
     for output in &mut outputs {
+        if output.switch("push-by-digest") == Some(true) && !output.names.is_empty() {
+            // Tags are what it shall not have; those of --tag are of the image in the store.
+            continue;
+        }
         add_names(&mut output.names, tags);
         if output.kind == OutputKind::Image {
             *tags = output.names.clone();
