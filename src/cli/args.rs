@@ -3,12 +3,14 @@
 //! Contract: this is a flat table, and its texts are the manual. It takes values as words; [`super::request`] understands
 //! them. Go's flags take `--push=false`, and scripts are full of it: every switch here is a [`Switch`].
 
+mod index;
 mod limits;
 mod storage;
 
 use std::str::FromStr;
 
 use clap::{Args, Parser};
+pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};
 pub use limits::LimitArguments;
 
 pub use storage::{CheckArguments, DiskUsageArguments, PruneArguments};
@@ -180,6 +182,8 @@ pub enum Subcommand {
     Inspect(InspectArguments),
     /// Show the steps that made an image
     History(HistoryArguments),
+    /// Compose and show indexes of several platforms' images in registries
+    Index(IndexArguments),
     /// Say what this machine can do, and how it could do more
     Doctor(DoctorArguments),
     /// Say how much space images and cache take

@@ -22,11 +22,12 @@ use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::diagnostic::Color;
-use args::{Arguments, Subcommand};
+use args::{Arguments, IndexCommand, Subcommand};
 use environment::Environment;
 use failure::{Failure, FailureKind};
 use request::commands::{Doctor, History, Images, Inspect, Pull, Push, Remove, TagImage};
 use request::container::RunImage;
+use request::index::{CreateIndex, InspectIndex};
 use request::storage::{CheckStore, DiskUsage, Prune};
 use request::{InvalidRequest, Request};
 
@@ -55,6 +56,10 @@ pub enum Command {
     Inspect(Inspect),
     /// Show how an image was made.
     History(History),
+    /// Compose an index in a registry.
+    CreateIndex(CreateIndex),
+    /// Show what a name in a registry stands for.
+    InspectIndex(InspectIndex),
     /// Say what this machine can do.
     Doctor(Doctor),
     /// Say what the store holds.
@@ -173,6 +178,10 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Tag(tag) => Command::Tag(TagImage::resolve(tag, global, environment)?),
         Subcommand::Inspect(inspect) => Command::Inspect(Inspect::resolve(inspect, global, environment)?),
         Subcommand::History(history) => Command::History(History::resolve(history, global, environment)?),
+        Subcommand::Index(index) => match index.command {
+            IndexCommand::Create(create) => Command::CreateIndex(CreateIndex::resolve(create, environment)?),
+            IndexCommand::Inspect(inspect) => Command::InspectIndex(InspectIndex::resolve(inspect, environment)?),
+        },
         Subcommand::Doctor(doctor) => Command::Doctor(Doctor::resolve(doctor, global, environment)),
         Subcommand::Du(usage) => Command::DiskUsage(DiskUsage::resolve(usage, global, environment)?),
     })

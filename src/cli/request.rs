@@ -9,6 +9,7 @@ pub mod commands;
 pub mod container;
 mod context;
 mod fields;
+pub mod index;
 mod limits;
 mod output;
 mod run;

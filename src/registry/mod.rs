@@ -10,13 +10,14 @@
 //! - what a registry says is escaped before it is shown.
 //!
 //! It must not know of the store, of layers' content, or of command lines. Files in reading order: [`pull`], [`push`] (whole
-//! images), `blob`, `upload` (their parts), `session` (one registry), `auth`, `challenge`, [`credentials`], `helper`, `http`,
+//! images), [`compose`] (indexes), `blob`, `upload` (their parts), `session` (one registry), `auth`, `challenge`, [`credentials`], `helper`, `http`,
 //! `answer`, `retry`, `tls`, `url`, `error`.
 
 mod answer;
 mod auth;
 mod blob;
 mod challenge;
+pub mod compose;
 pub mod credentials;
 mod download;
 mod error;

@@ -205,3 +205,42 @@ fn what_an_output_cannot_hold_is_said_before_anything_is_built() {
         "cannot export annotations with \"oci-mediatypes=false\"",
     );
 }
+
+#[test]
+fn images_that_were_built_one_by_one_become_an_index_in_the_registry() {
+    if let Some(program) = missing() {
+        skip!("{program} is not installed");
+    }
+    let (rbuild, registry) = (rbuild(), Registry::start(Access::Plain));
+    let context = context(&rbuild);
+    let name = |tag: &str| registry.name(&format!("app:{tag}"));
+    for architecture in ["amd64", "arm64", "arm"] {
+        let platform = format!("linux/{architecture}");
+        rbuild.build(&context, &["--platform", &platform, "-t", &name(architecture), "--push"]).succeeded();
+    }
+    let (all, elsewhere) = (name("all"), registry.name("other/app:all"));
+    let printed = rbuild.run(["index", "create", "--dry-run", &name("amd64"), &name("arm64")]).succeeded().stdout;
+    assert!(printed.contains("\"linux\"") && printed.contains("\"arm64\""), "{printed}");
+    let made = rbuild.run(["index", "create", "-t", &all, &name("amd64"), &name("arm64")]).succeeded();
+    let added = ["index", "create", "--append", "-t", &all, "--annotation", "index:about=all", &name("arm")];
+    let digest = rbuild.run(added).succeeded().image_id();
+    assert_ne!(made.image_id(), digest);
+    rbuild.run(["index", "create", "-t", &elsewhere, &all]).succeeded();
+    assert_eq!(raw(&elsewhere), raw(&all));
+    assert_eq!(raw(&all)["annotations"]["about"], "all");
+    let shown = rbuild.run(["index", "inspect", &all]).succeeded().stdout;
+    for line in [format!("Digest:    {digest}"), "  Platform:  linux/arm/v7".to_owned(), "  about: all".to_owned()] {
+        assert!(shown.lines().any(|found| found == line), "no {line:?} in:\n{shown}");
+    }
+    let json = rbuild.run(["index", "inspect", "--format", "json", &elsewhere]).succeeded().stdout;
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["manifest"]["digest"], digest);
+    // It can be built upon.
+    let upon = rbuild.context("upon").file("Dockerfile", format!("FROM {elsewhere}\n"));
+    let archive = rbuild.path("out/image.tar");
+    let output = format!("type=oci,dest={}", archive.display());
+    rbuild.build(&upon, &["--platform", "linux/arm/v7", "-o", &output]).succeeded();
+    assert_eq!(Image::read(&archive).content("/own"), "arm\n");
+    rbuild.run(["index", "create", &all]).failed(2).says("--tag");
+    rbuild.run(["index", "create", "-t", &all, &name("nothing")]).failed(1).says("not found");
+}

@@ -6,6 +6,7 @@ mod check;
 mod doctor;
 mod explain;
 mod image;
+mod index;
 mod inputs;
 mod list;
 mod remote;
@@ -50,6 +51,8 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Check(request) => check::run(&request),
         Command::Push(request) => transfer::push(&request, environment),
         Command::Pull(request) => transfer::pull(&request, environment),
+        Command::CreateIndex(request) => index::create(&request, environment),
+        Command::InspectIndex(request) => index::inspect(&request),
         Command::Doctor(request) => doctor::run(&request),
         Command::Show(text) => print(&text),
         // It has an exit code of its own.

@@ -123,7 +123,8 @@ const IMAGE_KEYS: [&str; 21] = [
     "attest:*",
 ];
 const FILE_KEYS: [&str; 5] = ["type", "dest", "mode", "platform-split", "attestation-prefix"];
-const SWITCHES: [&str; 10] = [
+const SWITCHES: [&str; 11] = [
+    "unpack",
     "force-compression",
     "rewrite-timestamp",
     "oci-mediatypes",
@@ -136,7 +137,7 @@ const SWITCHES: [&str; 10] = [
     "platform-split",
 ];
 /// Keys that are about containerd's own store, and say nothing here.
-const MEANINGLESS: [&str; 3] = ["unpack", "store", "prefer-nondist-layers"];
+const MEANINGLESS: [&str; 4] = ["unpack", "store", "prefer-nondist-layers", "dangling-name-prefix"];
 
 /// Understands `--output` and `--push`; a `type=image` adds its names to the tags.
 pub(super) fn outputs(
@@ -254,6 +255,14 @@ fn output(
         Some(names) => references("--output", &names.split(',').map(str::to_owned).collect::<Vec<_>>())?,
         None => Vec::new(),
     };
+    if attributes.get("unpack").is_some_and(|value| value == "true") {
+        return Err(InvalidRequest::NotSupported {
+            flag: format!("--output {text}"),
+            hint:
+                "leave unpack out: it is for containerd's snapshots; rbuild unpacks layers where a command needs them"
+                    .to_owned(),
+        });
+    }
     let compression = compression(given, &mut attributes, notices)?;
     let annotations = take_annotations(given, &mut attributes)?;
     attributes.retain(|key, _| !MEANINGLESS.contains(&key.as_str()) && !key.starts_with("attest:"));

@@ -42,6 +42,10 @@ fn check_annotation(one: &Annotation, platforms: &[Platform]) -> Result<(), Inva
         });
     }
     match &one.platform {
+        Some(platform) if is_about_index => Err(InvalidRequest::Contradiction {
+            problem: format!("an index is for all platforms and has no annotation for {platform}"),
+            hint: "leave the platform out, or put it on the platform's manifest".to_owned(),
+        }),
         Some(platform) if !platforms.contains(platform) => {
             let built: Vec<String> = platforms.iter().map(Platform::to_string).collect();
             Err(InvalidRequest::Contradiction {
