@@ -4,12 +4,14 @@
 //! them. Go's flags take `--push=false`, and scripts are full of it: every switch here is a [`Switch`].
 
 mod limits;
+mod reproducible;
 mod storage;
 
 use std::str::FromStr;
 
 use clap::{Args, Parser};
 pub use limits::LimitArguments;
+pub use reproducible::ReproducibleArguments;
 
 pub use storage::{CheckArguments, DiskUsageArguments, PruneArguments};
 
@@ -389,6 +391,9 @@ pub struct BuildArguments {
     #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
     pub call: Option<String>,
 
+    /// What makes builds alike.
+    #[command(flatten)]
+    pub reproducible: ReproducibleArguments,
     /// What RUN may use at most.
     #[command(flatten)]
     pub limits: LimitArguments,
