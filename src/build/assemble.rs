@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::outputs::{Exporter, observed, shape};
 use super::{Build, BuildError, FileTimes, Output, OutputKind, PushBy};
 use crate::digest::Digest;
-use crate::executor::{ExecuteError, Layers, StepOutput};
-use crate::export::{Bundle, Shape};
+use crate::executor::{ExecuteError, Layers, PLACEHOLDER, Retime, StepOutput};
+use crate::export::{Bundle, Documents, Shape};
 use crate::image::config::{History, ImageConfig};
 use crate::image::manifest::Descriptor;
 use crate::plan::{HistoryEntry, Plan, StageResult, StepId};
@@ -20,6 +20,8 @@ pub(super) struct Assembled {
     pub(super) layers: Vec<Digest>,
     /// Bytes of all layers, not compressed.
     pub(super) size: u64,
+    /// The documents of an image that was not built here and now.
+    pub(super) original: Option<Documents>,
 }
 
 impl Build<'_> {
@@ -55,11 +57,15 @@ impl Build<'_> {
     ) -> Result<Vec<Digest>, BuildError> {
         let made = steps[result.step.index()].layers.as_ref();
         let made = made.ok_or(ExecuteError::NotMade(result.step))?;
-        let (FileTimes::Rewrite, Some(epoch)) = (self.times, epoch) else { return Ok(made.clone()) };
+        let rule = match (self.times, epoch) {
+            (FileTimes::Rewrite, Some(latest)) => Retime { latest, placeholder: None },
+            (FileTimes::Reproducible, Some(latest)) => Retime { latest, placeholder: Some(PLACEHOLDER) },
+            (FileTimes::Rewrite | FileTimes::Reproducible, None) | (FileTimes::Keep, _) => return Ok(made.clone()),
+        };
         let new: BTreeSet<Digest> = steps.iter().filter_map(|step| Some(step.added.as_ref()?.0)).collect();
         let blob = self.outputs.iter().find_map(Output::blob_form);
         let retimed = |layer: &Digest| match new.contains(layer) {
-            true => Ok(layers.retimed(layer, epoch, blob)?),
+            true => Ok(layers.retimed(layer, rule, blob)?),
             false => Ok(*layer),
         };
         made.iter().map(retimed).collect()
@@ -111,7 +117,7 @@ impl Build<'_> {
             Some(first) => Output { kind, names: Vec::new(), ..first.clone() },
             None => Output::plain(kind),
         };
-        let exporter = Exporter { layers, shape: Shape::Index };
+        let exporter = Exporter { layers, shape: Shape::Index, index: None };
         observed(&task, || {
             let bundle = exporter.bundle(&output, images, &task)?;
             task.note(format!("exporting manifest list {}", bundle.top().0.digest));
@@ -152,7 +158,7 @@ fn completed(
     fill_times(&mut added, epoch);
     config.history.extend(added);
     config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
-    Ok(Assembled { config, layers: names, size })
+    Ok(Assembled { config, layers: names, size, original: None })
 }
 
 /// Entries without a layer take the time of the next layer after them, the last ones that of the last layer: so a build

@@ -9,8 +9,8 @@ use super::{Build, BuildError, Built};
 use crate::digest::Digest;
 use crate::executor::{BlobForm, ExecuteError, Layers, Reuse, abreast};
 use crate::export::{
-    Annotation, Bundle, ExportImage, ExportLayer, FilesTarget, ImageFiles, LayerFiles, LayoutForm, LayoutTarget, Open,
-    Shape, push, write_files, write_layout,
+    Annotation, Bundle, ExportImage, ExportLayer, FilesTarget, ImageFiles, LayerFiles, LayoutForm, LayoutTarget,
+    NamedBundle, Open, Shape, push, write_files, write_layout,
 };
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::{Compression, Format};
@@ -110,7 +110,7 @@ impl Build<'_> {
         index: Option<Descriptor>,
         layers: &Layers<'_>,
     ) -> Result<Built, BuildError> {
-        let exporter = Exporter { layers, shape: shape(images) };
+        let exporter = Exporter { layers, shape: shape(images), index: None };
         let mut manifest = index;
         for output in &self.outputs {
             let task = self.progress.task(output.title());
@@ -146,6 +146,8 @@ pub(super) fn observed<T>(task: &Task, work: impl FnOnce() -> Result<T, BuildErr
 pub(super) struct Exporter<'a> {
     pub(super) layers: &'a Layers<'a>,
     pub(super) shape: Shape,
+    /// The index of images that were not built here and now.
+    pub(super) index: Option<Vec<u8>>,
 }
 
 impl Exporter<'_> {
@@ -162,8 +164,9 @@ impl Exporter<'_> {
                 return Ok(None);
             }
             OutputKind::Layout(form, target) => {
-                let bundle = self.bundle(output, images, task)?;
-                write_layout(&bundle, *form, &output.names, target, task)?;
+                let named = [NamedBundle { bundle: self.bundle(output, images, task)?, names: output.names.clone() }];
+                write_layout(&named, *form, target, task)?;
+                let [NamedBundle { bundle, .. }] = named;
                 bundle
             }
             OutputKind::Registry(by) => {
@@ -190,10 +193,14 @@ impl Exporter<'_> {
     pub(super) fn bundle(&self, output: &Output, images: &[Assembled], task: &Task) -> Result<Bundle, BuildError> {
         let image = |image: &Assembled| {
             let layers = abreast(&image.layers, |_, layer| self.layer(output, layer, task))?;
-            Ok(ExportImage { config: image.config.clone(), layers })
+            Ok(ExportImage { config: image.config.clone(), layers, original: image.original.clone() })
         };
         let images: Vec<ExportImage> = images.iter().map(image).collect::<Result<_, BuildError>>()?;
-        Ok(Bundle::new(&images, self.shape, output.format, &output.annotations))
+        let bundle = Bundle::new(&images, self.shape, output.format, &output.annotations);
+        Ok(match &self.index {
+            Some(index) => bundle.keeping(index),
+            None => bundle,
+        })
     }
 
     fn layer(&self, output: &Output, layer: &Digest, task: &Task) -> Result<ExportLayer, BuildError> {
@@ -241,7 +248,8 @@ impl Exporter<'_> {
         }))
     }
 
-    fn files(&self, images: &[Assembled], split: Split, task: &Task) -> Result<Vec<ImageFiles>, BuildError> {
+    /// The files of images, not compressed.
+    pub(super) fn files(&self, images: &[Assembled], split: Split, task: &Task) -> Result<Vec<ImageFiles>, BuildError> {
         let is_split = match split {
             Split::WhereSeveral => self.shape == Shape::Index,
             Split::Always => true,

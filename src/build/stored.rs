@@ -6,13 +6,13 @@ use super::outputs::{Exporter, Output, OutputKind, PushBy, observed};
 use super::{BlobForm, BuildError};
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, abreast};
-use crate::export::Shape;
+use crate::export::{Documents, Shape};
 use crate::image::config::ImageConfig;
-use crate::image::manifest::Descriptor;
+use crate::image::manifest::{Descriptor, Document};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::progress::Progress;
-use crate::store::{ImageRecord, Store, Tagged};
+use crate::store::{ImageRecord, Tagged};
 
 /// Pushes an image of the store under a name; where its name stands for an index, that and all images under it.
 pub fn push_stored(
@@ -22,25 +22,49 @@ pub fn push_stored(
     blob: BlobForm,
     progress: &Progress,
 ) -> Result<Descriptor, BuildError> {
-    let store = layers.store;
-    let (members, shape) = match &tagged.image.index {
-        Some(index) => (store.members(&tagged.name, index)?, Shape::Index),
-        None => (vec![tagged.clone()], Shape::Image),
-    };
-    let images = members.iter().map(|tagged| stored(store, &tagged.image)).collect::<Result<Vec<_>, _>>()?;
+    let (exporter, images) = stored_all(layers, tagged)?;
     let kind = OutputKind::Registry(PushBy::Tag);
     let output = Output { blob, names: vec![name.clone()], ..Output::plain(kind) };
     let task = progress.task(format!("pushing {}", name.familiar()));
-    let exporter = Exporter { layers, shape };
     let manifest = observed(&task, || exporter.make(&output, &images, &task))?;
     Ok(manifest.expect("a push has a manifest"))
 }
 
-fn stored(store: &Store, image: &ImageRecord) -> Result<Assembled, BuildError> {
+/// The images that a name in the store stands for, and what exports them.
+pub(super) fn stored_all<'a>(
+    layers: &'a Layers<'a>,
+    tagged: &Tagged,
+) -> Result<(Exporter<'a>, Vec<Assembled>), BuildError> {
+    let store = layers.store;
+    let Some(index) = &tagged.image.index else {
+        let exporter = Exporter { layers, shape: Shape::Image, index: None };
+        return Ok((exporter, vec![stored(layers, &tagged.image)?]));
+    };
+    let exporter = Exporter { layers, shape: Shape::Index, index: store.read_blob(index)? };
+    let members = in_order(store.members(&tagged.name, index)?, exporter.index.as_deref());
+    let images = members.iter().map(|member| stored(layers, &member.image)).collect::<Result<_, _>>()?;
+    Ok((exporter, images))
+}
+
+/// Members of an index in its own order.
+fn in_order(mut members: Vec<Tagged>, index: Option<&[u8]>) -> Vec<Tagged> {
+    let parsed = index.and_then(|bytes| Document::parse(bytes, None).ok());
+    if let Some(Document::Index(index)) = parsed {
+        let place =
+            |member: &Tagged| index.manifests.iter().position(|entry| Some(entry.digest) == member.image.manifest);
+        members.sort_by_key(place);
+    }
+    members
+}
+
+/// An image of the store, with its documents as they are there.
+pub(super) fn stored(layers: &Layers<'_>, image: &ImageRecord) -> Result<Assembled, BuildError> {
     let missing = || ExecuteError::Internal(format!("the config {} is not in the store any more", image.config));
-    let bytes = store.read_blob(&image.config)?.ok_or_else(missing)?;
+    let bytes = layers.store.read_blob(&image.config)?.ok_or_else(missing)?;
     let config = ImageConfig::parse(&bytes).map_err(|error| ExecuteError::Internal(error.to_string()))?;
-    Ok(Assembled { config, layers: image.layers.clone(), size: image.size })
+    let manifest = image.manifest.map(|manifest| layers.store.read_blob(&manifest)).transpose()?.flatten();
+    let original = Some(Documents { config: bytes, manifest });
+    Ok(Assembled { config, layers: image.layers.clone(), size: image.size, original })
 }
 
 /// Pulls an image and all its layers; returns the manifest's digest.

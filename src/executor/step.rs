@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::explain::{Nearest, Verdict};
 use super::layers::Wanted;
+use super::waiting::Shared;
 use super::{ExecuteError, Foresight, NoCache, Purpose, Services, StepOutput};
 use crate::cache::miss::{self, FileChanges};
 use crate::cache::{Key, MissReason, Place, key};
@@ -91,7 +92,8 @@ pub(super) fn run_step(
     let work = Work { plan, step, services, task, inputs };
     match &step.op {
         Op::Scratch(platform) => {
-            Ok(StepOutput { key: key::scratch(platform).digest, layers: Some(Vec::new()), added: None })
+            let key = work.begun(key::scratch(platform).digest);
+            Ok(StepOutput { key, layers: Some(Vec::new()), added: None })
         }
         Op::Base(base) => work.base(base),
         Op::Run(op) => work.run(op),
@@ -185,7 +187,7 @@ impl Work<'_> {
             return self.foresee(key, chain, files, foresight);
         }
         // Whoever makes the same now, in this process or another, is waited for, and its result is ours.
-        let _lock = self.services.layers.store.lock("step", &key.digest)?;
+        let _lock = Shared::Step.lock(&key.digest, self.services.layers.store, self.task)?;
         if let Some(record) = self.find(&key.digest)? {
             return self.hit(key, chain, record);
         }

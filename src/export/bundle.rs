@@ -4,8 +4,8 @@ use super::annotations::annotations_of;
 use super::{Annotation, AnnotationTarget, Open};
 use crate::digest::Digest;
 use crate::image::config::ImageConfig;
-use crate::image::manifest::{Descriptor, Index, Manifest, canonical};
-use crate::image::media_type::{Compression, Format};
+use crate::image::manifest::{Descriptor, Document, Index, Manifest, canonical};
+use crate::image::media_type::{Compression, Format, OCI_INDEX, OCI_MANIFEST};
 use crate::image::reference::Reference;
 
 /// A layer that is ready for outputs.
@@ -32,6 +32,17 @@ pub struct ExportImage {
     pub config: ImageConfig,
     /// Its layers, lowest first.
     pub layers: Vec<ExportLayer>,
+    /// The documents that it came with, where nothing has changed it: an image that only passes through keeps its id.
+    pub original: Option<Documents>,
+}
+
+/// An image's documents, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Documents {
+    /// The config.
+    pub config: Vec<u8>,
+    /// The manifest, where there is one.
+    pub manifest: Option<Vec<u8>>,
 }
 
 /// A blob that a manifest names.
@@ -77,9 +88,17 @@ pub enum Shape {
 }
 
 impl ExportImage {
-    /// Writes config and manifest in a format.
+    /// Writes config and manifest in a format; of an image that came from elsewhere they are what they were, as far as they
+    /// still describe its blobs.
     pub fn assemble(&self, format: Format, annotations: &[Annotation]) -> Assembled {
-        let config_bytes = self.config.to_bytes();
+        let original = self.original.as_ref();
+        let config_bytes = original.map_or_else(|| self.config.to_bytes(), |documents| documents.config.clone());
+        if let Some(bytes) = original.and_then(|documents| documents.manifest.as_ref())
+            && annotations.is_empty()
+            && let Some(assembled) = self.as_it_came(&config_bytes, bytes)
+        {
+            return assembled;
+        }
         let config = Descriptor::of(format.config(), &config_bytes);
         let blob = |layer: &ExportLayer| Blob {
             descriptor: Descriptor::new(format.layer(layer.compression), layer.digest, layer.size),
@@ -103,6 +122,26 @@ impl ExportImage {
         descriptor.platform = Some(platform);
         Assembled { config: (config, config_bytes), manifest: (descriptor, manifest_bytes), layers }
     }
+
+    /// With the manifest that it came with, where that names these very blobs.
+    fn as_it_came(&self, config: &[u8], manifest: &[u8]) -> Option<Assembled> {
+        let Ok(Document::Manifest(parsed)) = Document::parse(manifest, None) else { return None };
+        let is_same = parsed.config.digest == Digest::of(config)
+            && parsed.layers.iter().map(|layer| &layer.digest).eq(self.layers.iter().map(|layer| &layer.digest));
+        let media_type = parsed.media_type.as_deref().unwrap_or(OCI_MANIFEST);
+        let mut descriptor = Descriptor::of(media_type, manifest);
+        descriptor.platform = Some(self.config.platform());
+        let blob = |(descriptor, layer): (&Descriptor, &ExportLayer)| Blob {
+            descriptor: descriptor.clone(),
+            open: layer.open.clone(),
+            repositories: layer.repositories.clone(),
+        };
+        is_same.then(|| Assembled {
+            config: (parsed.config.clone(), config.to_vec()),
+            manifest: (descriptor, manifest.to_vec()),
+            layers: parsed.layers.iter().zip(&self.layers).map(blob).collect(),
+        })
+    }
 }
 
 impl Bundle {
@@ -112,6 +151,17 @@ impl Bundle {
         let images: Vec<Assembled> = images.iter().map(|image| image.assemble(format, annotations)).collect();
         let index = (shape == Shape::Index).then(|| index_of(&images, format, annotations));
         Bundle { images, index, created }
+    }
+
+    /// With the index that the images came with, where that names these very images.
+    pub fn keeping(mut self, index: &[u8]) -> Bundle {
+        let Ok(Document::Index(parsed)) = Document::parse(index, None) else { return self };
+        let named = parsed.manifests.iter().map(|entry| &entry.digest);
+        if self.index.is_some() && named.eq(self.images.iter().map(|image| &image.manifest.0.digest)) {
+            let media_type = parsed.media_type.as_deref().unwrap_or(OCI_INDEX);
+            self.index = Some((Descriptor::of(media_type, index), index.to_vec()));
+        }
+        self
     }
 
     /// What a name stands for: the index where there is one, else the manifest.

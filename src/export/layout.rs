@@ -6,9 +6,9 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Assembled, Blob, Bundle, ExportError, FileTarget};
+use super::{Blob, Bundle, ExportError, FileTarget};
 use crate::digest::{Digest, VerifyReader};
 use crate::image::manifest::{Descriptor, Index, canonical};
 use crate::image::media_type::OCI_INDEX;
@@ -35,18 +35,25 @@ pub enum LayoutTarget {
     Tar(FileTarget),
 }
 
-/// Writes an image, or several under an index, as a layout.
+/// What is called something in a layout.
+pub struct NamedBundle {
+    /// An image, or several under an index.
+    pub bundle: Bundle,
+    /// Its names; may be none.
+    pub names: Vec<Reference>,
+}
+
+/// Writes images and indexes as one layout, each blob once.
 ///
 /// # Errors
 /// The target cannot be written, or a layer cannot be read or is not what its digest says.
 pub fn write_layout(
-    bundle: &Bundle,
+    items: &[NamedBundle],
     form: LayoutForm,
-    names: &[Reference],
     target: &LayoutTarget,
     task: &Task,
 ) -> Result<(), ExportError> {
-    let layout = Layout { bundle, form, names, task };
+    let layout = Layout { items, form, task };
     match target {
         LayoutTarget::Directory(path) => layout.directory(path),
         LayoutTarget::Tar(FileTarget::Stdout) => {
@@ -60,54 +67,23 @@ pub fn write_layout(
 }
 
 struct Layout<'a> {
-    bundle: &'a Bundle,
+    items: &'a [NamedBundle],
     form: LayoutForm,
-    names: &'a [Reference],
     task: &'a Task,
 }
 
 impl Layout<'_> {
-    /// The entries of `index.json`: one for each name, as containerd reads them.
-    fn entries(&self) -> Vec<Descriptor> {
-        let mut plain = self.bundle.top().0.clone();
-        if let Some(created) = &self.bundle.created {
-            plain.annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
-        }
-        if self.names.is_empty() {
-            return vec![plain];
-        }
-        let named = |name: &Reference| {
-            let mut entry = plain.clone();
-            let full = name.with_default_tag();
-            entry.annotations.insert("io.containerd.image.name".to_owned(), full.to_string());
-            if let Some(tag) = full.tag() {
-                entry.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
-            }
-            entry
-        };
-        self.names.iter().map(named).collect()
-    }
-
     fn index(&self, mut manifests: Vec<Descriptor>) -> Vec<u8> {
         let replaced = |entry: &Descriptor, new: &Descriptor| {
             let key = "io.containerd.image.name";
             entry.digest == new.digest
                 || (new.annotations.contains_key(key) && entry.annotations.get(key) == new.annotations.get(key))
         };
-        let entries = self.entries();
+        let entries: Vec<Descriptor> = self.items.iter().flat_map(entries).collect();
         manifests.retain(|old| !entries.iter().any(|new| replaced(old, new)));
         manifests.extend(entries);
         let media_type = Some(OCI_INDEX.to_owned());
         canonical(&Index { schema_version: 2, media_type, manifests, annotations: BTreeMap::new() })
-    }
-
-    /// What `docker load` of all ages reads.
-    fn docker_manifest(&self, image: &Assembled) -> Vec<u8> {
-        let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
-        let tags: Vec<String> = self.names.iter().map(|name| name.with_default_tag().familiar()).collect();
-        let layers: Vec<String> = image.layers.iter().map(|layer| blob(&layer.descriptor.digest)).collect();
-        let tags = if tags.is_empty() { serde_json::Value::Null } else { json!(tags) };
-        canonical(&json!([{ "Config": blob(&image.config.0.digest), "RepoTags": tags, "Layers": layers }]))
     }
 
     /// Small files of the layout besides the blobs.
@@ -116,9 +92,9 @@ impl Layout<'_> {
             ("index.json", self.index(others)),
             ("oci-layout", canonical(&json!({ "imageLayoutVersion": "1.0.0" }))),
         ];
-        // An index has none: what loads by this file knows one image alone.
-        if let (LayoutForm::Docker, [image]) = (self.form, self.bundle.images.as_slice()) {
-            documents.insert(1, ("manifest.json", self.docker_manifest(image)));
+        if self.form == LayoutForm::Docker {
+            let items: Vec<Value> = self.items.iter().filter_map(docker_item).collect();
+            documents.insert(1, ("manifest.json", canonical(&Value::from(items))));
         }
         documents
     }
@@ -133,10 +109,10 @@ impl Layout<'_> {
             Layer(&'a Blob),
         }
         let mut blobs: BTreeMap<String, (u64, Content<'_>)> = BTreeMap::new();
-        for (descriptor, bytes) in self.bundle.documents() {
+        for (descriptor, bytes) in self.items.iter().flat_map(|item| item.bundle.documents()) {
             blobs.insert(descriptor.digest.hex(), (descriptor.size, Content::Bytes(bytes)));
         }
-        for layer in self.bundle.layers() {
+        for layer in self.items.iter().flat_map(|item| item.bundle.layers()) {
             blobs.insert(layer.descriptor.digest.hex(), (layer.descriptor.size, Content::Layer(layer)));
         }
         for (hex, (size, content)) in blobs {
@@ -167,7 +143,7 @@ impl Layout<'_> {
     fn directory(&self, path: &Path) -> Result<(), ExportError> {
         let blobs = path.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(ExportError::write(&blobs))?;
-        for layer in self.bundle.layers() {
+        for layer in self.items.iter().flat_map(|item| item.bundle.layers()) {
             let target = blobs.join(layer.descriptor.digest.hex());
             if target.exists() {
                 continue;
@@ -177,7 +153,7 @@ impl Layout<'_> {
             });
             written.map_err(ExportError::write(&target))?;
         }
-        for (descriptor, bytes) in self.bundle.documents() {
+        for (descriptor, bytes) in self.items.iter().flat_map(|item| item.bundle.documents()) {
             let target = blobs.join(descriptor.digest.hex());
             super::files::write_file(&target, |out| out.write_all(bytes)).map_err(ExportError::write(&target))?;
         }
@@ -188,6 +164,37 @@ impl Layout<'_> {
         }
         Ok(())
     }
+}
+
+/// The entries of `index.json`: one for each name, as containerd reads them.
+fn entries(item: &NamedBundle) -> Vec<Descriptor> {
+    let mut plain = item.bundle.top().0.clone();
+    if let Some(created) = &item.bundle.created {
+        plain.annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
+    }
+    if item.names.is_empty() {
+        return vec![plain];
+    }
+    let named = |name: &Reference| {
+        let mut entry = plain.clone();
+        let full = name.with_default_tag();
+        entry.annotations.insert("io.containerd.image.name".to_owned(), full.to_string());
+        if let Some(tag) = full.tag() {
+            entry.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
+        }
+        entry
+    };
+    item.names.iter().map(named).collect()
+}
+
+/// What `docker load` of all ages reads of an image in `manifest.json`; nothing of an index, for it knows one image alone.
+fn docker_item(item: &NamedBundle) -> Option<Value> {
+    let [image] = item.bundle.images.as_slice() else { return None };
+    let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
+    let tags: Vec<String> = item.names.iter().map(|name| name.with_default_tag().familiar()).collect();
+    let layers: Vec<String> = image.layers.iter().map(|layer| blob(&layer.descriptor.digest)).collect();
+    let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
+    Some(json!({ "Config": blob(&image.config.0.digest), "RepoTags": tags, "Layers": layers }))
 }
 
 /// What an existing layout's index names.

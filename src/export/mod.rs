@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use annotations::{Annotation, AnnotationTarget};
-pub use bundle::{Assembled, Blob, Bundle, ExportImage, ExportLayer, Shape};
+pub use bundle::{Assembled, Blob, Bundle, Documents, ExportImage, ExportLayer, Shape};
 pub use files::{FilesTarget, ImageFiles, LayerFiles, write_files};
-pub use layout::{LayoutForm, LayoutTarget, write_layout};
+pub use layout::{LayoutForm, LayoutTarget, NamedBundle, write_layout};
 pub use push::push;
 
 use crate::digest::Digest;

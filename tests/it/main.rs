@@ -12,6 +12,7 @@
 mod harness;
 
 mod agents;
+mod archives;
 mod bases;
 mod container;
 mod corpus;
@@ -42,6 +43,7 @@ mod places;
 mod platforms;
 mod registry;
 mod remote;
+mod reproducible;
 mod running;
 mod secrets;
 mod shell;

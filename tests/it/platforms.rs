@@ -103,7 +103,7 @@ for_each_user! {
             Some(program) => skip!("{program} is not installed"),
             None => Registry::start(Access::Plain),
         };
-        let base = match Base::Busybox.push(&rbuild, &registry) {
+        let base = match Base::Busybox.push(&registry) {
             Ok(base) => base,
             Err(reason) => skip!("{reason}"),
         };
@@ -157,6 +157,11 @@ fn an_index_is_pushed_named_and_pulled_by_platform() {
     rbuild.run(["tag", &names[0], &later]).succeeded();
     assert_eq!(rbuild.run(["push", &later]).succeeded().image_id(), id);
     assert_eq!(raw(&later), index);
+    // Saved it is, too; loaded by another store, it has an image for each platform.
+    let saved = rbuild.path("out/saved.tar");
+    let saved = saved.to_str().expect("UTF-8");
+    rbuild.run(["save", "--format", "oci-archive", "-o", saved, &later]).succeeded();
+    assert_eq!(Image::read_index(saved.as_ref()).0, index);
     // Another store builds on what serves its platform.
     let puller = Rbuild::new(rbuild.user);
     let upon = puller.context("upon").file("Dockerfile", format!("FROM {}\n", names[0]));
