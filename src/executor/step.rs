@@ -159,7 +159,7 @@ impl Work<'_> {
     /// The record of a key whose layer can still be had.
     pub(super) fn find(&self, key: &Digest) -> Result<Option<StepRecord>, ExecuteError> {
         if !self.may_use_cache() {
-            return Ok(None);
+            return Ok(self.services.cache.made_anew(key));
         }
         let layers = self.services.layers;
         Ok(self.services.cache.find(key, |layer, record| layers.is_available(layer, record))?)
@@ -198,7 +198,10 @@ impl Work<'_> {
             }
             Made::Found(record) => (record, Outcome::Cached),
         };
-        cache.keep(&key.digest, &record)?;
+        match self.may_use_cache() {
+            true => cache.keep(&key.digest, &record)?,
+            false => cache.keep_anew(&key.digest, &record)?,
+        }
         cache.remember(self.place(), key, Some(record.layer))?;
         self.task.end(outcome);
         self.extend(chain, record)
