@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Child, Command};
 
-use crate::harness::{Files, Rbuild, Run, User, finish, succeed};
+use crate::harness::{Files, Rbuild, Run, User, finish, succeed, suite_user};
 use crate::image::Image;
 use crate::leftovers::on_busybox;
 
@@ -115,7 +115,6 @@ for_each_user! {
             "umask 000; exec \"$@\"",
             "umask 077; exec \"$@\"",
             "export LANG=tr_TR.UTF-8 LC_ALL=tr_TR.UTF-8 TZ=Pacific/Kiritimati; exec \"$@\"",
-            "mkdir gone; cd gone; rmdir ../gone; exec \"$@\"",
             "ulimit -n 128; exec \"$@\"",
             "unset PATH; exec \"$@\" <&-",
         ];
@@ -159,4 +158,20 @@ for_each_user! {
         assert!(!said.contains(&0x1b), "control characters reach the terminal");
         finish(in_shell(&rbuild, "exec \"$@\"", &context)).succeeded().all_cached();
     }
+}
+
+#[test]
+fn f9_more_layers_than_a_mount_takes() {
+    let rbuild = Rbuild::new(suite_user());
+    // The kernel takes 500 layers in one overlay.
+    let directories: String = (0..510).map(|number| format!("WORKDIR /d{number}\n")).collect();
+    let rest = format!("{directories}RUN ls -d /d* | wc -l | sed 's/^/there are /'; touch /d7/made\nRUN ls /d7\n");
+    let context = match on_busybox(&rbuild, "many", &rest) {
+        Ok(context) => context,
+        Err(reason) => skip!("{reason}"),
+    };
+    let archive = rbuild.path("out/image.tar");
+    let output = format!("type=oci,dest={}", archive.display());
+    rbuild.build(&context, &["-o", &output]).succeeded().says(" there are 511\n").says(" made\n");
+    assert_eq!(Image::read(&archive).diff_ids().len(), 513);
 }
