@@ -1,7 +1,9 @@
 //! The story of one build: read → parse → resolve bases → plan → execute → assemble → export.
 
+mod archived;
 mod assemble;
 mod bases;
+mod changes;
 mod checks;
 mod epoch;
 mod foresight;
@@ -15,7 +17,9 @@ use std::sync::Arc;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
+pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, export_files, import_files, load, save};
 pub use bases::Pull;
+pub use changes::change_config;
 pub use checks::{Checked, check};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};

@@ -3,6 +3,7 @@
 //! Contract: these are flat tables, one file per subject, and their texts are the manual. They take values as words;
 //! [`super::request`] understands them.
 
+mod archive;
 mod build;
 mod image;
 mod limits;
@@ -14,6 +15,7 @@ mod switch;
 
 use clap::{Args, Parser};
 
+pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
 pub use limits::LimitArguments;
@@ -107,6 +109,17 @@ pub enum Subcommand {
     Inspect(InspectArguments),
     /// Show the steps that made an image
     History(HistoryArguments),
+    /// Write images into an archive, for docker load, podman load, rbuild load
+    #[command(after_help = archive::SAVE_HELP)]
+    Save(SaveArguments),
+    /// Take the images of an archive into the store
+    #[command(after_help = archive::LOAD_HELP)]
+    Load(LoadArguments),
+    /// Make an image of a tar of a root file system
+    #[command(after_help = archive::IMPORT_HELP)]
+    Import(ImportArguments),
+    /// Write the files of an image, as its containers see them, into a tar
+    Export(ExportArguments),
     /// Say what this machine can do, and how it could do more
     Doctor(DoctorArguments),
     /// Say how much space images and cache take

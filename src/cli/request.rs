@@ -5,6 +5,7 @@
 //! a context or a secret that is not there. It knows nothing of how a build is done.
 
 mod accepted;
+pub mod archive;
 pub mod commands;
 pub mod container;
 mod context;

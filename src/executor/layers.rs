@@ -544,7 +544,7 @@ fn copy(reader: &mut dyn Read, out: &mut dyn Write, part: &mut Part) -> io::Resu
 }
 
 /// What the record calls a blob that came from a registry.
-const PULLED: &str = "pulled:";
+pub(super) const PULLED: &str = "pulled:";
 
 /// A tree that was written and has no name yet.
 struct UnpackedTree {

@@ -5,6 +5,7 @@
 
 mod abreast;
 mod add;
+mod adopt;
 mod aftermath;
 mod agent;
 mod audit;
@@ -50,7 +51,7 @@ pub use download::{DownloadError, Downloads, FetchedFile};
 pub use error::{ExecuteError, RunFailure};
 pub use explain::{Explained, Foresight, Nearest, Verdict, explain};
 pub use ingest::BlobForm;
-pub use layers::{Layers, Reuse};
+pub use layers::{Layers, Reuse, Wanted};
 pub use measure::measure;
 pub use namespace::Namespace;
 pub use resolver::Resolver;

@@ -13,6 +13,7 @@
 mod harness;
 
 mod agents;
+mod archives;
 mod bases;
 mod container;
 mod corpus;

@@ -1,6 +1,7 @@
 //! The commands: each carries one [`super::Command`] out.
 
 mod agents;
+mod archive;
 mod build;
 mod check;
 mod doctor;
@@ -50,6 +51,10 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Check(request) => check::run(&request),
         Command::Push(request) => transfer::push(&request, environment),
         Command::Pull(request) => transfer::pull(&request, environment),
+        Command::Save(request) => archive::save(&request, environment),
+        Command::Load(request) => archive::load(&request),
+        Command::Import(request) => archive::import(&request),
+        Command::Export(request) => archive::export(&request, environment),
         Command::Doctor(request) => doctor::run(&request),
         Command::Show(text) => print(&text),
         // It has an exit code of its own.
