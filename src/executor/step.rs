@@ -12,7 +12,7 @@ use crate::cache::{Key, MissReason, Place, key};
 use crate::digest::Digest;
 use crate::plan::{CopyFrom, MountSource, Op, Plan, Step, StepId};
 use crate::progress::{Outcome, Task};
-use crate::store::{SlotRecord, StepRecord};
+use crate::store::{Lock, SlotRecord, StepRecord};
 
 /// The results that a step waits for.
 pub(super) struct Inputs {
@@ -119,6 +119,11 @@ impl Work<'_> {
         self.inputs.outputs.get(&id).map(Arc::as_ref).ok_or_else(missing)
     }
 
+    /// Takes a lock that others may hold for long.
+    pub(super) fn wait_for(&self, shared: Shared, name: &Digest) -> Result<Lock, ExecuteError> {
+        shared.lock(name, self.services.layers.store, self.task, Some(self.services.cancel))
+    }
+
     /// The layers of a step that this one waits for.
     pub(super) fn layers_of(&self, id: StepId) -> Result<&[Digest], ExecuteError> {
         self.output(id)?.layers.as_deref().ok_or(ExecuteError::NotMade(id))
@@ -184,7 +189,7 @@ impl Work<'_> {
             return self.foresee(key, chain, files, foresight);
         }
         // Whoever makes the same now, in this process or another, is waited for, and its result is ours.
-        let _lock = Shared::Step.lock(&key.digest, self.services.layers.store, self.task)?;
+        let _lock = self.wait_for(Shared::Step, &key.digest)?;
         if let Some(record) = self.find(&key.digest)? {
             return self.hit(key, chain, record);
         }

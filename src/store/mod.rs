@@ -256,19 +256,14 @@ impl Store {
         Lock::exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
     }
 
-    /// As [`Store::lock`]; a wait of more than a moment is told with who is waited for.
-    pub fn lock_telling(
-        &self,
-        kind: &str,
-        name: &crate::digest::Digest,
-        tell: impl FnOnce(Holder) + Send,
-    ) -> Result<Lock> {
-        Lock::exclusive_telling(&self.root.join("locks").join(format!("{kind}-{}", name.hex())), tell)
-    }
-
     /// As [`Store::lock`], but does not wait: `None` where somebody holds it.
     pub fn try_lock(&self, kind: &str, name: &crate::digest::Digest) -> Result<Option<Lock>> {
         Lock::try_exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
+    }
+
+    /// Who holds a lock now.
+    pub fn holder(&self, kind: &str, name: &crate::digest::Digest) -> Holder {
+        lock::holder(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
     }
 }
 

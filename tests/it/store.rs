@@ -245,7 +245,10 @@ fn fails_well(rbuild: &Rbuild, context: &Files, fault: &Fault, first: usize) {
         let trace = rbuild.path("trace");
         let mut command = rbuild.command_of("strace", ["-f", "-qq", "-o", trace.to_str().expect("UTF-8")]);
         command.args([format!("--trace={call}"), inject]).arg(rbuild.program());
-        command.args(["build", "--no-cache", "--progress", "plain", "-t", "x", directory]);
+        let output = rbuild.path("out/image.tar");
+        drop(fs::remove_file(&output));
+        let to = format!("type=oci,dest={}", output.display());
+        command.args(["build", "--no-cache", "--reproducible", "--progress", "plain", "-t", "x", "-o", &to, directory]);
         let run = finish(command.spawn().expect("start strace"));
         let trace = fs::read(&trace).expect("read the trace");
         let hits: Vec<String> = String::from_utf8_lossy(&trace)
@@ -258,6 +261,7 @@ fn fails_well(rbuild: &Rbuild, context: &Files, fault: &Fault, first: usize) {
         // What could not be written may have been the message itself.
         let is_mute = hits.iter().any(|hit| hit.contains(&format!("{call}(2, ")));
         assert!(run.code == Some(0) || is_mute || run.stderr.contains("error"), "{place}");
+        assert!(run.code == Some(0) || !output.exists(), "half an archive is left: {place}");
         is_whole(rbuild);
         if hits.is_empty() {
             return;

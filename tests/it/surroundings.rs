@@ -96,7 +96,7 @@ for_each_user! {
         let context = rbuild.context("closed").file("open", "1\n").file("secret", "2\n").file(".dockerignore", "secret\n");
         let context = context.file("Dockerfile", "FROM scratch\nCOPY . /\n");
         rbuild.own_everything();
-        fs::set_permissions(context.directory.join("secret"), fs::Permissions::from_mode(0)).expect("close a file");
+        fs::set_permissions(context.directory.join("secret"), fs::Permissions::from_mode(0o0)).expect("close a file");
         rbuild.build(&context, &[]).succeeded();
         fs::remove_file(context.directory.join(".dockerignore")).expect("remove the ignore file");
         rbuild.build(&context, &[]).failed(1).says("secret").says("Permission denied");
