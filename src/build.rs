@@ -276,7 +276,10 @@ impl Build<'_> {
             options.epoch = PLACEHOLDER;
             options.times = Times::Steady;
         }
-        options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
+        // What is written anew for its times is compressed then, and not before.
+        if self.times == FileTimes::Keep || plan.epoch.is_none() {
+            options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
+        }
         Ok(Prepared { plan, bases, layers, options, aftermath: Aftermath::default() })
     }
 
