@@ -4,13 +4,16 @@
 //! them. Go's flags take `--push=false`, and scripts are full of it: every switch here is a [`Switch`].
 
 mod limits;
+mod login;
+mod registries;
 mod storage;
 
 use std::str::FromStr;
 
 use clap::{Args, Parser};
 pub use limits::LimitArguments;
-
+pub use login::{LoginArguments, LogoutArguments};
+pub use registries::RegistryArguments;
 pub use storage::{CheckArguments, DiskUsageArguments, PruneArguments};
 
 /// A flag that may be written bare or with `=true` or `=false`.
@@ -174,6 +177,10 @@ pub enum Subcommand {
     Push(PushArguments),
     /// Pull an image from its registry
     Pull(PullArguments),
+    /// Keep credentials for a registry
+    Login(LoginArguments),
+    /// Forget credentials for a registry
+    Logout(LogoutArguments),
     /// Give an image more names
     Tag(TagArguments),
     /// Show an image's configuration and manifest as JSON
@@ -398,17 +405,6 @@ pub struct BuildArguments {
     /// What is accepted for the sake of scripts.
     #[command(flatten)]
     pub accepted: AcceptedArguments,
-}
-
-/// How to reach registries.
-#[derive(Debug, Args)]
-pub struct RegistryArguments {
-    /// Speak plain HTTP, or HTTPS without checking certificates, with this registry: HOST[:PORT] (repeatable)
-    #[arg(long = "insecure-registry", value_name = "HOST", help_heading = "Registries")]
-    pub insecure_registries: Vec<String>,
-    /// Trust the certificates in this PEM file besides the system's (repeatable)
-    #[arg(long = "ca-cert", value_name = "FILE", help_heading = "Registries")]
-    pub ca_certificates: Vec<String>,
 }
 
 /// Flags of other builders that have no meaning here (yet): each gives a sentence about what happens instead.

@@ -10,7 +10,9 @@ pub mod container;
 mod context;
 mod fields;
 mod limits;
+pub mod login;
 mod output;
+mod registries;
 mod run;
 pub mod storage;
 
@@ -18,7 +20,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::args::{BuildArguments, ExplainArguments, GlobalArguments, RegistryArguments, Switch};
+use super::args::{BuildArguments, ExplainArguments, GlobalArguments, Switch};
 use super::environment::Environment;
 use crate::diagnostic::did_you_mean;
 use crate::executor::Resolver;
@@ -32,6 +34,8 @@ use fields::Given;
 pub use output::{
     Annotation, AnnotationTarget, Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress,
 };
+pub use registries::RegistryOptions;
+use registries::registries;
 pub use run::{Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent};
 
 /// A build, fully said.
@@ -185,15 +189,6 @@ pub enum Verbosity {
     Normal,
     /// Everything (`--debug`).
     Debug,
-}
-
-/// How to reach registries.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RegistryOptions {
-    /// Registries (`host[:port]`) that may speak plain HTTP or have bad certificates.
-    pub insecure: Vec<String>,
-    /// PEM files of certificates to trust.
-    pub ca_certificates: Vec<PathBuf>,
 }
 
 /// Says what is wrong with a value on the command line or in the environment.
@@ -381,7 +376,7 @@ fn references(flag: &'static str, texts: &[String]) -> Result<Vec<Reference>, In
             let reason = "a name for a new image cannot have a digest".to_owned();
             return Err(InvalidRequest::InvalidValue { flag, value: text.clone(), reason });
         }
-        if !references.contains(&reference) {
+        if !references.iter().any(|known| known.to_string() == reference.to_string()) {
             references.push(reference);
         }
     }
@@ -532,15 +527,6 @@ fn progress_mode(flag: Option<&str>, environment: &Environment) -> Result<Progre
             None => given.invalid(),
         }
     })
-}
-
-fn registries(arguments: &RegistryArguments, environment: &Environment) -> Result<RegistryOptions, InvalidRequest> {
-    let is_host = |host: &&String| !host.is_empty() && !host.contains('/') && !host.contains(char::is_whitespace);
-    if let Some(value) = arguments.insecure_registries.iter().find(|host| !is_host(host)) {
-        return Err(Given { flag: "--insecure-registry", value, expected: "HOST or HOST:PORT" }.invalid());
-    }
-    let ca_certificates = arguments.ca_certificates.iter().map(|path| environment.absolute(path)).collect();
-    Ok(RegistryOptions { insecure: arguments.insecure_registries.clone(), ca_certificates })
 }
 
 fn store_root(global: &GlobalArguments, environment: &Environment) -> Result<PathBuf, InvalidRequest> {

@@ -1,6 +1,7 @@
 //! The client against the registry in this process (each of its faults), and against a real one.
 
 mod auth;
+mod places;
 mod pull;
 mod push;
 mod real;
