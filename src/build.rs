@@ -1,7 +1,9 @@
 //! The story of one build: read → parse → resolve bases → plan → execute → assemble → export.
 
+mod archived;
 mod assemble;
 mod bases;
+mod changes;
 mod checks;
 mod epoch;
 mod foresight;
@@ -15,7 +17,9 @@ use std::sync::Arc;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
+pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, export_files, import_files, load, save};
 pub use bases::Pull;
+pub use changes::change_config;
 pub use checks::{Checked, check};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
@@ -28,8 +32,8 @@ use crate::digest::{Digest, Frame};
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::{self, Parsed};
 use crate::executor::{
-    Aftermath, Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, Purpose,
-    ResolvedBase, Services, execute, private_network,
+    Aftermath, Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, PLACEHOLDER,
+    Purpose, ResolvedBase, Services, Times, execute, private_network,
 };
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
@@ -91,6 +95,8 @@ pub enum FileTimes {
     Keep,
     /// `rewrite-timestamp=true`: those later than `SOURCE_DATE_EPOCH` become that.
     Rewrite,
+    /// `--reproducible`: those of all that the build made become the moment that dates it, and there always is one.
+    Reproducible,
 }
 
 /// What a build made.
@@ -257,6 +263,11 @@ impl Build<'_> {
         if let Some(epoch) = plan.epoch {
             options.epoch = epoch;
             options.created = Some(epoch);
+        }
+        if self.times == FileTimes::Reproducible {
+            // The moment comes into the image's layers at the end; a cached step was made with another.
+            options.epoch = PLACEHOLDER;
+            options.times = Times::Steady;
         }
         options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
         Ok(Prepared { plan, bases, layers, options, aftermath: Aftermath::default() })

@@ -9,7 +9,8 @@ use super::{Build, BuildError, Built};
 use crate::digest::Digest;
 use crate::executor::{BlobForm, ExecuteError, Layers, Reuse, abreast};
 use crate::export::{
-    ExportImage, ExportLayer, FilesTarget, LayerFiles, LayoutForm, LayoutTarget, Open, push, write_files, write_layout,
+    Documents, ExportImage, ExportLayer, FilesTarget, LayerFiles, LayoutForm, LayoutTarget, Open, push, write_files,
+    write_layout,
 };
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::{Compression, Format};
@@ -67,7 +68,7 @@ impl Build<'_> {
     /// Makes every output, one after the other: they share their layers' blobs.
     pub(super) fn export(&self, image: &Assembled, layers: &Layers<'_>) -> Result<Built, BuildError> {
         let mut built = Built { config: Digest::of(&image.config.to_bytes()), manifest: None };
-        let exporter = Exporter { layers, annotations: &self.annotations };
+        let exporter = Exporter { layers, annotations: &self.annotations, original: None };
         for output in &self.outputs {
             let task = self.progress.task(output.title());
             let manifest = observed(&task, || exporter.make(output, image, &task))?;
@@ -92,6 +93,8 @@ pub(super) fn observed<T>(task: &Task, work: impl FnOnce() -> Result<T, BuildErr
 pub(super) struct Exporter<'a> {
     pub(super) layers: &'a Layers<'a>,
     pub(super) annotations: &'a BTreeMap<String, String>,
+    /// The documents of an image that was not built here.
+    pub(super) original: Option<Documents>,
 }
 
 impl Exporter<'_> {
@@ -122,9 +125,15 @@ impl Exporter<'_> {
         Ok(Some(descriptor.clone()))
     }
 
-    fn image(&self, output: &Output, image: &Assembled, task: &Task) -> Result<ExportImage, BuildError> {
+    /// The image in the form that an output wants.
+    pub(super) fn image(&self, output: &Output, image: &Assembled, task: &Task) -> Result<ExportImage, BuildError> {
         let exported = abreast(&image.layers, |_, layer| self.layer(output, layer, task))?;
-        Ok(ExportImage { config: image.config.clone(), layers: exported, annotations: self.annotations.clone() })
+        Ok(ExportImage {
+            config: image.config.clone(),
+            layers: exported,
+            annotations: self.annotations.clone(),
+            original: self.original.clone(),
+        })
     }
 
     fn layer(&self, output: &Output, layer: &Digest, task: &Task) -> Result<ExportLayer, BuildError> {
@@ -168,7 +177,8 @@ impl Exporter<'_> {
         }))
     }
 
-    fn plain_layers(&self, image: &Assembled, task: &Task) -> Result<Vec<LayerFiles>, BuildError> {
+    /// The layers without compression.
+    pub(super) fn plain_layers(&self, image: &Assembled, task: &Task) -> Result<Vec<LayerFiles>, BuildError> {
         let plain = |layer: &Digest| {
             let index = self.layers.index(layer, task)?;
             let open = self.layers.reopen(layer, task)?;

@@ -8,6 +8,7 @@ use super::outputs::{Exporter, Output, OutputKind, observed};
 use super::{BlobForm, BuildError, Reuse};
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, abreast};
+use crate::export::Documents;
 use crate::image::config::ImageConfig;
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::Format;
@@ -24,10 +25,7 @@ pub fn push_stored(
     blob: BlobForm,
     progress: &Progress,
 ) -> Result<Descriptor, BuildError> {
-    let missing = || ExecuteError::Internal(format!("the config {} is not in the store any more", image.config));
-    let bytes = layers.store.read_blob(&image.config)?.ok_or_else(missing)?;
-    let config = ImageConfig::parse(&bytes).map_err(|error| ExecuteError::Internal(error.to_string()))?;
-    let assembled = Assembled { config, layers: image.layers.clone() };
+    let (assembled, original) = stored(layers, image)?;
     let output = Output {
         kind: OutputKind::Registry,
         format: Format::Oci,
@@ -36,9 +34,18 @@ pub fn push_stored(
         names: vec![name.clone()],
     };
     let task = progress.task(format!("pushing {}", name.familiar()));
-    let exporter = Exporter { layers, annotations: &BTreeMap::new() };
+    let exporter = Exporter { layers, annotations: &BTreeMap::new(), original: Some(original) };
     let manifest = observed(&task, || exporter.make(&output, &assembled, &task))?;
     Ok(manifest.expect("a push has a manifest"))
+}
+
+/// An image of the store, and its documents as they are there.
+pub(super) fn stored(layers: &Layers<'_>, image: &ImageRecord) -> Result<(Assembled, Documents), BuildError> {
+    let missing = || ExecuteError::Internal(format!("the config {} is not in the store any more", image.config));
+    let bytes = layers.store.read_blob(&image.config)?.ok_or_else(missing)?;
+    let config = ImageConfig::parse(&bytes).map_err(|error| ExecuteError::Internal(error.to_string()))?;
+    let manifest = image.manifest.map(|manifest| layers.store.read_blob(&manifest)).transpose()?.flatten();
+    Ok((Assembled { config, layers: image.layers.clone() }, Documents { config: bytes, manifest }))
 }
 
 /// Pulls an image and all its layers; returns the manifest's digest.

@@ -25,6 +25,7 @@ use crate::diagnostic::Color;
 use args::{Arguments, Subcommand};
 use environment::Environment;
 use failure::{Failure, FailureKind};
+use request::archive::{Export, Import, Load, Save};
 use request::commands::{Doctor, History, Images, Inspect, Pull, Push, Remove, TagImage};
 use request::container::RunImage;
 use request::login::{Login, Logout};
@@ -60,6 +61,14 @@ pub enum Command {
     Inspect(Inspect),
     /// Show how an image was made.
     History(History),
+    /// Write images into an archive.
+    Save(Save),
+    /// Take images of an archive.
+    Load(Load),
+    /// Make an image of files.
+    Import(Import),
+    /// Write an image's files.
+    Export(Export),
     /// Say what this machine can do.
     Doctor(Doctor),
     /// Say what the store holds.
@@ -180,6 +189,10 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Tag(tag) => Command::Tag(TagImage::resolve(tag, global, environment)?),
         Subcommand::Inspect(inspect) => Command::Inspect(Inspect::resolve(inspect, global, environment)?),
         Subcommand::History(history) => Command::History(History::resolve(history, global, environment)?),
+        Subcommand::Save(save) => Command::Save(Save::resolve(save, global, environment)?),
+        Subcommand::Load(load) => Command::Load(Load::resolve(load, global, environment)?),
+        Subcommand::Import(import) => Command::Import(Import::resolve(import, global, environment)?),
+        Subcommand::Export(export) => Command::Export(Export::resolve(export, global, environment)?),
         Subcommand::Doctor(doctor) => Command::Doctor(Doctor::resolve(doctor, global, environment)),
         Subcommand::Du(usage) => Command::DiskUsage(DiskUsage::resolve(usage, global, environment)?),
     })

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Assembled, ExportError, ExportImage, FileTarget};
 use crate::digest::{Digest, VerifyReader};
@@ -71,47 +71,17 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// The entries of `index.json`: one for each name, as containerd reads them.
-    fn entries(&self) -> Vec<Descriptor> {
-        let mut plain = self.assembled.manifest.0.clone();
-        if let Some(created) = &self.image.config.created {
-            plain.annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
-        }
-        if self.names.is_empty() {
-            return vec![plain];
-        }
-        let named = |name: &Reference| {
-            let mut entry = plain.clone();
-            let full = name.with_default_tag();
-            entry.annotations.insert("io.containerd.image.name".to_owned(), full.to_string());
-            if let Some(tag) = full.tag() {
-                entry.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
-            }
-            entry
-        };
-        self.names.iter().map(named).collect()
-    }
-
     fn index(&self, mut manifests: Vec<Descriptor>) -> Vec<u8> {
         let replaced = |entry: &Descriptor, new: &Descriptor| {
             let key = "io.containerd.image.name";
             entry.digest == new.digest
                 || (new.annotations.contains_key(key) && entry.annotations.get(key) == new.annotations.get(key))
         };
-        let entries = self.entries();
+        let entries = entries(self.image, self.assembled, self.names);
         manifests.retain(|old| !entries.iter().any(|new| replaced(old, new)));
         manifests.extend(entries);
         let media_type = Some(OCI_INDEX.to_owned());
         canonical(&Index { schema_version: 2, media_type, manifests, annotations: BTreeMap::new() })
-    }
-
-    /// What `docker load` of all ages reads.
-    fn docker_manifest(&self) -> Vec<u8> {
-        let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
-        let tags: Vec<String> = self.names.iter().map(|name| name.with_default_tag().familiar()).collect();
-        let layers: Vec<String> = self.assembled.layers.iter().map(|layer| blob(&layer.digest)).collect();
-        let tags = if tags.is_empty() { serde_json::Value::Null } else { json!(tags) };
-        canonical(&json!([{ "Config": blob(&self.assembled.config.0.digest), "RepoTags": tags, "Layers": layers }]))
     }
 
     /// Small files of the layout besides the blobs.
@@ -121,7 +91,7 @@ impl Layout<'_> {
             ("oci-layout", canonical(&json!({ "imageLayoutVersion": "1.0.0" }))),
         ];
         if self.form == LayoutForm::Docker {
-            documents.insert(1, ("manifest.json", self.docker_manifest()));
+            documents.insert(1, ("manifest.json", canonical(&json!([docker_item(self.assembled, self.names)]))));
         }
         documents
     }
@@ -195,6 +165,36 @@ impl Layout<'_> {
     }
 }
 
+/// The entries of `index.json`: one for each name, as containerd reads them.
+pub(super) fn entries(image: &ExportImage, assembled: &Assembled, names: &[Reference]) -> Vec<Descriptor> {
+    let mut plain = assembled.manifest.0.clone();
+    if let Some(created) = &image.config.created {
+        plain.annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
+    }
+    if names.is_empty() {
+        return vec![plain];
+    }
+    let named = |name: &Reference| {
+        let mut entry = plain.clone();
+        let full = name.with_default_tag();
+        entry.annotations.insert("io.containerd.image.name".to_owned(), full.to_string());
+        if let Some(tag) = full.tag() {
+            entry.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
+        }
+        entry
+    };
+    names.iter().map(named).collect()
+}
+
+/// What `docker load` of all ages reads of an image in `manifest.json`.
+pub(super) fn docker_item(assembled: &Assembled, names: &[Reference]) -> Value {
+    let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
+    let tags: Vec<String> = names.iter().map(|name| name.with_default_tag().familiar()).collect();
+    let layers: Vec<String> = assembled.layers.iter().map(|layer| blob(&layer.digest)).collect();
+    let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
+    json!({ "Config": blob(&assembled.config.0.digest), "RepoTags": tags, "Layers": layers })
+}
+
 /// What an existing layout's index names.
 fn existing_entries(path: &Path) -> Result<Vec<Descriptor>, ExportError> {
     match File::open(path) {
@@ -207,7 +207,7 @@ fn existing_entries(path: &Path) -> Result<Vec<Descriptor>, ExportError> {
     }
 }
 
-fn file(size: u64) -> Node {
+pub(super) fn file(size: u64) -> Node {
     let kind = Kind::File { size, digest: None };
     Node { kind, mode: 0o644, ..Node::directory(Time::default()) }
 }

@@ -4,6 +4,7 @@
 //! the same bytes on every machine. It knows nothing of steps, caches or Dockerfiles: what it needs of a layer is its
 //! descriptor and a way to open it.
 
+mod archive;
 mod files;
 mod layout;
 mod push;
@@ -13,14 +14,15 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use archive::{NamedImage, write_archive};
 pub use files::{FilesTarget, LayerFiles, write_files};
 pub use layout::{LayoutForm, LayoutTarget, write_layout};
 pub use push::push;
 
 use crate::digest::Digest;
 use crate::image::config::ImageConfig;
-use crate::image::manifest::{Descriptor, Manifest, canonical};
-use crate::image::media_type::{Compression, Format};
+use crate::image::manifest::{Descriptor, Document, Manifest, canonical};
+use crate::image::media_type::{Compression, Format, OCI_MANIFEST};
 use crate::image::reference::Reference;
 use crate::registry::RegistryError;
 
@@ -53,6 +55,17 @@ pub struct ExportImage {
     pub layers: Vec<ExportLayer>,
     /// Annotations of its manifest.
     pub annotations: BTreeMap<String, String>,
+    /// The documents that it came with, where nothing has changed it: an image that only passes through keeps its id.
+    pub original: Option<Documents>,
+}
+
+/// An image's documents, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Documents {
+    /// The config.
+    pub config: Vec<u8>,
+    /// The manifest, where there is one.
+    pub manifest: Option<Vec<u8>>,
 }
 
 /// An image as documents.
@@ -67,9 +80,16 @@ pub struct Assembled {
 }
 
 impl ExportImage {
-    /// Writes config and manifest in a format.
+    /// Writes config and manifest in a format; of an image that came from elsewhere they are what they were, as far as they
+    /// still describe its blobs.
     pub fn assemble(&self, format: Format) -> Assembled {
-        let config_bytes = self.config.to_bytes();
+        let original = self.original.as_ref();
+        let config_bytes = original.map_or_else(|| self.config.to_bytes(), |documents| documents.config.clone());
+        if let Some(bytes) = original.and_then(|documents| documents.manifest.as_ref())
+            && let Some(assembled) = self.as_it_came(&config_bytes, bytes)
+        {
+            return assembled;
+        }
         let config = Descriptor::of(format.config(), &config_bytes);
         let layers: Vec<Descriptor> = self
             .layers
@@ -89,6 +109,24 @@ impl ExportImage {
         let mut descriptor = Descriptor::of(format.manifest(), &manifest_bytes);
         descriptor.platform = Some(self.config.platform());
         Assembled { config: (config, config_bytes), manifest: (descriptor, manifest_bytes), layers }
+    }
+}
+
+impl ExportImage {
+    /// With the manifest that it came with, where that names these very blobs.
+    fn as_it_came(&self, config: &[u8], manifest: &[u8]) -> Option<Assembled> {
+        let Ok(Document::Manifest(parsed)) = Document::parse(manifest, None) else { return None };
+        let is_same = parsed.config.digest == Digest::of(config)
+            && parsed.layers.iter().map(|layer| &layer.digest).eq(self.layers.iter().map(|layer| &layer.digest))
+            && self.annotations.is_empty();
+        let media_type = parsed.media_type.as_deref().unwrap_or(OCI_MANIFEST);
+        let mut descriptor = Descriptor::of(media_type, manifest);
+        descriptor.platform = Some(self.config.platform());
+        is_same.then(|| Assembled {
+            config: (parsed.config.clone(), config.to_vec()),
+            manifest: (descriptor, manifest.to_vec()),
+            layers: parsed.layers.clone(),
+        })
     }
 }
 

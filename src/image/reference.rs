@@ -12,7 +12,7 @@ pub const DEFAULT_REGISTRY: &str = "docker.io";
 const LONGEST_REPOSITORY: usize = 255;
 
 /// A reference, resolved to registry and repository (distribution/reference grammar).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     registry: String,
     repository: String,
@@ -146,6 +146,17 @@ impl Reference {
             return Err("a repository is at most 255 characters long, library/ included");
         }
         Ok(Reference { registry: registry.to_owned(), repository, tag: None, digest: None, form: Form::Full })
+    }
+}
+
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reference")
+            .field("registry", &self.registry)
+            .field("repository", &self.repository)
+            .field("tag", &self.tag)
+            .field("digest", &self.digest)
+            .finish()
     }
 }
 

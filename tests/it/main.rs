@@ -12,6 +12,7 @@
 mod harness;
 
 mod agents;
+mod archives;
 mod bases;
 mod container;
 mod corpus;
@@ -43,6 +44,7 @@ mod places;
 mod registries;
 mod registry;
 mod remote;
+mod reproducible;
 mod running;
 mod secrets;
 mod shell;

@@ -8,7 +8,19 @@ use crate::store::{Store, Tagged};
 
 /// The image that somebody means: by name (for this machine's platform first), else by the beginning of its id.
 pub(super) fn choose(store: &Store, selector: &ImageSelector) -> Result<Tagged, Failure> {
-    let all = store.all_tagged().map_err(store_failed)?;
+    choose_for(store, selector, None)
+}
+
+/// As [`choose`], for a platform that has to be the image's.
+pub(super) fn choose_for(
+    store: &Store,
+    selector: &ImageSelector,
+    platform: Option<&Platform>,
+) -> Result<Tagged, Failure> {
+    let mut all = store.all_tagged().map_err(store_failed)?;
+    if let Some(platform) = platform {
+        all.retain(|tagged| tagged.platform == platform.to_string());
+    }
     let host = Platform::host().to_string();
     if let Some(name) = &selector.name {
         let name = name.to_string();

@@ -1,6 +1,7 @@
 //! The commands: each carries one [`super::Command`] out.
 
 mod agents;
+mod archive;
 mod build;
 mod check;
 mod doctor;
@@ -51,6 +52,10 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Check(request) => check::run(&request),
         Command::Push(request) => transfer::push(&request, environment),
         Command::Pull(request) => transfer::pull(&request, environment),
+        Command::Save(request) => archive::save(&request, environment),
+        Command::Load(request) => archive::load(&request),
+        Command::Import(request) => archive::import(&request),
+        Command::Export(request) => archive::export(&request, environment),
         Command::Login(request) => login::login(&request, environment),
         Command::Logout(request) => login::logout(&request),
         Command::Doctor(request) => doctor::run(&request),
