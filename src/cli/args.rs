@@ -8,6 +8,7 @@ mod build;
 mod image;
 mod index;
 mod limits;
+mod login;
 mod registry;
 mod reproducible;
 mod run;
@@ -21,6 +22,7 @@ pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
 pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};
 pub use limits::LimitArguments;
+pub use login::{LoginArguments, LogoutArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
@@ -105,6 +107,10 @@ pub enum Subcommand {
     Push(PushArguments),
     /// Pull an image from its registry
     Pull(PullArguments),
+    /// Keep credentials for a registry
+    Login(LoginArguments),
+    /// Forget credentials for a registry
+    Logout(LogoutArguments),
     /// Give an image more names
     Tag(TagArguments),
     /// Show an image's configuration and manifest as JSON

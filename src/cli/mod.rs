@@ -29,6 +29,7 @@ use request::archive::{Export, Import, Load, Save};
 use request::commands::{Doctor, History, Images, Inspect, Pull, Push, Remove, TagImage};
 use request::container::RunImage;
 use request::index::{CreateIndex, InspectIndex};
+use request::login::{Login, Logout};
 use request::storage::{CheckStore, DiskUsage, Prune};
 use request::{InvalidRequest, Request};
 
@@ -51,6 +52,10 @@ pub enum Command {
     Push(Push),
     /// Pull an image.
     Pull(Pull),
+    /// Keep credentials.
+    Login(Box<Login>),
+    /// Forget credentials.
+    Logout(Logout),
     /// Give an image more names.
     Tag(TagImage),
     /// Show an image's data.
@@ -184,6 +189,8 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Check(check) => Command::Check(CheckStore::resolve(check, global, environment)?),
         Subcommand::Push(push) => Command::Push(Push::resolve(push, global, environment)?),
         Subcommand::Pull(pull) => Command::Pull(Pull::resolve(pull, global, environment)?),
+        Subcommand::Login(login) => Command::Login(Box::new(Login::resolve(login, environment)?)),
+        Subcommand::Logout(logout) => Command::Logout(Logout::resolve(logout, environment)?),
         Subcommand::Tag(tag) => Command::Tag(TagImage::resolve(tag, global, environment)?),
         Subcommand::Inspect(inspect) => Command::Inspect(Inspect::resolve(inspect, global, environment)?),
         Subcommand::History(history) => Command::History(History::resolve(history, global, environment)?),
