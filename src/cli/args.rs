@@ -5,8 +5,10 @@
 
 mod archive;
 mod build;
+mod compare;
 mod image;
 mod limits;
+mod manual;
 mod registry;
 mod run;
 mod storage;
@@ -16,8 +18,10 @@ use clap::{Args, Parser};
 
 pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
+pub use compare::DiffArguments;
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
 pub use limits::LimitArguments;
+pub use manual::{CompletionArguments, ManualArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use run::RunArguments;
 pub use storage::{CheckArguments, DiskUsageArguments, DoctorArguments, PruneArguments};
@@ -107,6 +111,9 @@ pub enum Subcommand {
     Inspect(InspectArguments),
     /// Show the steps that made an image
     History(HistoryArguments),
+    /// Show how two images differ, in their configs and files
+    #[command(after_help = compare::DIFF_HELP)]
+    Diff(DiffArguments),
     /// Write images into an archive, for docker load, podman load, rbuild load
     #[command(after_help = archive::SAVE_HELP)]
     Save(SaveArguments),
@@ -122,4 +129,9 @@ pub enum Subcommand {
     Doctor(DoctorArguments),
     /// Say how much space images and cache take
     Du(DiskUsageArguments),
+    /// Print a script that completes commands, flags and names of images
+    #[command(after_help = manual::COMPLETION_HELP)]
+    Completion(CompletionArguments),
+    /// Write manual pages into a directory
+    Man(ManualArguments),
 }
