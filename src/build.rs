@@ -32,8 +32,8 @@ use crate::digest::{Digest, Frame};
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::{self, Parsed};
 use crate::executor::{
-    Aftermath, Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, Purpose,
-    ResolvedBase, Services, execute, private_network,
+    Aftermath, Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, PLACEHOLDER,
+    Purpose, ResolvedBase, Services, Times, execute, private_network,
 };
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
@@ -95,6 +95,8 @@ pub enum FileTimes {
     Keep,
     /// `rewrite-timestamp=true`: those later than `SOURCE_DATE_EPOCH` become that.
     Rewrite,
+    /// `--reproducible`: those of all that the build made become the moment that dates it, and there always is one.
+    Reproducible,
 }
 
 /// What a build made.
@@ -261,6 +263,11 @@ impl Build<'_> {
         if let Some(epoch) = plan.epoch {
             options.epoch = epoch;
             options.created = Some(epoch);
+        }
+        if self.times == FileTimes::Reproducible {
+            // The moment comes into the image's layers at the end; a cached step was made with another.
+            options.epoch = PLACEHOLDER;
+            options.times = Times::Steady;
         }
         options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
         Ok(Prepared { plan, bases, layers, options, aftermath: Aftermath::default() })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::outputs::observed;
 use super::{Build, BuildError, FileTimes, Output};
 use crate::digest::Digest;
-use crate::executor::{ExecuteError, Layers, StepOutput};
+use crate::executor::{ExecuteError, Layers, PLACEHOLDER, Retime, StepOutput};
 use crate::image::config::{History, ImageConfig};
 use crate::plan::Plan;
 use crate::store::{ImageRecord, Tagged};
@@ -64,11 +64,15 @@ impl Build<'_> {
     fn retimed(&self, plan: &Plan, steps: &[Arc<StepOutput>], layers: &Layers<'_>) -> Result<Vec<Digest>, BuildError> {
         let result = steps[plan.result.step.index()].layers.as_ref();
         let result = result.ok_or(ExecuteError::NotMade(plan.result.step))?;
-        let (FileTimes::Rewrite, Some(epoch)) = (self.times, plan.epoch) else { return Ok(result.clone()) };
+        let rule = match (self.times, plan.epoch) {
+            (FileTimes::Rewrite, Some(latest)) => Retime { latest, placeholder: None },
+            (FileTimes::Reproducible, Some(latest)) => Retime { latest, placeholder: Some(PLACEHOLDER) },
+            (FileTimes::Rewrite | FileTimes::Reproducible, None) | (FileTimes::Keep, _) => return Ok(result.clone()),
+        };
         let new: BTreeSet<Digest> = steps.iter().filter_map(|step| Some(step.added.as_ref()?.0)).collect();
         let blob = self.outputs.iter().find_map(Output::blob_form);
         let retimed = |layer: &Digest| match new.contains(layer) {
-            true => Ok(layers.retimed(layer, epoch, blob)?),
+            true => Ok(layers.retimed(layer, rule, blob)?),
             false => Ok(*layer),
         };
         result.iter().map(retimed).collect()

@@ -10,6 +10,7 @@ mod image;
 mod limits;
 mod manual;
 mod registry;
+mod reproducible;
 mod run;
 mod storage;
 mod switch;
@@ -23,6 +24,7 @@ pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArgum
 pub use limits::LimitArguments;
 pub use manual::{CompletionArguments, ManualArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
+pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
 pub use storage::{CheckArguments, DiskUsageArguments, DoctorArguments, PruneArguments};
 pub use switch::Switch;

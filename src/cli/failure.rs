@@ -141,7 +141,7 @@ fn indented(text: &str) -> String {
 }
 
 /// What to do when a disk is full.
-const FULL: &str = "`rbuild du` says what the store takes, `rbuild prune` removes what no image needs";
+pub(super) const FULL: &str = "`rbuild du` says what the store takes, `rbuild prune` removes what no image needs";
 
 /// What to do when the system says no, whoever asked.
 fn system_hint(error: &std::io::Error) -> Option<&'static str> {

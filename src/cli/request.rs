@@ -75,6 +75,8 @@ pub struct Request {
     pub pull: PullPolicy,
     /// What to write besides the store.
     pub outputs: Vec<OutputRequest>,
+    /// What two builds of the same thing have in common.
+    pub sameness: Sameness,
     /// Where to write the image's id.
     pub image_id_file: Option<PathBuf>,
     /// Where to write digests as JSON.
@@ -134,6 +136,15 @@ pub enum Action {
     Explain(ReportFormat),
     /// Show the plan.
     Plan,
+}
+
+/// What two builds of the same thing have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sameness {
+    /// Their files; times tell when they were made.
+    Files,
+    /// Everything, down to the image's digest (`--reproducible`).
+    WholeImage,
 }
 
 /// What happens when a RUN fails.
@@ -254,6 +265,10 @@ impl Request {
             cache_to: accepted::cache_locations("--cache-to", &arguments.cache_to, environment)?,
             pull: pull_policy(arguments.pull.as_deref())?,
             outputs,
+            sameness: match arguments.reproducible.reproducible {
+                Switch::On => Sameness::WholeImage,
+                Switch::Off => Sameness::Files,
+            },
             image_id_file: arguments.image_id_file.map(|path| environment.absolute(path)),
             metadata_file: arguments.metadata_file.map(|path| environment.absolute(path)),
             secrets: run::secrets(&arguments.secrets, environment)?,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, Once};
 
 use super::ingest::{BlobForm, Ingest, Ingested, compression_name};
 use super::namespace::Namespace;
+use super::waiting::Shared;
 use super::workers::ImpliedDirectory;
 use super::{ExecuteError, abreast};
 use crate::digest::{Digest, Frame};
@@ -174,7 +175,7 @@ impl<'a> Layers<'a> {
             if let Some(path) = self.store.tree(&mapping.name, &TreeName::of(layer)) {
                 return Ok(path);
             }
-            let _lock = self.store.lock("tree", layer)?;
+            let _lock = Shared::Tree.lock(layer, self.store, task)?;
             if let Some(path) = self.store.tree(&mapping.name, &TreeName::of(layer)) {
                 return Ok(path);
             }
@@ -336,7 +337,7 @@ impl<'a> Layers<'a> {
             .ok_or_else(|| ExecuteError::internal(format!("unsupported layer type {:?}", remote.media_type)))?;
         let compression = compression_name(compression).to_owned();
         let blob = BlobRecord { digest: remote.digest, size: remote.size, compression };
-        let _lock = self.store.lock("blob", &remote.digest)?;
+        let _lock = Shared::Blob.lock(&remote.digest, self.store, task)?;
         if self.store.has_blob(&remote.digest) {
             return Ok(blob);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::explain::{Nearest, Verdict};
 use super::layers::Wanted;
+use super::waiting::Shared;
 use super::{ExecuteError, Foresight, NoCache, Purpose, Services, StepOutput};
 use crate::cache::miss::{self, FileChanges};
 use crate::cache::{Key, MissReason, Place, key};
@@ -93,7 +94,8 @@ pub(super) fn run_step(
         Op::Scratch => {
             let stage = &plan.result.config;
             let platform = crate::image::platform::Platform::new(&stage.os, &stage.architecture, &stage.variant);
-            Ok(StepOutput { key: key::scratch(&platform).digest, layers: Some(Vec::new()), added: None })
+            let key = work.begun(key::scratch(&platform).digest);
+            Ok(StepOutput { key, layers: Some(Vec::new()), added: None })
         }
         Op::Base(base) => work.base(base),
         Op::Run(op) => work.run(op),
@@ -182,7 +184,7 @@ impl Work<'_> {
             return self.foresee(key, chain, files, foresight);
         }
         // Whoever makes the same now, in this process or another, is waited for, and its result is ours.
-        let _lock = self.services.layers.store.lock("step", &key.digest)?;
+        let _lock = Shared::Step.lock(&key.digest, self.services.layers.store, self.task)?;
         if let Some(record) = self.find(&key.digest)? {
             return self.hit(key, chain, record);
         }

@@ -3,8 +3,24 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use super::{Result, StoreError};
+
+/// How long a wait is nothing to speak of.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Who holds a lock that is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// This process itself.
+    Own,
+    /// Another one.
+    Process(u32),
+    /// One that cannot be seen from here: in another container, say.
+    Unseen,
+}
 
 /// A held lock; given up when it is dropped or the process ends.
 #[derive(Debug)]
@@ -16,6 +32,23 @@ impl Lock {
     /// Waits until nobody else holds it.
     pub(super) fn exclusive(path: &Path) -> Result<Lock> {
         Lock::take(path, File::lock)
+    }
+
+    /// As [`Lock::exclusive`]; whoever waits for more than a moment is told for whom.
+    pub(super) fn exclusive_telling(path: &Path, tell: impl FnOnce(Holder) + Send) -> Result<Lock> {
+        if let Some(lock) = Lock::try_exclusive(path)? {
+            return Ok(lock);
+        }
+        std::thread::scope(|scope| {
+            let (_taken, wait) = channel::<()>();
+            scope.spawn(move || {
+                if wait.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
+                    tell(holder(path));
+                }
+            });
+            // The sender goes with this closure, and with it the thread's reason to wait.
+            Lock::exclusive(path)
+        })
     }
 
     /// Waits until nobody holds it exclusively.
@@ -61,7 +94,58 @@ fn open(path: &Path) -> Result<File> {
         .map_err(|error| StoreError::io("open lock", path, error))
 }
 
+/// Who holds the lock of a file, by the kernel's list of them (`proc_locks(5)`): `1: FLOCK ADVISORY WRITE PID DEVICE:INODE …`.
+fn holder(path: &Path) -> Holder {
+    let (Ok(file), Ok(locks)) = (path.metadata(), std::fs::read_to_string("/proc/locks")) else {
+        return Holder::Unseen;
+    };
+    holder_in(&locks, file.ino()).unwrap_or(Holder::Unseen)
+}
+
+/// Of a file by its inode alone: the device there is not always the one that files tell (btrfs).
+fn holder_in(locks: &str, inode: u64) -> Option<Holder> {
+    let held = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // Who waits is listed below who holds, with an arrow in the second place.
+    let holders = held.filter(|words| words.get(1) == Some(&"FLOCK"));
+    let of_file =
+        |words: &Vec<&str>| words.get(5).and_then(|place| place.rsplit(':').next()) == Some(&inode.to_string());
+    let pid = holders.filter(of_file).find_map(|words| words.get(4)?.parse::<u32>().ok())?;
+    Some(if pid == std::process::id() { Holder::Own } else { Holder::Process(pid) })
+}
+
 fn is_current(file: &File, path: &Path) -> bool {
     let (Ok(held), Ok(named)) = (file.metadata(), path.metadata()) else { return false };
     (held.dev(), held.ino()) == (named.dev(), named.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_tells_who_holds_a_lock() {
+        let own = std::process::id();
+        let locks = format!(
+            "1: POSIX  ADVISORY  WRITE 7 fe:00:123 0 EOF\n2: FLOCK  ADVISORY  WRITE 4711 fe:00:123 0 EOF\n\
+             2: -> FLOCK  ADVISORY  WRITE 99 fe:00:123 0 EOF\n3: FLOCK  ADVISORY  READ {own} 00:1c:55 0 EOF\n"
+        );
+        assert_eq!(holder_in(&locks, 123), Some(Holder::Process(4711)));
+        assert_eq!(holder_in(&locks, 55), Some(Holder::Own));
+        assert_eq!(holder_in(&locks, 5), None);
+    }
+
+    #[test]
+    fn a_long_wait_is_told_and_a_short_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = Lock::exclusive(&path).unwrap();
+        let (told, hear) = channel();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| Lock::exclusive_telling(&path, move |holder| told.send(holder).unwrap()));
+            assert_eq!(hear.recv(), Ok(Holder::Own));
+            drop(held);
+            drop(waiting.join().unwrap().unwrap());
+        });
+        Lock::exclusive_telling(&path, |_| panic!("nobody was waited for")).unwrap();
+    }
 }

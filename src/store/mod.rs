@@ -51,7 +51,7 @@ pub use alone::Alone;
 pub use blobs::BlobWriter;
 pub use check::{Checked, Damage, DamageKind, Depth, StoredTree};
 pub use gc::{Collected, Entry, EntryKind, Kinds, Policy, Sizes, Usage};
-pub use lock::Lock;
+pub use lock::{Holder, Lock};
 pub use records::{
     BlobRecord, FetchedRecord, ImageRecord, LayerRecord, MountRecord, RecordKind, RemoteBlob, SlotRecord, StepRecord,
     Tagged,
@@ -242,9 +242,28 @@ impl Store {
         self.root.join("stat").join(name.hex())
     }
 
+    /// How many bytes may still be written to the disk; none where it has no room for another file.
+    pub fn room(&self) -> Result<u64> {
+        let found =
+            rustix::fs::statvfs(&self.root).map_err(|error| StoreError::io("look at", &self.root, error.into()))?;
+        // File systems without a fixed number of files say 0 of 0.
+        let has_files = found.f_files == 0 || found.f_favail > 0;
+        Ok(if has_files { found.f_bavail.saturating_mul(found.f_frsize) } else { 0 })
+    }
+
     /// Takes the lock of an entry that is being made, waiting for whoever makes it now.
     pub fn lock(&self, kind: &str, name: &crate::digest::Digest) -> Result<Lock> {
         Lock::exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
+    }
+
+    /// As [`Store::lock`]; a wait of more than a moment is told with who is waited for.
+    pub fn lock_telling(
+        &self,
+        kind: &str,
+        name: &crate::digest::Digest,
+        tell: impl FnOnce(Holder) + Send,
+    ) -> Result<Lock> {
+        Lock::exclusive_telling(&self.root.join("locks").join(format!("{kind}-{}", name.hex())), tell)
     }
 
     /// As [`Store::lock`], but does not wait: `None` where somebody holds it.

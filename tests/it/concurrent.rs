@@ -1,6 +1,7 @@
 //! Builds at the same time on one store.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::Child;
 
@@ -35,6 +36,28 @@ fn build_at_once(rbuild: &Rbuild, contexts: &[&Files]) -> Vec<Image> {
 }
 
 for_each_user! {
+    fn who_waits_for_another_process_is_told_for_which(rbuild) {
+        let context = match context(&rbuild, "waiting", "RUN echo begun; sleep 1000") {
+            Ok(context) => context,
+            Err(reason) => skip!("{reason}"),
+        };
+        rbuild.own_everything();
+        let directory = context.directory.to_str().expect("paths are UTF-8");
+        let hears = |child: &mut Child, words: &str| {
+            let mut said = BufReader::new(child.stderr.take().expect("stderr is a pipe")).lines();
+            said.any(|line| line.is_ok_and(|line| line.contains(words)))
+        };
+        let mut first = rbuild.start(["build", "--progress", "plain", directory]);
+        let begun = hears(&mut first, " begun");
+        let mut second = rbuild.start(["build", "--progress", "plain", directory]);
+        let waits = hears(&mut second, &format!("waiting for process {}, which runs the same step", first.id()));
+        for child in [&mut first, &mut second] {
+            child.kill().expect("kill rbuild");
+            child.wait().expect("wait for rbuild");
+        }
+        assert!(begun && waits, "begun: {begun}, told: {waits}");
+    }
+
     fn the_same_build_twice_at_once(rbuild) {
         let context = match context(&rbuild, "same", "RUN echo last > /last") {
             Ok(context) => context,

@@ -43,6 +43,7 @@ mod owners;
 mod places;
 mod registry;
 mod remote;
+mod reproducible;
 mod running;
 mod secrets;
 mod shell;

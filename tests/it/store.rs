@@ -303,6 +303,27 @@ mod power {
     }
 
     #[test]
+    fn a_command_that_finds_the_disk_of_the_store_full_is_explained() {
+        if suite_user() != User::Root {
+            eprintln!("not applicable: only root can mount a small file system");
+            return;
+        }
+        let rbuild = Rbuild::new(User::Root);
+        let context = match on_busybox(&rbuild, "full", "RUN cat /dev/zero > /big || exit 7\n") {
+            Ok(context) => context,
+            Err(reason) => skip!("{reason}"),
+        };
+        fs::create_dir(rbuild.store()).expect("create the store's directory");
+        let script = "mount -t tmpfs -o mode=700,size=20m tmpfs \"$1\" && shift && exec \"$@\"";
+        let mut command =
+            rbuild.command_of("unshare", ["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+        command.args([rbuild.store(), rbuild.program()]).args(["build", "--progress", "plain"]).arg(&context.directory);
+        let run = finish(command.spawn().expect("start unshare")).failed(7);
+        let full = format!("exit code: 7 (the disk of the store, {}, is full)", rbuild.store().display());
+        run.says(&full).says("hint: `rbuild du` says what the store takes");
+    }
+
+    #[test]
     fn what_is_acknowledged_survives_a_power_cut() {
         if suite_user() != User::Root {
             eprintln!("not applicable: only root can mount a file system and shut it down");

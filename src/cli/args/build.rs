@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::switch::{Switch, SwitchArgument};
-use super::{LimitArguments, RegistryArguments};
+use super::{LimitArguments, RegistryArguments, ReproducibleArguments};
 
 pub(super) const BUILD_HELP: &str = "\
 Outputs (--output), besides rbuild's own store, which always has the image:
@@ -181,6 +181,9 @@ pub struct BuildArguments {
     #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
     pub call: Option<String>,
 
+    /// What makes builds alike.
+    #[command(flatten)]
+    pub reproducible: ReproducibleArguments,
     /// What RUN may use at most.
     #[command(flatten)]
     pub limits: LimitArguments,

@@ -15,16 +15,16 @@ use crate::build::{
     check, foresee, outline, planned, targets,
 };
 use crate::cli::environment::Environment;
-use crate::cli::failure::{Failure, FailureKind};
+use crate::cli::failure::{FULL, Failure, FailureKind};
 use crate::cli::request::{
     self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
-    NamedContext, NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
+    NamedContext, NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request, Sameness,
 };
 use crate::cli::signals::{OnSignal, was_signalled};
 use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::executor::{
     Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun,
-    Namespace, NoCache, SecretSource,
+    Namespace, NoCache, SecretSource, Times,
 };
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
@@ -261,6 +261,7 @@ fn execute_options(
         resolver: request.resolver.clone(),
         shm_size: request.shm_size.unwrap_or(64 << 20),
         epoch: 0,
+        times: Times::Real,
         created: None,
         allow: Allow {
             // What the user asks for on the command line, he allows.
@@ -290,6 +291,9 @@ fn allowed_devices(request: &Request) -> AllowedDevices {
 
 /// One image comes out for all outputs, so what one of them asks for counts for each.
 fn file_times(request: &Request) -> FileTimes {
+    if request.sameness == Sameness::WholeImage {
+        return FileTimes::Reproducible;
+    }
     let rewrites =
         |output: &OutputRequest| output.attributes.get("rewrite-timestamp").is_some_and(|value| value == "true");
     if request.outputs.iter().any(rewrites) { FileTimes::Rewrite } else { FileTimes::Keep }
@@ -396,6 +400,7 @@ fn shown(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) 
             let place = excerpt(failed.span, &text);
             let failure =
                 Failure::new(FailureKind::Command { status }, format!("{} failed", failed.title)).excerpt(place);
+            let failure = if failed.full_disk.is_some() { failure.hint(FULL) } else { failure };
             match failed.log.filter(|path| is_long(path)) {
                 Some(path) => failure.hint(format!("all that the command wrote is in {}", path.display())),
                 None => failure,

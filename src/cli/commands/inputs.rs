@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use super::failed;
 use super::remote::{GitDefaults, PLAIN, Remote, opened};
 use crate::cli::failure::{Failure, FailureKind};
-use crate::cli::request::{ContextSource, DockerfileSource, NamedContext, Request};
+use crate::cli::request::{ContextSource, DockerfileSource, NamedContext, Request, Sameness};
 use crate::context::archive::TarContext;
 use crate::context::dir::DirContext;
 use crate::context::ignore::{IgnoreRules, locate};
 use crate::diagnostic::Source;
 use crate::digest::Frame;
+use crate::executor::git::last_commit;
 use crate::executor::{Context, Contexts, Dates};
 use crate::layer::decompress::decompress;
 use crate::plan::git::GitTimes;
@@ -60,6 +61,12 @@ impl Inputs {
             ContextSource::Git(address) | ContextSource::Http(address) => without_credentials(address),
         };
         let scope = format!("{place}\n{}\n{}", source.name, request.target.as_deref().unwrap_or_default());
+        let (main, named) = match request.sameness {
+            Sameness::Files => (main, named),
+            Sameness::WholeImage => {
+                (main.steady(), named.into_iter().map(|(name, tree)| (name, tree.steady())).collect())
+            }
+        };
         Ok(Inputs { source, contexts: Contexts { main, named, dates }, scope })
     }
 
@@ -74,6 +81,9 @@ impl Inputs {
                 let dockerfile = dockerfile_path(request, path);
                 let ignore =
                     dockerfile.as_deref().map_or_else(|| locate_in(path), |dockerfile| locate(dockerfile, path));
+                if request.sameness == Sameness::WholeImage {
+                    dates.commit = last_commit(path).map_err(|error| failed(&error))?;
+                }
                 Ok((directory(path, ignore, remote.store)?, None))
             }
             ContextSource::Stdin => {
@@ -82,7 +92,7 @@ impl Inputs {
             }
             ContextSource::Git(address) => {
                 let tree = remote.git(address, main_repository(request))?;
-                dates.main = tree.committed;
+                (dates.main, dates.commit) = (tree.committed, tree.committed);
                 let context = Context::Archive(tree.context);
                 let dockerfile = dockerfile_in(&context, request)?;
                 Ok((context, dockerfile))
