@@ -5,6 +5,7 @@ mod assemble;
 mod bases;
 mod changes;
 mod checks;
+mod differences;
 mod epoch;
 mod foresight;
 mod layout;
@@ -21,6 +22,7 @@ pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, exp
 pub use bases::Pull;
 pub use changes::change_config;
 pub use checks::{Checked, check};
+pub use differences::{ChangeKind, Differences, Field, FileChange, Strictness, differences};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
 pub use outputs::{Output, OutputKind, PushBy, Split};
