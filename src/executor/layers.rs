@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, Once};
 
 use super::ingest::{BlobForm, Ingest, Ingested, compression_name};
 use super::namespace::Namespace;
+use super::waiting::Shared;
 use super::workers::ImpliedDirectory;
 use super::{ExecuteError, abreast};
 use crate::digest::{Digest, Frame};
@@ -174,7 +175,7 @@ impl<'a> Layers<'a> {
             if let Some(path) = self.store.tree(&mapping.name, &TreeName::of(layer)) {
                 return Ok(path);
             }
-            let _lock = self.store.lock("tree", layer)?;
+            let _lock = Shared::Tree.lock(layer, self.store, task, None)?;
             if let Some(path) = self.store.tree(&mapping.name, &TreeName::of(layer)) {
                 return Ok(path);
             }
@@ -336,7 +337,7 @@ impl<'a> Layers<'a> {
             .ok_or_else(|| ExecuteError::internal(format!("unsupported layer type {:?}", remote.media_type)))?;
         let compression = compression_name(compression).to_owned();
         let blob = BlobRecord { digest: remote.digest, size: remote.size, compression };
-        let _lock = self.store.lock("blob", &remote.digest)?;
+        let _lock = Shared::Blob.lock(&remote.digest, self.store, task, None)?;
         if self.store.has_blob(&remote.digest) {
             return Ok(blob);
         }
@@ -543,7 +544,7 @@ fn copy(reader: &mut dyn Read, out: &mut dyn Write, part: &mut Part) -> io::Resu
 }
 
 /// What the record calls a blob that came from a registry.
-const PULLED: &str = "pulled:";
+pub(super) const PULLED: &str = "pulled:";
 
 /// A tree that was written and has no name yet.
 struct UnpackedTree {
