@@ -21,6 +21,7 @@ mod run;
 mod several;
 pub mod storage;
 mod values;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
