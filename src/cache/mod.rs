@@ -15,6 +15,7 @@ pub use key::Key;
 pub use miss::MissReason;
 
 use crate::digest::{Digest, Frame};
+use crate::image::platform::Platform;
 use crate::store::{LayerRecord, RecordKind, SlotRecord, StepRecord, Store, StoreError};
 
 /// Looks steps up in a store and keeps their results there.
@@ -35,6 +36,8 @@ pub struct Place<'a> {
     pub text: &'a str,
     /// How many steps of the stage come before it.
     pub ordinal: usize,
+    /// The platforms that the step is for, where a build is for more.
+    pub platforms: &'a [Platform],
 }
 
 impl<'a> Cache<'a> {
@@ -90,6 +93,9 @@ impl<'a> Cache<'a> {
         let slot = |kind: &str| {
             let mut frame = Frame::new("rbuild.slot.1");
             frame.digest("scope", &self.scope).text("kind", kind).text("stage", place.stage);
+            for platform in place.platforms {
+                frame.text("platform", &platform.to_string());
+            }
             frame
         };
         [slot("text").text("text", place.text).finish(), slot("place").number("ordinal", place.ordinal as u64).finish()]

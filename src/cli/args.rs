@@ -6,7 +6,9 @@
 mod archive;
 mod build;
 mod image;
+mod index;
 mod limits;
+mod login;
 mod registry;
 mod reproducible;
 mod run;
@@ -18,7 +20,9 @@ use clap::{Args, Parser};
 pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
+pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};
 pub use limits::LimitArguments;
+pub use login::{LoginArguments, LogoutArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
@@ -103,12 +107,18 @@ pub enum Subcommand {
     Push(PushArguments),
     /// Pull an image from its registry
     Pull(PullArguments),
+    /// Keep credentials for a registry
+    Login(LoginArguments),
+    /// Forget credentials for a registry
+    Logout(LogoutArguments),
     /// Give an image more names
     Tag(TagArguments),
     /// Show an image's configuration and manifest as JSON
     Inspect(InspectArguments),
     /// Show the steps that made an image
     History(HistoryArguments),
+    /// Compose and show indexes of several platforms' images in registries
+    Index(IndexArguments),
     /// Write images into an archive, for docker load, podman load, rbuild load
     #[command(after_help = archive::SAVE_HELP)]
     Save(SaveArguments),

@@ -32,10 +32,10 @@ impl Inputs {
 /// into it, a blob where it is part of the result.
 pub(super) fn wanted(plan: &Plan, services: &Services<'_>) -> Vec<Wanted> {
     let mut wanted = vec![Wanted { blob: None, tree: false }; plan.steps.len()];
-    let mut result = Some(plan.result.step);
-    while let Some(id) = result {
-        wanted[id.index()].blob = services.options.blob;
-        result = plan.step(id).parent;
+    for result in plan.results() {
+        for id in plan.lineage(result.step) {
+            wanted[id.index()].blob = services.options.blob;
+        }
     }
     for step in plan.steps.iter().rev() {
         let mut looked_into = Vec::new();
@@ -51,7 +51,7 @@ pub(super) fn wanted(plan: &Plan, services: &Services<'_>) -> Vec<Wanted> {
                 CopyFrom::Step(id) => Some(id),
                 CopyFrom::Context | CopyFrom::NamedContext(_) => None,
             }),
-            Op::Scratch | Op::Base(_) | Op::Workdir(_) => {}
+            Op::Scratch(_) | Op::Base(_) | Op::Workdir(_) => {}
         }
         if wanted[step.id.index()].tree {
             looked_into.extend(step.parent);
@@ -91,10 +91,8 @@ pub(super) fn run_step(
     let step = plan.step(id);
     let work = Work { plan, step, services, task, inputs };
     match &step.op {
-        Op::Scratch => {
-            let stage = &plan.result.config;
-            let platform = crate::image::platform::Platform::new(&stage.os, &stage.architecture, &stage.variant);
-            let key = work.begun(key::scratch(&platform).digest);
+        Op::Scratch(platform) => {
+            let key = work.begun(key::scratch(platform).digest);
             Ok(StepOutput { key, layers: Some(Vec::new()), added: None })
         }
         Op::Base(base) => work.base(base),
@@ -145,9 +143,14 @@ impl Work<'_> {
     }
 
     pub(super) fn place(&self) -> Place<'_> {
-        let earlier = self.plan.steps[..self.step.id.index()].iter().filter(|other| other.stage == self.step.stage);
+        let earlier = self.plan.steps[..self.step.id.index()]
+            .iter()
+            .filter(|other| other.stage == self.step.stage && other.platforms == self.step.platforms);
         let text = self.step.title.split_once("] ").map_or(self.step.title.as_str(), |(_, text)| text);
-        Place { stage: self.stage_name(), text, ordinal: earlier.count() }
+        // What all of the build's platforms share has the place that it has in a build for one.
+        let is_shared = self.step.platforms.len() == self.plan.results().count();
+        let platforms = if is_shared { &[] } else { self.step.platforms.as_slice() };
+        Place { stage: self.stage_name(), text, ordinal: earlier.count(), platforms }
     }
 
     fn may_use_cache(&self) -> bool {
