@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
-pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, export_files, import_files, load, save};
+pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, export_files, import_files, load, save};
 pub use bases::Pull;
 pub use changes::change_config;
 pub use checks::{Checked, check};

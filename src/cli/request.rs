@@ -7,6 +7,7 @@
 mod accepted;
 pub mod archive;
 pub mod commands;
+pub mod compare;
 pub mod container;
 mod context;
 mod fields;

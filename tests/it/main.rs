@@ -18,6 +18,7 @@ mod bases;
 mod container;
 mod corpus;
 mod image;
+mod image_commands;
 mod registry_server;
 mod terminal;
 mod web_server;
