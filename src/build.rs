@@ -274,8 +274,9 @@ impl Build<'_> {
             options.created = Some(epoch);
         }
         if self.times == FileTimes::Reproducible {
-            // The moment comes into the image's layers at the end; a cached step was made with another.
+            // The moment comes into the image at the end; a cached step was made with another.
             options.epoch = PLACEHOLDER;
+            options.created = None;
             options.times = Times::Steady;
         }
         // What is written anew for its times is compressed then, and not before.
