@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::outputs::observed;
 use super::{Build, BuildError, FileTimes, Output};
+use crate::cache::remote::Remote;
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, StepOutput};
 use crate::image::config::{History, ImageConfig};
@@ -25,6 +26,7 @@ impl Build<'_> {
         plan: &Plan,
         steps: &[Arc<StepOutput>],
         layers: &Layers<'_>,
+        remote: &Remote,
     ) -> Result<Assembled, BuildError> {
         let mut config = plan.result.config.clone();
         let mut size = 0;
@@ -36,6 +38,7 @@ impl Build<'_> {
             let blob = self.outputs.iter().find_map(Output::blob_form);
             observed(&task, || Ok(layers.pack_all(&not_packed, blob, &task)?))?;
         }
+        self.fetch_adopted(&names, layers)?;
         for layer in &names {
             let record = layers.record(layer)?;
             let missing = || ExecuteError::Internal(format!("layer {layer} has no diffID"));
@@ -54,6 +57,7 @@ impl Build<'_> {
         fill_times(&mut added, plan.epoch);
         config.history.extend(added);
         config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
+        self.inline_cache(plan, layers, remote, &mut config)?;
         let image = Assembled { config, layers: names };
         self.name(&image, size)?;
         Ok(image)

@@ -127,13 +127,13 @@ impl Exporter<'_> {
         Ok(ExportImage { config: image.config.clone(), layers: exported, annotations: self.annotations.clone() })
     }
 
-    fn layer(&self, output: &Output, layer: &Digest, task: &Task) -> Result<ExportLayer, BuildError> {
+    pub(super) fn layer(&self, output: &Output, layer: &Digest, task: &Task) -> Result<ExportLayer, BuildError> {
         let record = self.layers.record(layer)?;
         // A base layer that nothing looked into stays in its registry: a push mounts it, or passes it through.
         if output.kind == OutputKind::Registry
             && output.reuse == Reuse::AsPulled
             && record.blobs.is_empty()
-            && let Some(passed) = self.pass_through(&record)?
+            && let Some(passed) = self.pass_through(layer, &record)?
         {
             return Ok(passed);
         }
@@ -151,13 +151,14 @@ impl Exporter<'_> {
         })
     }
 
-    fn pass_through(&self, record: &LayerRecord) -> Result<Option<ExportLayer>, BuildError> {
+    fn pass_through(&self, layer: &Digest, record: &LayerRecord) -> Result<Option<ExportLayer>, BuildError> {
         let (Some(diff_id), Some(remote)) = (record.diff_id, record.remotes.first()) else { return Ok(None) };
         let Some(compression) = Compression::of_media_type(&remote.media_type) else { return Ok(None) };
         let reference: Reference = remote.repository.parse().map_err(internal)?;
         let descriptor = Descriptor::new(&remote.media_type, remote.digest, remote.size);
         let client = self.layers.registry.clone();
-        let open: Open = Arc::new(move || Ok(Box::new(client.blob(&reference, &descriptor)) as Box<dyn Read + Send>));
+        let watch = self.layers.watch(layer, record);
+        let open: Open = Arc::new(move || Ok(watch(Box::new(client.blob(&reference, &descriptor)))));
         Ok(Some(ExportLayer {
             diff_id,
             compression,

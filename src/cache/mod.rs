@@ -5,6 +5,7 @@
 
 pub mod key;
 pub mod miss;
+pub mod remote;
 
 use std::fs::{File, FileTimes};
 use std::time::SystemTime;

@@ -3,11 +3,13 @@
 //! Contract: this is a flat table, and its texts are the manual. It takes values as words; [`super::request`] understands
 //! them. Go's flags take `--push=false`, and scripts are full of it: every switch here is a [`Switch`].
 
+mod caches;
 mod limits;
 mod storage;
 
 use std::str::FromStr;
 
+pub use caches::CacheArguments;
 use clap::{Args, Parser};
 pub use limits::LimitArguments;
 
@@ -292,12 +294,9 @@ pub struct BuildArguments {
     /// Run every step of these stages again (repeatable)
     #[arg(long, value_name = "STAGE,…", value_delimiter = ',', help_heading = "Cache")]
     pub no_cache_filter: Vec<String>,
-    /// Take steps from a cache elsewhere: NAME or type=registry,ref=NAME or type=local,src=DIR (repeatable)
-    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
-    pub cache_from: Vec<String>,
-    /// Write a cache for others: NAME or type=registry,ref=NAME[,mode=min|max] or type=local,dest=DIR (repeatable)
-    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
-    pub cache_to: Vec<String>,
+    /// Caches elsewhere.
+    #[command(flatten)]
+    pub caches: CacheArguments,
 
     /// Give RUN --mount=type=secret a value: id=NAME[,src=FILE|,env=VARIABLE] (repeatable)
     #[arg(long = "secret", value_name = "SECRET", help_heading = "RUN")]

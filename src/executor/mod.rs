@@ -5,6 +5,7 @@
 
 mod abreast;
 mod add;
+mod adopted;
 mod aftermath;
 mod agent;
 mod audit;
@@ -18,6 +19,7 @@ mod error;
 mod explain;
 pub mod git;
 pub mod ingest;
+mod known;
 pub mod layers;
 mod log;
 mod mask;
@@ -56,6 +58,7 @@ pub use run::private_network;
 pub use workers::WORKERS;
 
 use crate::cache::Cache;
+use crate::cache::remote::Remote;
 use crate::digest::Digest;
 use crate::plan::{BaseKey, Op, Plan, StepId};
 use crate::progress::{Outcome, Progress, Task};
@@ -68,6 +71,8 @@ pub struct Services<'a> {
     pub layers: &'a Layers<'a>,
     /// Finds and keeps results.
     pub cache: Cache<'a>,
+    /// What caches elsewhere have, and get.
+    pub remote: &'a Remote,
     /// What the user sent.
     pub contexts: &'a Contexts,
     /// The base images of the plan.

@@ -65,10 +65,7 @@ impl Work<'_> {
             MountSource::Empty => None,
             MountSource::Context => Some(self.context_content(&self.services.contexts.main, path)?),
             MountSource::NamedContext(name) => Some(self.context_content(self.named_context(name)?, path)?),
-            MountSource::Step(id) => {
-                let view = self.services.layers.view(self.layers_of(*id)?, self.task)?;
-                Some(self.view_content(&view, path)?)
-            }
+            MountSource::Step(id) => Some(self.mounted_content(*id, path)?),
         })
     }
 

@@ -41,6 +41,7 @@ mod owners;
 mod places;
 mod registry;
 mod remote;
+mod remote_cache;
 mod running;
 mod secrets;
 mod shell;
