@@ -10,19 +10,20 @@ pub mod commands;
 pub mod container;
 mod context;
 mod fields;
+mod invalid;
 mod limits;
 mod output;
 mod run;
 pub mod storage;
+mod values;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::args::{BuildArguments, ExplainArguments, GlobalArguments, RegistryArguments, Switch};
+use super::args::{BuildArguments, ExplainArguments, GlobalArguments, Switch};
 use super::environment::Environment;
 use crate::cache::remote::{CacheTarget, Place};
-use crate::diagnostic::did_you_mean;
 use crate::executor::Resolver;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -31,10 +32,15 @@ use crate::ui::ProgressMode;
 use caches::Caches;
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
 use fields::Given;
+pub use invalid::InvalidRequest;
 pub use output::{
     Annotation, AnnotationTarget, Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress,
 };
 pub use run::{Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent};
+use values::{
+    build_arguments, byte_size, jobs, key_values, pass_source_date_epoch, platform, platforms, progress, progress_mode,
+    reference, references, registries, store_root,
+};
 
 /// A build, fully said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,78 +204,6 @@ pub struct RegistryOptions {
     pub ca_certificates: Vec<PathBuf>,
 }
 
-/// Says what is wrong with a value on the command line or in the environment.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidRequest {
-    /// A value does not look as it should.
-    #[error("invalid {flag} {value:?}: {reason}")]
-    InvalidValue {
-        /// The flag or variable.
-        flag: &'static str,
-        /// What was given.
-        value: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A `key=value` has a key that nobody knows.
-    #[error("invalid {flag} {value:?}: unknown key {key:?}")]
-    UnknownKey {
-        /// The flag.
-        flag: &'static str,
-        /// What was given.
-        value: String,
-        /// The key.
-        key: String,
-        /// The keys that are known.
-        known: Vec<&'static str>,
-    },
-    /// Flags contradict each other, or one lacks another.
-    #[error("{problem}")]
-    Contradiction {
-        /// What is wrong.
-        problem: String,
-        /// What to do.
-        hint: String,
-    },
-    /// Something is not supported.
-    #[error("{flag} is not supported")]
-    NotSupported {
-        /// The flag and its value.
-        flag: String,
-        /// What to do.
-        hint: String,
-    },
-    /// The context is not there.
-    #[error("unable to prepare context: {problem}")]
-    NoContext {
-        /// What is wrong, with the path.
-        problem: String,
-        /// What may have been meant.
-        hints: Vec<String>,
-    },
-    /// There is no place for the store.
-    #[error("find a directory for the store: neither HOME nor XDG_DATA_HOME is set")]
-    NoStoreRoot,
-}
-
-impl InvalidRequest {
-    /// What to do about it.
-    pub fn hints(&self) -> Vec<String> {
-        match self {
-            InvalidRequest::InvalidValue { .. } => Vec::new(),
-            InvalidRequest::UnknownKey { key, known, .. } => match did_you_mean(key, known.iter().copied()) {
-                Some(meant) => vec![format!("did you mean {meant}?")],
-                None => vec![format!("known keys: {}", known.join(", "))],
-            },
-            InvalidRequest::Contradiction { hint, .. } | InvalidRequest::NotSupported { hint, .. } => {
-                vec![hint.clone()]
-            }
-            InvalidRequest::NoContext { hints, .. } => hints.clone(),
-            InvalidRequest::NoStoreRoot => vec!["say where with --root DIR or RBUILD_ROOT".to_owned()],
-        }
-    }
-}
-
 impl Request {
     /// Resolves the flags of `explain`, which are those of `build`.
     pub(super) fn resolve_explain(
@@ -377,94 +311,6 @@ fn action(arguments: &BuildArguments) -> Result<Action, InvalidRequest> {
     }
 }
 
-/// Names of images, each with `latest` where no tag was given, without repetition.
-fn references(flag: &'static str, texts: &[String]) -> Result<Vec<Reference>, InvalidRequest> {
-    let mut references: Vec<Reference> = Vec::new();
-    for text in texts {
-        let reference = reference(flag, text)?.with_default_tag();
-        if reference.digest().is_some() {
-            let reason = "a name for a new image cannot have a digest".to_owned();
-            return Err(InvalidRequest::InvalidValue { flag, value: text.clone(), reason });
-        }
-        if !references.contains(&reference) {
-            references.push(reference);
-        }
-    }
-    Ok(references)
-}
-
-fn reference(flag: &'static str, text: &str) -> Result<Reference, InvalidRequest> {
-    text.parse::<Reference>().map_err(|invalid| InvalidRequest::InvalidValue {
-        flag,
-        value: invalid.text,
-        reason: invalid.reason.to_owned(),
-    })
-}
-
-fn key_values(flag: &'static str, texts: &[String]) -> Result<BTreeMap<String, String>, InvalidRequest> {
-    let pair = |text: &String| {
-        let given = Given { flag, value: text, expected: "KEY=VALUE" };
-        match text.split_once('=') {
-            Some(("", _)) => Err(given.invalid()),
-            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-            // As docker: a key alone has an empty value.
-            None if !text.is_empty() => Ok((text.clone(), String::new())),
-            None => Err(given.invalid()),
-        }
-    };
-    texts.iter().map(pair).collect()
-}
-
-fn build_arguments(texts: &[String], environment: &Environment) -> Result<BTreeMap<String, String>, InvalidRequest> {
-    let mut values = BTreeMap::new();
-    for text in texts {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (text.as_str(), environment.variables.get(text).cloned()),
-        };
-        if name.is_empty() {
-            return Err(Given { flag: "--build-arg", value: text, expected: "NAME=VALUE or NAME" }.invalid());
-        }
-        match value {
-            Some(value) => values.insert(name.to_owned(), value),
-            None => values.remove(name),
-        };
-    }
-    Ok(values)
-}
-
-/// The variable is passed on as an argument (as buildx does) unless that was given, and means the same.
-fn pass_source_date_epoch(build_arguments: &mut BTreeMap<String, String>, environment: &Environment) {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
-    if let Some(value) = environment.variable(NAME).filter(|value| !value.is_empty()) {
-        build_arguments.entry(NAME.to_owned()).or_insert_with(|| value.to_owned());
-    }
-}
-
-fn platforms(texts: &[String], environment: &Environment) -> Result<Vec<Platform>, InvalidRequest> {
-    const VARIABLE: &str = "DOCKER_DEFAULT_PLATFORM";
-    let (flag, texts) = match environment.variable(VARIABLE) {
-        Some(value) if texts.is_empty() => (VARIABLE, vec![value.to_owned()]),
-        _ => ("--platform", texts.to_vec()),
-    };
-    let mut platforms = Vec::new();
-    for text in &texts {
-        let platform = platform(flag, text)?;
-        if !platforms.contains(&platform) {
-            platforms.push(platform);
-        }
-    }
-    if platforms.is_empty() {
-        platforms.push(Platform::host());
-    }
-    Ok(platforms)
-}
-
-fn platform(flag: &'static str, text: &str) -> Result<Platform, InvalidRequest> {
-    let expected = "os/architecture[/variant], for example linux/amd64 or linux/arm/v7";
-    text.trim().parse().map_err(|_| Given { flag, value: text, expected }.invalid())
-}
-
 fn cache_use(no_cache: Switch, stages: Vec<String>) -> CacheUse {
     match no_cache {
         Switch::On => CacheUse::Nothing,
@@ -487,94 +333,4 @@ fn pull_policy(word: Option<&str>) -> Result<PullPolicy, InvalidRequest> {
             Err(_) => Err(Given { flag: "--pull", value, expected: "always, missing or never" }.invalid()),
         },
     }
-}
-
-fn jobs(text: Option<&str>, environment: &Environment) -> Result<NonZeroUsize, InvalidRequest> {
-    match text {
-        // Podman's 0 means no limit; more steps than processors gain nothing here.
-        None | Some("0") => Ok(environment.processors),
-        Some(value) => {
-            value.parse().map_err(|_| Given { flag: "--jobs", value, expected: "a number of steps" }.invalid())
-        }
-    }
-}
-
-fn progress(
-    arguments: &BuildArguments,
-    global: &GlobalArguments,
-    environment: &Environment,
-) -> Result<(ProgressMode, Verbosity), InvalidRequest> {
-    let word = progress_word(arguments.progress.as_deref(), environment).map(|(_, word)| word);
-    let mode = progress_mode(arguments.progress.as_deref(), environment)?;
-    let is_shown = arguments.progress.is_some() && !matches!(mode, ProgressMode::Auto | ProgressMode::Quiet);
-    match (arguments.quiet, word) {
-        (Switch::On, _) if is_shown => Err(InvalidRequest::Contradiction {
-            problem: "--quiet and --progress contradict each other".to_owned(),
-            hint: "leave one of them out".to_owned(),
-        }),
-        // As in buildx: `quiet` prints the id, `none` does not.
-        (Switch::On, _) | (Switch::Off, Some("quiet")) => Ok((ProgressMode::Quiet, Verbosity::Quiet)),
-        (Switch::Off, _) if global.debug.is_on() => Ok((mode, Verbosity::Debug)),
-        (Switch::Off, _) => Ok((mode, Verbosity::Normal)),
-    }
-}
-
-/// The flag, else `BUILDKIT_PROGRESS`: which it was, and its word.
-fn progress_word<'a>(flag: Option<&'a str>, environment: &'a Environment) -> Option<(&'static str, &'a str)> {
-    const VARIABLE: &str = "BUILDKIT_PROGRESS";
-    match flag {
-        Some(word) => Some(("--progress", word)),
-        None => environment.variable(VARIABLE).map(|word| (VARIABLE, word)),
-    }
-}
-
-fn progress_mode(flag: Option<&str>, environment: &Environment) -> Result<ProgressMode, InvalidRequest> {
-    let Some((flag, word)) = progress_word(flag, environment) else { return Ok(ProgressMode::Auto) };
-    word.parse().map_err(|_| {
-        let given = Given { flag, value: word, expected: "auto, plain, tty, quiet, none or rawjson" };
-        match did_you_mean(word, crate::ui::PROGRESS_WORDS) {
-            Some(meant) => given.because(&format!("did you mean {meant}?")),
-            None => given.invalid(),
-        }
-    })
-}
-
-fn registries(arguments: &RegistryArguments, environment: &Environment) -> Result<RegistryOptions, InvalidRequest> {
-    let is_host = |host: &&String| !host.is_empty() && !host.contains('/') && !host.contains(char::is_whitespace);
-    if let Some(value) = arguments.insecure_registries.iter().find(|host| !is_host(host)) {
-        return Err(Given { flag: "--insecure-registry", value, expected: "HOST or HOST:PORT" }.invalid());
-    }
-    let ca_certificates = arguments.ca_certificates.iter().map(|path| environment.absolute(path)).collect();
-    Ok(RegistryOptions { insecure: arguments.insecure_registries.clone(), ca_certificates })
-}
-
-fn store_root(global: &GlobalArguments, environment: &Environment) -> Result<PathBuf, InvalidRequest> {
-    match global.root.as_deref() {
-        Some("") => Err(Given { flag: "--root", value: "", expected: "a directory" }.invalid()),
-        Some(root) => Ok(environment.absolute(root)),
-        None => environment.default_store_root().ok_or(InvalidRequest::NoStoreRoot),
-    }
-}
-
-/// A size as Docker's flags take it: a number with b, k, m, g, t or p (each with b or ib besides), always powers of 1024.
-fn byte_size(flag: &'static str, text: &str) -> Result<u64, InvalidRequest> {
-    let given = Given { flag, value: text, expected: "a size such as 64m or 1g" };
-    let lower = text.trim().to_lowercase();
-    let digits = lower.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(lower.len());
-    let (number, unit) = lower.split_at(digits);
-    let power = match unit.trim_start() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 1,
-        "m" | "mb" | "mib" => 2,
-        "g" | "gb" | "gib" => 3,
-        "t" | "tb" | "tib" => 4,
-        "p" | "pb" | "pib" => 5,
-        _ => return Err(given.invalid()),
-    };
-    let number: f64 = number.parse().map_err(|_| given.invalid())?;
-    let bytes = number * 1024f64.powi(power);
-    if bytes >= u64::MAX as f64 {
-        return Err(given.because("it is too large"));
-    }
-    Ok(bytes as u64)
 }

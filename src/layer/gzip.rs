@@ -1,5 +1,5 @@
 //! A gzip encoder that compresses blocks in parallel, as pigz does: one member, blocks of 512 KiB that each end on a byte
-//! boundary (sync flush) and start with the 32 KiB before them as their dictionary.
+//! boundary (sync flush) and start with the 32 KiB before them as their dictionary. A block of noise is stored.
 //!
 //! Blocks are compressed on rayon's pool and written in order; a bounded number is in flight.
 
@@ -11,6 +11,9 @@ use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
 const BLOCK: usize = 512 * 1024;
 const DICTIONARY: usize = 32 * 1024;
+/// How many samples of a block are tried, and the size of each.
+const SAMPLES: usize = 4;
+const SAMPLE: usize = 16 * 1024;
 /// RFC 1952: magic, deflate, no flags, no time, no extra flags, unknown system: nothing of the machine.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 /// An empty last block with fixed codes (RFC 1951, 3.2.6).
@@ -117,6 +120,31 @@ fn wait(receiver: &Receiver<io::Result<Block>>) -> io::Result<Block> {
 }
 
 fn compress(level: u32, dictionary: &[u8], block: &[u8]) -> io::Result<Block> {
+    let level = if is_noise(block)? { 0 } else { level };
+    let bytes = deflate(level, dictionary, block)?;
+    let mut crc = Crc::new();
+    crc.update(block);
+    Ok(Block { bytes, crc })
+}
+
+/// Whether samples of a block say that it cannot be compressed, as most of what is compressed or encrypted already: to
+/// search it for repetitions takes as long as for text, and finds none.
+fn is_noise(block: &[u8]) -> io::Result<bool> {
+    let distance = block.len() / SAMPLES;
+    if distance < SAMPLE {
+        return Ok(false);
+    }
+    for sample in block.chunks(distance).take(SAMPLES) {
+        let sample = &sample[..SAMPLE];
+        if deflate(1, &[], sample)?.len() < SAMPLE - SAMPLE / 64 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The deflate blocks of some bytes, up to a byte boundary.
+fn deflate(level: u32, dictionary: &[u8], block: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = Compress::new(Compression::new(level), false);
     if !dictionary.is_empty() {
         encoder.set_dictionary(dictionary)?;
@@ -133,9 +161,7 @@ fn compress(level: u32, dictionary: &[u8], block: &[u8]) -> io::Result<Block> {
         }
         bytes.reserve(room.max(4096));
     }
-    let mut crc = Crc::new();
-    crc.update(block);
-    Ok(Block { bytes, crc })
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -198,6 +224,25 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn noise_is_stored_and_everything_else_is_compressed() {
+        let mut state = 7u64;
+        let mut noise: Vec<u8> = Vec::new();
+        while noise.len() < BLOCK {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            noise.push((state >> 56) as u8);
+        }
+        let stored = compress(6, &[], &noise).unwrap().bytes;
+        assert_eq!(stored, deflate(0, &[], &noise).unwrap(), "noise was searched");
+        for place in 0..SAMPLES {
+            let mut mixed = noise.clone();
+            mixed[place * BLOCK / SAMPLES..][..SAMPLE].fill(b'x');
+            let bytes = compress(6, &[], &mixed).unwrap().bytes;
+            assert!(bytes.len() < BLOCK - SAMPLE / 2, "text in quarter {place} was stored");
+        }
+        assert!(!is_noise(&noise[..SAMPLES * SAMPLE - 1]).unwrap(), "too short to be sampled");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::harness::{Rbuild, cache_directory, has_program, source_directory, succeed};
+use crate::harness::{Rbuild, cache_directory, has_program, source_directory, succeed, suite_user};
 use crate::registry_server::Registry;
 
 /// A kind of base image.
@@ -50,14 +50,34 @@ impl Base {
         Ok(path)
     }
 
-    /// Builds the image with rbuild, pushes it, and gives its name in the registry.
-    pub fn push(self, rbuild: &Rbuild, registry: &Registry) -> Result<String, String> {
+    /// The image as an OCI layout, built by rbuild if this machine has not built it yet.
+    fn layout(self) -> Result<PathBuf, String> {
         let rootfs = self.rootfs()?;
+        let directory = cache_directory();
+        let path = directory.join(format!("{}.image", self.word()));
+        let lock = fs::File::create(directory.join(format!("{}.image.lock", self.word()))).expect("create a lock");
+        lock.lock().expect("wait for who builds the base image");
+        if !path.exists() {
+            let rbuild = Rbuild::new(suite_user());
+            let context = rbuild.example("base");
+            fs::copy(rootfs, context.directory.join("rootfs.tar.xz")).expect("copy the root file system");
+            let unfinished = path.with_extension("unfinished");
+            let _ = fs::remove_dir_all(&unfinished);
+            let output = format!("type=oci,tar=false,dest={}", unfinished.display());
+            rbuild.build(&context, &["-o", &output]).succeeded();
+            fs::rename(unfinished, &path).expect("give the base image its name");
+        }
+        Ok(path)
+    }
+
+    /// Pushes the image with rbuild, and gives its name in the registry.
+    pub fn push(self, registry: &Registry) -> Result<String, String> {
+        let layout = self.layout()?;
         let name = registry.name(&format!("base/{}:1", self.word()));
-        let context = rbuild.example("base");
-        fs::copy(rootfs, context.directory.join("rootfs.tar.xz")).expect("copy the root file system");
-        rbuild.build(&context, &["-t", &name, "--push"]).succeeded();
-        fs::remove_file(context.directory.join("rootfs.tar.xz")).expect("remove the root file system");
+        let rbuild = Rbuild::new(suite_user());
+        let context = rbuild.context("base").file("Dockerfile", "FROM base\n");
+        let base = format!("--build-context=base=oci-layout://{}", layout.display());
+        rbuild.build(&context, &[&base, "-t", &name, "--push"]).succeeded();
         Ok(name)
     }
 }

@@ -3,7 +3,6 @@
 use std::fs;
 
 use crate::bases::Base;
-use crate::harness::Rbuild;
 use crate::registry_server::{Access, Registry, missing_programs};
 
 for_each_user! {
@@ -12,7 +11,7 @@ for_each_user! {
             skip!("{program} is not installed");
         }
         let registry = Registry::start(Access::Plain);
-        let base = match Base::Busybox.push(&Rbuild::new(rbuild.user), &registry) {
+        let base = match Base::Busybox.push(&registry) {
             Ok(base) => base,
             Err(reason) => skip!("{reason}"),
         };

@@ -60,7 +60,7 @@ for_each_user! {
             skip!("{program} is not installed");
         }
         let registry = Registry::start(Access::Plain);
-        let base = match Base::Busybox.push(&rbuild, &registry) {
+        let base = match Base::Busybox.push(&registry) {
             Ok(base) => base,
             Err(reason) => skip!("{reason}"),
         };
@@ -98,7 +98,7 @@ for_each_user! {
             skip!("{program} is not installed");
         }
         let registry = Registry::start(Access::Plain);
-        let base = match Base::Busybox.push(&rbuild, &registry) {
+        let base = match Base::Busybox.push(&registry) {
             Ok(base) => base,
             Err(reason) => skip!("{reason}"),
         };

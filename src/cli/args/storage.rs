@@ -49,3 +49,11 @@ pub struct DiskUsageArguments {
     #[arg(long)]
     pub json: bool,
 }
+
+/// What `doctor` takes.
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,54 @@
+//! What the commands that speak with registries take.
+
+use clap::Args;
+
+/// How to reach registries.
+#[derive(Debug, Args)]
+pub struct RegistryArguments {
+    /// Speak plain HTTP, or HTTPS without checking certificates, with this registry: HOST[:PORT] (repeatable)
+    #[arg(long = "insecure-registry", value_name = "HOST", help_heading = "Registries")]
+    pub insecure_registries: Vec<String>,
+    /// Trust the certificates in this PEM file besides the system's (repeatable)
+    #[arg(long = "ca-cert", value_name = "FILE", help_heading = "Registries")]
+    pub ca_certificates: Vec<String>,
+}
+
+/// What `push` takes.
+#[derive(Debug, Args)]
+pub struct PushArguments {
+    /// A name in the store, which is also where it goes
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Where else to push it
+    #[arg(value_name = "DESTINATION")]
+    pub destination: Option<String>,
+    /// How to show progress: auto, plain, tty, rawjson, quiet
+    #[arg(long, value_name = "MODE")]
+    pub progress: Option<String>,
+    /// Print the digest and nothing else
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How to reach registries.
+    #[command(flatten)]
+    pub registry: RegistryArguments,
+}
+
+/// What `pull` takes.
+#[derive(Debug, Args)]
+pub struct PullArguments {
+    /// A name
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// The platform to pull [default: this machine's; env: DOCKER_DEFAULT_PLATFORM]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// How to show progress: auto, plain, tty, rawjson, quiet
+    #[arg(long, value_name = "MODE")]
+    pub progress: Option<String>,
+    /// Print the digest and nothing else
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How to reach registries.
+    #[command(flatten)]
+    pub registry: RegistryArguments,
+}
