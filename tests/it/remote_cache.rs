@@ -377,3 +377,29 @@ fn a_cache_that_cannot_be_written_is_a_warning_unless_asked() {
     // One that cannot be read never matters.
     rbuild.build(&plain(&rbuild), &["--cache-from", "127.0.0.1:1/cache"]).succeeded().says("is not used");
 }
+
+#[test]
+fn a_pull_request_writes_no_cache_but_one_of_its_own() {
+    let mut rbuild = rbuild();
+    let cache = written(&rbuild, "max");
+    let index = || fs::read(cache.join("index.json")).expect("read the index");
+    let before = index();
+    rbuild.set_variable("GITHUB_EVENT_NAME", "pull_request");
+    let context = plain(&rbuild).file("one", "sent by somebody\n");
+    let to = format!("type=local,dest={},mode=max", cache.display());
+    let run = rbuild.build(&context, &["--cache-to", &to]).succeeded();
+    run.says("no cache is written: this is the build of a pull request (GITHUB_EVENT_NAME=pull_request)");
+    assert_eq!(index(), before);
+    rbuild.build(&context, &["--cache-to", &to, "--cache-domain", "pull-7"]).succeeded();
+    // Builds of the domain read what both have, others only what was not sent.
+    let fresh = Rbuild::new(suite_user());
+    let (_, from) = carried(&fresh, &cache);
+    let context = plain(&fresh).file("one", "sent by somebody\n");
+    let run = fresh.build(&context, &["--cache-from", &from]).succeeded();
+    assert_eq!((run.step("COPY one"), run.step("COPY --from")), ("DONE".to_owned(), "DONE".to_owned()));
+    let fresh = Rbuild::new(suite_user());
+    let (_, from) = carried(&fresh, &cache);
+    let flags = ["--cache-from", &from, "--cache-domain", "pull-7"];
+    fresh.build(&plain(&fresh).file("one", "sent by somebody\n"), &flags).succeeded().all_cached();
+    fresh.build(&plain(&fresh), &flags).succeeded().all_cached();
+}

@@ -1,5 +1,8 @@
 //! Caches elsewhere: `--cache-from`, `--cache-to`.
 
+mod domain;
+
+use self::domain::{Domain, Writing, pull_request};
 use super::fields::Given;
 use super::{InvalidRequest, reference};
 use crate::cache::remote::{CacheTarget, Form, Mode, OnFailure, Others, Place};
@@ -41,6 +44,41 @@ const KEYS: &[&str] = &[
 
 impl Caches {
     pub(super) fn resolve(arguments: &CacheArguments, environment: &Environment) -> Result<Caches, InvalidRequest> {
+        let domain = arguments.cache_domain.as_deref().map(Domain::parse).transpose()?;
+        let writing = Writing::parse(&arguments.cache_write)?;
+        let mut caches = Caches::typed(arguments, environment)?;
+        if let Some(domain) = &domain {
+            caches.from = domain.reads(&caches.from)?;
+            domain.writes(&mut caches.to)?;
+        }
+        caches.restrict(writing, domain.as_ref(), environment);
+        Ok(caches)
+    }
+
+    /// Leaves out what must not be written.
+    fn restrict(&mut self, writing: Writing, domain: Option<&Domain>, environment: &Environment) {
+        let is_place = |target: &CacheTarget| matches!(target, CacheTarget::Place { .. });
+        let refused = match (writing, domain) {
+            (Writing::Never, _) => None,
+            (Writing::Always, _) | (Writing::Auto, Some(_)) => return,
+            (Writing::Auto, None) => match pull_request(environment) {
+                Some(told) => Some(told),
+                None => return,
+            },
+        };
+        if let Some(told) = refused
+            && self.to.iter().any(is_place)
+        {
+            self.notices.push(format!(
+                "no cache is written: this is the build of a pull request ({told}), whose results others would take over; \
+                 --cache-domain NAME writes one of its own, --cache-write=always writes what is named"
+            ));
+        }
+        self.to.retain(|target| !is_place(target));
+    }
+
+    /// The flags as they were typed.
+    fn typed(arguments: &CacheArguments, environment: &Environment) -> Result<Caches, InvalidRequest> {
         let mut caches = Caches::default();
         for given in listed("--cache-from", &arguments.cache_from, FROM) {
             for asked in Asked::all(given)? {
