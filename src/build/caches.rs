@@ -4,16 +4,18 @@
 //! sentence and its steps are carried out; one that cannot be written is a sentence unless `ignore-error=false` was given.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::sync::Arc;
 
 use super::outputs::{Exporter, Output, OutputKind, observed};
 use super::{Build, BuildError, Commands, Prepared};
-use crate::cache::remote::document::{Layer, MEDIA_TYPE};
+use crate::cache::remote::document::{Layer, MEDIA_TYPE, Mount};
 use crate::cache::remote::{
-    CacheTarget, Content, Document, Form, INLINE_KEY, Imported, Mode, OnFailure, Others, Piece, Place, Remote,
-    RemoteError, Storage, import,
+    CacheTarget, Content, Document, Form, FoundMount, INLINE_KEY, Imported, Mode, Mounts, OnFailure, Open, Others,
+    Piece, Place, Remote, RemoteError, Storage, import,
 };
 use crate::digest::Digest;
-use crate::executor::{BlobForm, ExecuteError, Layers, Reuse, abreast};
+use crate::executor::{BlobForm, ExecuteError, Layers, PackedMount, Reuse, abreast};
 use crate::export::ExportLayer;
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Manifest, canonical};
@@ -130,9 +132,10 @@ impl Build<'_> {
     /// Writes the caches that are asked for.
     pub(super) fn export_caches(&self, plan: &Plan, layers: &Layers<'_>, remote: &Remote) -> Result<(), BuildError> {
         for target in &self.cache_to {
-            let CacheTarget::Place { place, mode, form, on_failure } = target else { continue };
+            let CacheTarget::Place { place, mode, form, mounts, on_failure } = target else { continue };
             let storage = place.open(self.registry);
-            let (name, export) = (storage.name(), CacheExport { build: self, plan, layers, remote, mode: *mode });
+            let (name, export) =
+                (storage.name(), CacheExport { build: self, plan, layers, remote, mode: *mode, mounts: *mounts });
             let task = self.progress.task(format!("exporting cache to {name}"));
             task.start();
             let written = export.write(storage.as_ref(), form, &task);
@@ -170,6 +173,7 @@ struct CacheExport<'a> {
     layers: &'a Layers<'a>,
     remote: &'a Remote,
     mode: Mode,
+    mounts: Mounts,
 }
 
 impl CacheExport<'_> {
@@ -181,7 +185,9 @@ impl CacheExport<'_> {
             let blob = Descriptor::new(media(layer), layer.digest, layer.size);
             Some(Layer { size: 0, blob: Some(blob) })
         };
-        let document = document(self.plan, self.layers, self.remote, layer).map_err(Box::new)?;
+        let mut document = document(self.plan, self.layers, self.remote, layer).map_err(Box::new)?;
+        let mounts = self.carried_mounts(task);
+        document.mounts = mounts.iter().map(|(name, mount)| (*name, mount.described.clone())).collect();
         let config_bytes = document.to_bytes();
         let config = Descriptor::of(MEDIA_TYPE, &config_bytes);
         let manifest = Manifest {
@@ -199,8 +205,13 @@ impl CacheExport<'_> {
             return Ok(());
         }
         let by_blob: BTreeMap<Digest, &ExportLayer> = exported.values().map(|layer| (layer.digest, layer)).collect();
+        let of_mount: BTreeMap<Digest, &CarriedMount> =
+            mounts.values().map(|mount| (mount.described.blob.digest, mount)).collect();
         let piece = |descriptor: &Descriptor| {
-            let layer = by_blob[&descriptor.digest];
+            let Some(layer) = by_blob.get(&descriptor.digest) else {
+                let CarriedMount { open, mount_from, .. } = of_mount[&descriptor.digest];
+                return Piece { descriptor: descriptor.clone(), open: open.clone(), mount_from: mount_from.clone() };
+            };
             Piece {
                 descriptor: descriptor.clone(),
                 open: layer.open.clone(),
@@ -215,6 +226,31 @@ impl CacheExport<'_> {
         let written = storage.write(content, task)?;
         task.note(format!("{} steps, {} new blobs, {} bytes", document.steps.len(), written.sent, written.bytes));
         Ok(())
+    }
+
+    /// The cache mounts that the cache gets: those that this build has used, and those that the caches have which it read.
+    fn carried_mounts(&self, task: &Task) -> BTreeMap<Digest, CarriedMount> {
+        let mut carried = BTreeMap::new();
+        let Mounts::Carry { limit } = self.mounts else { return carried };
+        for (name, title) in self.remote.notes().mounts {
+            match self.layers.pack_mount(&name, limit) {
+                Ok(PackedMount { descriptor, path }) => {
+                    let open: Open = Arc::new(move || Ok(Box::new(File::open(&path)?)));
+                    let described = Mount { title, blob: descriptor };
+                    carried.insert(name, CarriedMount { described, open, mount_from: Vec::new() });
+                }
+                Err(error) => task.note(format!("{title} is left out: {error}")),
+            }
+        }
+        for name in self.remote.mounts() {
+            let Some(FoundMount { title, blob, storage }) = self.remote.mount(&name) else { continue };
+            let mount_from = storage.repository().into_iter().cloned().collect();
+            let descriptor = blob.clone();
+            let open: Open = Arc::new(move || storage.open(&descriptor));
+            let described = Mount { title, blob };
+            carried.entry(name).or_insert(CarriedMount { described, open, mount_from });
+        }
+        carried
     }
 
     /// Whether the very same was read there.
@@ -261,6 +297,13 @@ impl CacheExport<'_> {
         let layers = abreast(&wanted, |_, layer| exporter.layer(&output, layer, task))?;
         Ok(layers.into_iter().map(|layer| (layer.diff_id, layer)).collect())
     }
+}
+
+/// A cache mount on its way to a cache.
+struct CarriedMount {
+    described: Mount,
+    open: Open,
+    mount_from: Vec<Reference>,
 }
 
 /// The steps whose layers are the result's.

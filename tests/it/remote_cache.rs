@@ -119,6 +119,75 @@ for_each_user! {
     }
 }
 
+/// A build whose command adds a line to a cache mount and shows it; another word is another command.
+fn with_cache_mount(rbuild: &Rbuild, base: &str, word: &str) -> Files {
+    let dockerfile = format!(
+        "FROM {base}\nRUN --mount=type=cache,target=/cache,id=lines,mode=0750 echo {word} >> /cache/lines; \\\n    \
+         mkdir -p /cache/sub; ln -sf ../lines /cache/sub/link; chown 7:8 /cache/sub; \\\n    \
+         cat /cache/sub/link > /result; stat -c '%u:%g %a' /cache/sub /cache >> /result\n"
+    );
+    rbuild.context("mounts").file("Dockerfile", dockerfile)
+}
+
+for_each_user! {
+    fn a_cache_mount_travels(rbuild) {
+        if let Some(program) = missing_programs(Access::Plain) {
+            skip!("{program} is not installed");
+        }
+        let registry = Registry::start(Access::Plain);
+        let base = match Base::Busybox.push(&registry) {
+            Ok(base) => base,
+            Err(reason) => skip!("{reason}"),
+        };
+        let cache = registry.name("team/cache");
+        let to = format!("type=registry,ref={cache},mounts=true");
+        rbuild.build(&with_cache_mount(&rbuild, &base, "one"), &["--cache-to", &to]).succeeded();
+        let fresh = Rbuild::new(suite_user());
+        let (_, image) = build_image(&fresh, &with_cache_mount(&fresh, &base, "one"), &["--cache-from", &cache]);
+        assert_eq!(image.content("/result"), "one\n7:8 755\n0:0 750\n");
+        // A machine that had nothing to run hands on what it has read.
+        fresh.build(&with_cache_mount(&fresh, &base, "one"), &["--cache-from", &cache, "--cache-to", &to]).succeeded();
+        let third = Rbuild::new(rbuild.user);
+        let context = with_cache_mount(&third, &base, "two");
+        let (run, image) = build_image(&third, &context, &["--cache-from", &cache, "--cache-to", &to]);
+        run.says("cache mount /cache taken from the cache");
+        assert_eq!(image.content("/result"), "one\ntwo\n7:8 755\n0:0 750\n");
+        // One that is larger than is allowed stays, and one that is here is not replaced.
+        let to = format!("{to},mounts-max-size=100");
+        let context = with_cache_mount(&fresh, &base, "three");
+        let (run, image) = build_image(&fresh, &context, &["--cache-from", &cache, "--cache-to", &to]);
+        assert_eq!(image.content("/result"), "one\ntwo\nthree\n7:8 755\n0:0 750\n");
+        run.says("cache mount /cache is left out: it has more than 100 bytes");
+        let (_, image) = build_image(&third, &with_cache_mount(&third, &base, "four"), &["--cache-from", &cache]);
+        assert_eq!(image.content("/result"), "one\ntwo\nfour\n7:8 755\n0:0 750\n");
+    }
+
+    fn a_cache_mount_that_is_damaged_begins_empty(rbuild) {
+        if let Some(program) = missing_programs(Access::Plain) {
+            skip!("{program} is not installed");
+        }
+        let registry = Registry::start(Access::Plain);
+        let base = match Base::Busybox.push(&registry) {
+            Ok(base) => base,
+            Err(reason) => skip!("{reason}"),
+        };
+        let cache = rbuild.path("out/cache");
+        let to = format!("type=local,dest={},mounts=true", cache.display());
+        rbuild.build(&with_cache_mount(&rbuild, &base, "one"), &["--cache-to", &to]).succeeded();
+        let fresh = Rbuild::new(rbuild.user);
+        let (place, from) = carried(&fresh, &cache);
+        let index = read_json(&place.join("index.json"));
+        let manifest = read_json(&blob(&place, &index["manifests"][0]));
+        let records = read_json(&blob(&place, &manifest["config"]));
+        let mount = blob(&place, &json!({"digest": records["mounts"][0]["blob"]}));
+        let content = fs::read(&mount).expect("read the mount");
+        fs::write(&mount, &content[..content.len() - 5]).expect("cut the mount");
+        let (run, image) = build_image(&fresh, &with_cache_mount(&fresh, &base, "two"), &["--cache-from", &from]);
+        run.says("cache mount /cache is not taken from the cache");
+        assert_eq!(image.content("/result"), "two\n7:8 755\n0:0 750\n");
+    }
+}
+
 fn rbuild() -> Rbuild {
     Rbuild::new(suite_user())
 }

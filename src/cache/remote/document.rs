@@ -38,6 +38,17 @@ pub struct Document {
     pub layers: BTreeMap<Digest, Layer>,
     /// Digests of what is at some paths of some layers, by what was asked.
     pub contents: BTreeMap<Digest, Digest>,
+    /// Cache mounts by name.
+    pub mounts: BTreeMap<Digest, Mount>,
+}
+
+/// A cache mount of a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// What people call it.
+    pub title: String,
+    /// Its compressed tar.
+    pub blob: Descriptor,
 }
 
 /// A layer of a cache.
@@ -58,6 +69,16 @@ struct Written {
     layers: Vec<WrittenLayer>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     contents: BTreeMap<Digest, Digest>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<WrittenMount>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenMount {
+    name: Digest,
+    title: String,
+    /// One of the manifest's layers.
+    blob: Digest,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -93,8 +114,13 @@ impl Document {
             size: layer.size,
             blob: layer.blob.as_ref().map(|blob| blob.digest),
         });
+        let mounts = self.mounts.iter().map(|(name, mount)| WrittenMount {
+            name: *name,
+            title: mount.title.clone(),
+            blob: mount.blob.digest,
+        });
         let (steps, layers, contents) = (steps.collect(), layers.collect(), self.contents.clone());
-        let written = Written { version: VERSION, steps, layers, contents };
+        let written = Written { version: VERSION, steps, layers, contents, mounts: mounts.collect() };
         serde_json::to_value(written).expect("the document has string keys only")
     }
 
@@ -107,6 +133,7 @@ impl Document {
     pub fn blobs(&self) -> Vec<&Descriptor> {
         let mut seen = std::collections::BTreeSet::new();
         let blobs = self.layers.values().filter_map(|layer| layer.blob.as_ref());
+        let blobs = blobs.chain(self.mounts.values().map(|mount| &mount.blob));
         blobs.filter(|blob| seen.insert(blob.digest)).collect()
     }
 
@@ -134,13 +161,23 @@ impl Document {
             layers.contains_key(&step.layer) && step.title.len() <= LONGEST_TEXT && is_rfc3339(&step.created)
         };
         let record = |step: WrittenStep| {
-            // It is shown on terminals.
-            let title = step.title.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+            let title = without_controls(&step.title);
             (step.key, StepRecord { layer: step.layer, title, created: step.created })
         };
         let steps = written.steps.into_iter().filter(is_sound).map(record).collect();
-        Ok(Document { steps, layers, contents: written.contents })
+        let mount = |mount: WrittenMount| {
+            let blob = (*usable.get(&mount.blob)?).clone();
+            let title = without_controls(&mount.title);
+            (title.len() <= LONGEST_TEXT).then_some((mount.name, Mount { title, blob }))
+        };
+        let mounts = written.mounts.into_iter().filter_map(mount).collect();
+        Ok(Document { steps, layers, contents: written.contents, mounts })
     }
+}
+
+/// A title as it may be shown on a terminal.
+fn without_controls(title: &str) -> String {
+    title.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 /// Whether a blob is one that rbuild would fetch and unpack.
@@ -171,6 +208,10 @@ mod tests {
                 (digest("nowhere"), Layer { size: 3, blob: None }),
             ]),
             contents: BTreeMap::from([(digest("question"), digest("content"))]),
+            mounts: BTreeMap::from([(
+                digest("mount"),
+                Mount { title: "/cache".to_owned(), blob: Descriptor::new(OCI_LAYER_GZIP, digest("mounted"), 9) },
+            )]),
         }
     }
 
@@ -185,6 +226,7 @@ mod tests {
     fn a_blob_that_the_manifest_does_not_have_is_not_there() {
         let read = Document::parse(document().to_value(), &[]).unwrap();
         assert_eq!(read.layers[&digest("layer")].blob, None);
+        assert!(read.mounts.is_empty());
         let foreign = [Descriptor::new("application/octet-stream", digest("blob"), 7)];
         assert_eq!(Document::parse(document().to_value(), &foreign).unwrap().layers[&digest("layer")].blob, None);
     }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::FoundStep;
-use super::document::{self, Document, INLINE_KEY, Layer};
+use super::document::{self, Document, INLINE_KEY, Layer, Mount};
 use super::storage::{RemoteError, Storage};
+use super::{FoundMount, FoundStep};
 use crate::digest::Digest;
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{self, Descriptor, Manifest};
@@ -35,6 +35,13 @@ impl Imported {
         let record = self.document.steps.get(key)?;
         let Layer { size, blob } = self.document.layers.get(&record.layer)?;
         Some(FoundStep { record: record.clone(), size: *size, blob: blob.clone(), storage: Arc::clone(&self.storage) })
+    }
+}
+
+impl Imported {
+    pub(super) fn mount(&self, name: &Digest) -> Option<FoundMount> {
+        let Mount { title, blob } = self.document.mounts.get(name)?.clone();
+        Some(FoundMount { title, blob, storage: Arc::clone(&self.storage) })
     }
 }
 

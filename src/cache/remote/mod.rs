@@ -17,13 +17,13 @@ mod place;
 mod registry;
 mod storage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use document::{Document, INLINE_KEY};
 pub use import::{Imported, import};
 pub use local::Directory;
-pub use place::{CacheTarget, Form, Mode, OnFailure, Others, Place};
+pub use place::{CacheTarget, Form, Mode, Mounts, OnFailure, Others, Place};
 pub use registry::Repository;
 pub use storage::{Content, Open, Piece, RemoteError, Storage, Written};
 
@@ -48,6 +48,19 @@ pub struct Notes {
     pub steps: BTreeMap<usize, (Digest, StepRecord)>,
     /// Digests of what is at some paths of some layers, by what was asked.
     pub contents: BTreeMap<Digest, Digest>,
+    /// Cache mounts that were used: what people call them, by name.
+    pub mounts: BTreeMap<Digest, String>,
+}
+
+/// A cache mount that a cache has.
+#[derive(Clone)]
+pub struct FoundMount {
+    /// What people call it.
+    pub title: String,
+    /// Its compressed tar.
+    pub blob: Descriptor,
+    /// What has it.
+    pub storage: Arc<dyn Storage>,
 }
 
 /// A step that a cache has.
@@ -101,6 +114,21 @@ impl Remote {
     /// Notes a step's result.
     pub fn note_step(&self, step: usize, key: Digest, record: &StepRecord) {
         lock(&self.notes).steps.insert(step, (key, record.clone()));
+    }
+
+    /// Notes that a cache mount is used.
+    pub fn note_mount(&self, name: Digest, title: String) {
+        lock(&self.notes).mounts.insert(name, title);
+    }
+
+    /// A cache mount by its name: that of the first cache that has it.
+    pub fn mount(&self, name: &Digest) -> Option<FoundMount> {
+        self.imported.iter().find_map(|imported| imported.mount(name))
+    }
+
+    /// The names of all cache mounts that caches have.
+    pub fn mounts(&self) -> BTreeSet<Digest> {
+        self.imported.iter().flat_map(|imported| imported.document.mounts.keys().copied()).collect()
     }
 
     /// Takes layers out of use that could not be had.

@@ -48,6 +48,8 @@ pub enum CacheTarget {
         mode: Mode,
         /// In which form.
         form: Form,
+        /// Whether cache mounts go there, too.
+        mounts: Mounts,
         /// What becomes of the build where it cannot be written.
         on_failure: OnFailure,
     },
@@ -61,6 +63,19 @@ pub enum Mode {
     Minimal,
     /// Layers of all steps of all stages.
     Maximal,
+}
+
+/// Whether cache mounts travel with a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mounts {
+    /// They stay on their machine.
+    #[default]
+    Leave,
+    /// Those that a build has used go where the cache goes (`mounts=true`).
+    Carry {
+        /// A mount with more bytes of files than this stays.
+        limit: u64,
+    },
 }
 
 /// The form in which a cache is written.

@@ -4,8 +4,8 @@ mod domain;
 
 use self::domain::{Domain, Writing, pull_request};
 use super::fields::Given;
-use super::{InvalidRequest, reference};
-use crate::cache::remote::{CacheTarget, Form, Mode, OnFailure, Others, Place};
+use super::{InvalidRequest, byte_size, reference};
+use crate::cache::remote::{CacheTarget, Form, Mode, Mounts, OnFailure, Others, Place};
 use crate::cli::args::{CacheArguments, Switch};
 use crate::cli::environment::Environment;
 use crate::image::media_type::{Compression, Format};
@@ -39,8 +39,13 @@ const KEYS: &[&str] = &[
     "compression-level",
     "force-compression",
     "ignore-error",
+    "mounts",
+    "mounts-max-size",
     "registry.insecure",
 ];
+
+/// A cache mount with more bytes stays where it is, unless more is allowed: it would take longer to carry than it saves.
+const MOUNTS_LIMIT: u64 = 1 << 30;
 
 impl Caches {
     pub(super) fn resolve(arguments: &CacheArguments, environment: &Environment) -> Result<Caches, InvalidRequest> {
@@ -215,7 +220,18 @@ impl<'a> Asked<'a> {
             Some(false) => OnFailure::Fail,
             Some(true) | None => OnFailure::Warn,
         };
-        Ok(CacheTarget::Place { place, mode: self.mode, form: self.form()?, on_failure })
+        Ok(CacheTarget::Place { place, mode: self.mode, form: self.form()?, mounts: self.mounts()?, on_failure })
+    }
+
+    fn mounts(&self) -> Result<Mounts, InvalidRequest> {
+        let limit = match self.value("mounts-max-size") {
+            Some(text) => byte_size(self.given.flag, text)?,
+            None => MOUNTS_LIMIT,
+        };
+        Ok(match self.switch("mounts")? {
+            Some(true) => Mounts::Carry { limit },
+            Some(false) | None => Mounts::Leave,
+        })
     }
 
     fn form(&self) -> Result<Form, InvalidRequest> {
