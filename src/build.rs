@@ -1,8 +1,10 @@
 //! The story of one build: read → parse → resolve bases → plan → execute → assemble → export.
 
+mod archived;
 mod assemble;
 mod bases;
 mod caches;
+mod changes;
 mod checks;
 mod epoch;
 mod foresight;
@@ -16,12 +18,14 @@ use std::sync::Arc;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
+pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, export_files, import_files, load, save};
 pub use bases::Pull;
 pub use caches::CacheFailure;
+pub use changes::change_config;
 pub use checks::{Checked, check};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
-pub use outputs::{Output, OutputKind};
+pub use outputs::{Output, OutputKind, PushBy, Split};
 pub use stored::{pull_image, push_stored};
 
 use crate::cache::Cache;
@@ -31,12 +35,13 @@ use crate::digest::{Digest, Frame};
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::{self, Parsed};
 use crate::executor::{
-    Aftermath, Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, Purpose,
-    ResolvedBase, Services, execute, private_network,
+    Aftermath, Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, PLACEHOLDER,
+    Purpose, ResolvedBase, Services, Times, execute, private_network,
 };
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
 use crate::image::manifest::Descriptor;
+use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::plan::{self, BaseKey, Plan};
 use crate::progress::{Outcome, Progress};
@@ -53,6 +58,8 @@ pub struct Build<'a> {
     pub scope: String,
     /// What the command line says about the plan.
     pub options: plan::Options,
+    /// The platforms to build for; of several, images under one index come out.
+    pub platforms: Vec<Platform>,
     /// What the user sent.
     pub contexts: &'a Contexts,
     /// When registries are asked for base images.
@@ -67,8 +74,6 @@ pub struct Build<'a> {
     pub cache_from: Vec<Place>,
     /// Caches that get what this build has.
     pub cache_to: Vec<CacheTarget>,
-    /// Annotations of the manifest.
-    pub annotations: BTreeMap<String, String>,
     /// Where layers and results are kept.
     pub store: &'a Store,
     /// Where images come from and go to.
@@ -98,14 +103,18 @@ pub enum FileTimes {
     Keep,
     /// `rewrite-timestamp=true`: those later than `SOURCE_DATE_EPOCH` become that.
     Rewrite,
+    /// `--reproducible`: those of all that the build made become the moment that dates it, and there always is one.
+    Reproducible,
 }
 
 /// What a build made.
 #[derive(Debug, Clone)]
 pub struct Built {
-    /// The image's id: the digest of its config.
-    pub config: Digest,
-    /// The manifest, where an output wrote one.
+    /// The image's id: the digest of its config; of several images, that of their index.
+    pub id: Digest,
+    /// The config, where there is one image.
+    pub config: Option<Digest>,
+    /// The manifest, where an output wrote one; the index, where there are several images.
     pub manifest: Option<Descriptor>,
 }
 
@@ -180,7 +189,7 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
         build.namespace.expect_no_commands();
     }
     prepared.check_network()?;
-    prepared.check_architectures(&build.options)?;
+    prepared.check_architectures()?;
     loop {
         let error = match build.attempt(&prepared, &remote) {
             Ok(built) => return Ok(built),
@@ -222,9 +231,9 @@ impl Prepared<'_> {
     }
 
     /// An image whose programs do not run here is told before anything runs.
-    fn check_architectures(&self, options: &plan::Options) -> Result<(), BuildError> {
+    fn check_architectures(&self) -> Result<(), BuildError> {
         let runs = self.plan.steps.iter().filter(|step| matches!(step.op, plan::Op::Run(_)));
-        let names: BTreeSet<String> = runs.map(|step| self.architecture(step, options)).collect();
+        let names: BTreeSet<String> = runs.map(|step| self.architecture(step)).collect();
         for name in names {
             check_architecture(&name).map_err(|error| BuildError::Execute(ExecuteError::NoSandbox(Arc::new(error))))?;
         }
@@ -232,7 +241,7 @@ impl Prepared<'_> {
     }
 
     /// Whose programs a step's root file system holds.
-    fn architecture(&self, step: &plan::Step, options: &plan::Options) -> String {
+    fn architecture(&self, step: &plan::Step) -> String {
         let mut step = step;
         while let Some(parent) = step.parent {
             step = &self.plan.steps[parent.index()];
@@ -241,7 +250,9 @@ impl Prepared<'_> {
             plan::Op::Base(key) => {
                 self.bases.get(key).map_or_else(String::new, |base| base.config.architecture.clone())
             }
-            _ => options.target_platform().architecture.clone(),
+            plan::Op::Scratch(platform) => platform.architecture.clone(),
+            // Nothing else continues nothing.
+            plan::Op::Run(_) | plan::Op::Copy(_) | plan::Op::Workdir(_) => String::new(),
         }
     }
 
@@ -280,8 +291,9 @@ impl Build<'_> {
             }
         })?;
         self.contexts.save();
-        let image = self.assemble(plan, &steps, layers, remote)?;
-        let built = self.export(&image, layers)?;
+        let images = self.assemble(plan, &steps, layers, remote)?;
+        let index = self.name(&images, layers)?;
+        let built = self.export(&images, index, layers)?;
         self.export_caches(plan, layers, remote)?;
         Ok(built)
     }
@@ -294,15 +306,37 @@ impl Build<'_> {
         if commands == Commands::Run {
             self.check_commands_before_pulling(&dockerfile, &dated, &layers)?;
         }
-        let bases = self.resolve_bases(&dockerfile, &dated, &layers)?;
-        let plan = self.plan(&dockerfile, &dated, warnings, &bases)?;
+        let variants = self.variants(&dated);
+        let bases = self.resolve_bases(&dockerfile, &variants, &layers)?;
+        let plan = self.plan(&dockerfile, &variants, warnings, &bases)?;
         let mut options = self.execute.clone();
         if let Some(epoch) = plan.epoch {
             options.epoch = epoch;
             options.created = Some(epoch);
         }
-        options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
+        if self.times == FileTimes::Reproducible {
+            // The moment comes into the image's layers at the end; a cached step was made with another.
+            options.epoch = PLACEHOLDER;
+            options.times = Times::Steady;
+        }
+        // What is written anew for its times is compressed then, and not before.
+        if self.times == FileTimes::Keep || plan.epoch.is_none() {
+            options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
+        }
         Ok(Prepared { plan, bases, layers, options, aftermath: Aftermath::default() })
+    }
+
+    /// The options for each platform.
+    fn variants(&self, options: &plan::Options) -> Vec<plan::Options> {
+        if self.platforms.len() < 2 {
+            return vec![options.clone()];
+        }
+        let variant = |platform: &Platform| plan::Options {
+            platform: Some(platform.clone()),
+            titles: plan::Titles::WithPlatform,
+            ..options.clone()
+        };
+        self.platforms.iter().map(variant).collect()
     }
 
     /// The Dockerfile, and what the parser warns of.
@@ -334,19 +368,24 @@ impl Build<'_> {
     fn plan(
         &self,
         dockerfile: &Dockerfile,
-        options: &plan::Options,
+        variants: &[plan::Options],
         warnings: Vec<Diagnostic>,
         bases: &BTreeMap<BaseKey, ResolvedBase>,
     ) -> Result<Plan, BuildError> {
         let configs: BTreeMap<BaseKey, ImageConfig> =
             bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-        let mut plan = match plan::plan(dockerfile, options, &configs) {
-            Ok(plan) => plan,
-            Err(diagnostics) => {
-                self.warn_parsed(dockerfile, warnings);
-                return Err(BuildError::Dockerfile(diagnostics));
+        let mut plans = Vec::new();
+        for options in variants {
+            match plan::plan(dockerfile, options, &configs) {
+                Ok(plan) => plans.push((options.target_platform().clone(), plan)),
+                Err(diagnostics) => {
+                    self.warn_parsed(dockerfile, warnings);
+                    return Err(BuildError::Dockerfile(diagnostics));
+                }
             }
-        };
+        }
+        let nothing = || ExecuteError::Internal("there is no platform to build for".to_owned());
+        let mut plan = plan::join(plans).ok_or_else(nothing)?;
         self.warn(dockerfile, warnings, &mut plan)?;
         Ok(plan)
     }

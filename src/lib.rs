@@ -47,6 +47,7 @@
 //! | [`plan`] | AST and base configs → graph of steps and image config; pure |
 //! | [`executor`] | the graph, carried out in parallel |
 //! | [`cache`] | keys, hits, and why there was none |
+//! | [`archive`] | archives of images → documents and blobs |
 //! | [`export`] | image → OCI, Docker, registry, plain files |
 //! | [`context`] | what the user sends: directory or tar, less what is ignored |
 //! | [`layer`] | file-system changes ↔ tar; index; compression |
@@ -62,6 +63,7 @@
 //! Which module may use which is a table in `tests/architecture.rs`, and a test. The same word names a feature in each
 //! phase (`dockerfile/transfer.rs`, `plan/copy.rs`, `executor/copy.rs`), so one guess finds it.
 
+pub mod archive;
 pub mod build;
 pub mod cache;
 pub mod cli;

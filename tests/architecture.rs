@@ -21,6 +21,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("store", &["digest", "owners", "sys"]),
     ("context", &["digest", "rootfs", "tree"]),
     ("layer", &["digest", "image", "owners", "rootfs", "tree"]),
+    // It reads tars, and what it finds goes into the store at once: an archive cannot be searched.
+    ("archive", &["digest", "image", "layer", "rootfs", "store", "tree"]),
     ("registry", &["digest", "image", "progress"]),
     ("sandbox", &["digest", "owners", "rootfs", "sys", "tree"]),
     ("snapshot", &["digest", "owners", "rootfs", "store", "sys", "tree"]),
@@ -49,6 +51,7 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "build",
         &[
+            "archive",
             "cache",
             "context",
             "diagnostic",
@@ -69,6 +72,7 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "archive",
             "build",
             "cache",
             "context",

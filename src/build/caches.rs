@@ -8,7 +8,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::outputs::{Exporter, Output, OutputKind, observed};
-use super::{Build, BuildError, Commands, Prepared};
+use super::{Build, BuildError, Commands, Prepared, PushBy};
 use crate::cache::remote::document::{Layer, MEDIA_TYPE, Mount};
 use crate::cache::remote::{
     CacheTarget, Content, Document, Form, FoundMount, INLINE_KEY, Imported, Mode, Mounts, OnFailure, Open, Others,
@@ -16,10 +16,11 @@ use crate::cache::remote::{
 };
 use crate::digest::Digest;
 use crate::executor::{BlobForm, ExecuteError, Layers, PackedMount, Reuse, abreast};
-use crate::export::ExportLayer;
+use crate::export::{ExportLayer, Shape};
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Manifest, canonical};
 use crate::image::media_type::Compression;
+use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::plan::Plan;
 use crate::progress::{Outcome, Task};
@@ -47,12 +48,19 @@ impl Build<'_> {
         })
     }
 
+    fn target_platforms(&self) -> Vec<Platform> {
+        match self.platforms.as_slice() {
+            [] | [_] => vec![self.options.target_platform().clone()],
+            several => several.to_vec(),
+        }
+    }
+
     fn import_cache(&self, place: &Place) -> Option<Imported> {
         let storage = place.open(self.registry);
         let name = storage.name();
         let task = self.progress.task(format!("importing cache manifest from {name}"));
         task.start();
-        let imported = match import(storage, self.options.target_platform()) {
+        let imported = match import(storage, &self.target_platforms()) {
             Ok(Some(imported)) => {
                 task.note(format!("it has {} steps", imported.document.steps.len()));
                 Some(imported)
@@ -96,10 +104,14 @@ impl Build<'_> {
     }
 
     /// Has the layers of the result fetched that are in a place which the store does not know.
-    pub(super) fn fetch_adopted(&self, names: &[Digest], layers: &Layers<'_>) -> Result<(), BuildError> {
+    pub(super) fn fetch_promised<'d>(
+        &self,
+        names: impl Iterator<Item = &'d Digest>,
+        layers: &Layers<'_>,
+    ) -> Result<(), BuildError> {
         let mut missing = Vec::new();
-        for layer in names {
-            if layers.is_only_adopted(layer)? && !layers.is_here(layer)? {
+        for layer in names.collect::<BTreeSet<_>>() {
+            if layers.is_only_promised(layer)? && !layers.is_here(layer)? {
                 missing.push(*layer);
             }
         }
@@ -261,7 +273,7 @@ impl CacheExport<'_> {
 
     /// Where the image was pushed to: its layers are there and need not be sent again.
     fn pushed_to(&self) -> Vec<Reference> {
-        let pushed = self.build.outputs.iter().filter(|output| output.kind == OutputKind::Registry);
+        let pushed = self.build.outputs.iter().filter(|output| matches!(output.kind, OutputKind::Registry(_)));
         pushed.flat_map(|output| output.names.clone()).collect()
     }
 
@@ -283,17 +295,12 @@ impl CacheExport<'_> {
         };
         let not_packed = self.layers.not_packed(&wanted)?;
         self.layers.pack_all(&not_packed, Some(blob), task)?;
-        let output = Output {
-            kind: OutputKind::Registry,
-            format: form.format,
-            blob,
-            reuse: match form.others {
-                Others::Keep => Reuse::AsPulled,
-                Others::Recompress => Reuse::Recompressed,
-            },
-            names: Vec::new(),
+        let reuse = match form.others {
+            Others::Keep => Reuse::AsPulled,
+            Others::Recompress => Reuse::Recompressed,
         };
-        let exporter = Exporter { layers: self.layers, annotations: &BTreeMap::new() };
+        let output = Output { format: form.format, blob, reuse, ..Output::plain(OutputKind::Registry(PushBy::Tag)) };
+        let exporter = Exporter { layers: self.layers, shape: Shape::Image, index: None };
         let layers = abreast(&wanted, |_, layer| exporter.layer(&output, layer, task))?;
         Ok(layers.into_iter().map(|layer| (layer.diff_id, layer)).collect())
     }
@@ -306,15 +313,9 @@ struct CarriedMount {
     mount_from: Vec<Reference>,
 }
 
-/// The steps whose layers are the result's.
+/// The steps whose layers are those of results.
 fn result_steps(plan: &Plan) -> BTreeSet<usize> {
-    let mut steps = BTreeSet::new();
-    let mut next = Some(plan.result.step);
-    while let Some(id) = next {
-        steps.insert(id.index());
-        next = plan.step(id).parent;
-    }
-    steps
+    plan.results().flat_map(|result| plan.lineage(result.step)).map(|id| id.index()).collect()
 }
 
 /// What a cache says of a build; `layer` gives what it has of a layer by diffID. Steps of other stages are in it without

@@ -1,6 +1,6 @@
 //! The moment that dates a build, where `SOURCE_DATE_EPOCH` names something that has to be looked up.
 
-use super::{Build, BuildError};
+use super::{Build, BuildError, FileTimes};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::digest::Digest;
 use crate::dockerfile::ast::Dockerfile;
@@ -18,6 +18,7 @@ impl Build<'_> {
     pub(super) fn dated(&self, dockerfile: &Dockerfile) -> Result<plan::Options, BuildError> {
         let wrong = |error| BuildError::Dockerfile(vec![error]);
         let found = match source(dockerfile, &self.options).map_err(wrong)? {
+            EpochSource::Number(None) if self.times == FileTimes::Reproducible => None,
             EpochSource::Number(_) => return Ok(self.options.clone()),
             EpochSource::Context => self.contexts.dates.main,
             EpochSource::NamedContext(name) => self.contexts.dates.named.get(&name).copied(),
@@ -26,7 +27,16 @@ impl Build<'_> {
             }
             EpochSource::Git { reference, span } => self.looked_up(span, |_| self.date_of_commit(&reference))?,
         };
-        Ok(plan::Options { epoch: Epoch::Resolved(found), ..self.options.clone() })
+        let mut options = self.options.clone();
+        if self.times == FileTimes::Reproducible {
+            let moment = found.or(self.contexts.dates.commit).unwrap_or(0);
+            // A stage that declares it is told, so that its commands can obey it.
+            options.build_args.insert(plan::epoch::VARIABLE.to_owned(), moment.to_string());
+            options.epoch = Epoch::Resolved(Some(moment));
+        } else {
+            options.epoch = Epoch::Resolved(found);
+        }
+        Ok(options)
     }
 
     fn looked_up(

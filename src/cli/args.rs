@@ -3,22 +3,34 @@
 //! Contract: these are flat tables, one file per subject, and their texts are the manual. They take values as words;
 //! [`super::request`] understands them.
 
+mod archive;
 mod build;
 mod caches;
+mod compare;
 mod image;
+mod index;
 mod limits;
+mod login;
+mod manual;
 mod registry;
+mod reproducible;
 mod run;
 mod storage;
 mod switch;
 
 use clap::{Args, Parser};
 
+pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
 pub use caches::CacheArguments;
+pub use compare::DiffArguments;
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
+pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};
 pub use limits::LimitArguments;
+pub use login::{LoginArguments, LogoutArguments};
+pub use manual::{CompletionArguments, ManualArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
+pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
 pub use storage::{CheckArguments, DiskUsageArguments, DoctorArguments, PruneArguments};
 pub use switch::Switch;
@@ -101,14 +113,39 @@ pub enum Subcommand {
     Push(PushArguments),
     /// Pull an image from its registry
     Pull(PullArguments),
+    /// Keep credentials for a registry
+    Login(LoginArguments),
+    /// Forget credentials for a registry
+    Logout(LogoutArguments),
     /// Give an image more names
     Tag(TagArguments),
     /// Show an image's configuration and manifest as JSON
     Inspect(InspectArguments),
     /// Show the steps that made an image
     History(HistoryArguments),
+    /// Compose and show indexes of several platforms' images in registries
+    Index(IndexArguments),
+    /// Show how two images differ, in their configs and files
+    #[command(after_help = compare::DIFF_HELP)]
+    Diff(DiffArguments),
+    /// Write images into an archive, for docker load, podman load, rbuild load
+    #[command(after_help = archive::SAVE_HELP)]
+    Save(SaveArguments),
+    /// Take the images of an archive into the store
+    #[command(after_help = archive::LOAD_HELP)]
+    Load(LoadArguments),
+    /// Make an image of a tar of a root file system
+    #[command(after_help = archive::IMPORT_HELP)]
+    Import(ImportArguments),
+    /// Write the files of an image, as its containers see them, into a tar
+    Export(ExportArguments),
     /// Say what this machine can do, and how it could do more
     Doctor(DoctorArguments),
     /// Say how much space images and cache take
     Du(DiskUsageArguments),
+    /// Print a script that completes commands, flags and names of images
+    #[command(after_help = manual::COMPLETION_HELP)]
+    Completion(CompletionArguments),
+    /// Write manual pages into a directory
+    Man(ManualArguments),
 }

@@ -5,15 +5,21 @@
 //! a context or a secret that is not there. It knows nothing of how a build is done.
 
 mod accepted;
+pub mod archive;
 mod caches;
 pub mod commands;
+pub mod compare;
 pub mod container;
 mod context;
 mod fields;
+pub mod index;
 mod invalid;
 mod limits;
+pub mod login;
 mod output;
+mod registries;
 mod run;
+mod several;
 pub mod storage;
 mod values;
 
@@ -25,6 +31,7 @@ use super::args::{BuildArguments, ExplainArguments, GlobalArguments, Switch};
 use super::environment::Environment;
 use crate::cache::remote::{CacheTarget, Place};
 use crate::executor::Resolver;
+use crate::export::Annotation;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::sandbox::{Isolation, Limits, StorageDriver};
@@ -33,13 +40,13 @@ use caches::Caches;
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
 use fields::Given;
 pub use invalid::InvalidRequest;
-pub use output::{
-    Annotation, AnnotationTarget, Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress,
-};
+pub use output::{Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress};
+pub use registries::RegistryOptions;
+use registries::registries;
 pub use run::{Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent};
 use values::{
     build_arguments, byte_size, jobs, key_values, pass_source_date_epoch, platform, platforms, progress, progress_mode,
-    reference, references, registries, store_root,
+    reference, references, store_root,
 };
 
 /// A build, fully said.
@@ -75,6 +82,8 @@ pub struct Request {
     pub pull: PullPolicy,
     /// What to write besides the store.
     pub outputs: Vec<OutputRequest>,
+    /// What two builds of the same thing have in common.
+    pub sameness: Sameness,
     /// Where to write the image's id.
     pub image_id_file: Option<PathBuf>,
     /// Where to write digests as JSON.
@@ -136,6 +145,15 @@ pub enum Action {
     Plan,
 }
 
+/// What two builds of the same thing have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sameness {
+    /// Their files; times tell when they were made.
+    Files,
+    /// Everything, down to the image's digest (`--reproducible`).
+    WholeImage,
+}
+
 /// What happens when a RUN fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnError {
@@ -195,15 +213,6 @@ pub enum Verbosity {
     Debug,
 }
 
-/// How to reach registries.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RegistryOptions {
-    /// Registries (`host[:port]`) that may speak plain HTTP or have bad certificates.
-    pub insecure: Vec<String>,
-    /// PEM files of certificates to trust.
-    pub ca_certificates: Vec<PathBuf>,
-}
-
 impl Request {
     /// Resolves the flags of `explain`, which are those of `build`.
     pub(super) fn resolve_explain(
@@ -240,6 +249,9 @@ impl Request {
         notices.extend(caches.notices);
         let (progress, verbosity) = progress(&arguments, global, environment)?;
         let network = run::network(&arguments.network)?;
+        let platforms = platforms(&arguments.platforms, environment)?;
+        let annotations = output::annotations(&arguments.annotations)?;
+        several::check(&outputs, &annotations, &platforms)?;
         let resolver = run::resolver(&arguments)?;
         Ok(Request {
             action: action(&arguments)?,
@@ -249,14 +261,18 @@ impl Request {
             target: arguments.target.filter(|target| !target.is_empty()),
             build_arguments,
             labels: key_values("--label", &arguments.labels)?,
-            annotations: output::annotations(&arguments.annotations)?,
-            platforms: platforms(&arguments.platforms, environment)?,
+            annotations,
+            platforms,
             build_contexts: context::build_contexts(&arguments.build_contexts, environment)?,
             cache: cache_use(arguments.no_cache, arguments.no_cache_filter),
             cache_from: caches.from,
             cache_to: caches.to,
             pull: pull_policy(arguments.pull.as_deref())?,
             outputs,
+            sameness: match arguments.reproducible.reproducible {
+                Switch::On => Sameness::WholeImage,
+                Switch::Off => Sameness::Files,
+            },
             image_id_file: arguments.image_id_file.map(|path| environment.absolute(path)),
             metadata_file: arguments.metadata_file.map(|path| environment.absolute(path)),
             secrets: run::secrets(&arguments.secrets, environment)?,

@@ -86,6 +86,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         cache_to,
         pull,
         outputs,
+        sameness,
         image_id_file,
         metadata_file,
         secrets,

@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tar::{Entry, EntryType};
 
+use super::steady::steady;
 use crate::digest::Hasher;
 use crate::tree::{Kind, Last, Node, Time, View, base_name, clean, join, parent, resolve};
 
@@ -121,6 +122,12 @@ impl TarContext {
         for held in self.entries.values_mut() {
             held.node.mtime = time;
         }
+    }
+
+    /// The same without what depends on where and how it was packed: times, and permissions that follow a umask.
+    pub fn steady(mut self) -> TarContext {
+        self.entries.values_mut().for_each(|held| steady(&mut held.node));
+        self
     }
 
     /// The time of the newest file, in seconds since 1970.

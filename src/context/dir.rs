@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags};
 
 use super::ignore::IgnoreRules;
 use super::stat_cache::{Identity, Known, StatCache, now};
+use super::steady::steady;
 use super::walk::{Found, Reader, named, walk};
 use crate::digest::{Digest, Hasher};
 use crate::rootfs::RootDir;
@@ -31,6 +32,16 @@ pub struct DirContext {
     rules: IgnoreRules,
     /// Device and inode of files with several names, and their link group.
     links: Mutex<HashMap<(u64, u64), u64>>,
+    as_found: AsFound,
+}
+
+/// Whether nodes are what the file system says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AsFound {
+    /// They are.
+    Whole,
+    /// Without what depends on the checkout.
+    Steady,
 }
 
 /// Says that a file is not what it was when it was opened.
@@ -48,7 +59,13 @@ impl DirContext {
     pub fn open(root: &Path, ignore: IgnoreRules, stat_cache: Option<&Path>) -> io::Result<DirContext> {
         let root = RootDir::open(root)
             .map_err(|error| io::Error::new(error.kind(), format!("open context {}: {error}", root.display())))?;
-        Ok(DirContext { reader: Reader::new(root, StatCache::new(stat_cache)), rules: ignore, links: Mutex::default() })
+        let reader = Reader::new(root, StatCache::new(stat_cache));
+        Ok(DirContext { reader, rules: ignore, links: Mutex::default(), as_found: AsFound::Whole })
+    }
+
+    /// The same without what depends on where and how it was checked out: times, and permissions that follow a umask.
+    pub fn steady(self) -> DirContext {
+        DirContext { as_found: AsFound::Steady, ..self }
     }
 
     /// Everything below a path that is not ignored, whole paths, sorted by bytes, no link followed.
@@ -150,6 +167,9 @@ impl DirContext {
             let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
             let next = links.len() as u64 + 1;
             node.link_group = *links.entry((found.identity.device, found.identity.inode)).or_insert(next);
+        }
+        if self.as_found == AsFound::Steady {
+            steady(&mut node);
         }
         node
     }

@@ -8,4 +8,5 @@ pub mod dir;
 pub mod ignore;
 pub mod pattern;
 mod stat_cache;
+mod steady;
 mod walk;

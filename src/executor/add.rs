@@ -4,7 +4,6 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read, Write};
 
-use super::ExecuteError;
 use super::copy::{
     Content, CopyError, CopyRequest, CopySource, Recipe, RecipeEntry, named_files, plan_directory, rebase,
 };
@@ -12,6 +11,7 @@ use super::download::FetchedFile;
 use super::git::{GitAccess, GitError, fetch_tree};
 use super::step::{Made, Work};
 use super::transfer::{Copying, Origin, existing_parents, write_entries};
+use super::{ExecuteError, Times};
 use crate::context::archive::TarContext;
 use crate::digest::{Digest, VerifyReader};
 use crate::layer::decompress::decompress;
@@ -30,6 +30,14 @@ pub(super) enum Fetched {
 }
 
 impl Fetched {
+    /// The same without the date at which it was served or checked out: another server has another one.
+    fn steady(self) -> Fetched {
+        match self {
+            Fetched::File(file) => Fetched::File(file.steady()),
+            Fetched::Tree(tree) => Fetched::Tree(tree.steady()),
+        }
+    }
+
     /// The source that it is of a copy. Downloads are private (0600) unless `--chmod` says otherwise, as in BuildKit.
     pub(super) fn source(&self) -> CopySource<'_> {
         match self {
@@ -72,13 +80,16 @@ impl Work<'_> {
     pub(super) fn fetch_all(&self, op: &CopyOp) -> Result<Vec<Fetched>, ExecuteError> {
         let mut fetched = Vec::new();
         for source in &op.sources {
-            match source {
-                Source::Url(url) => fetched.push(Fetched::File(self.fetch_url(url, op)?)),
-                Source::Git(reference) => fetched.push(self.fetch_git(reference)?),
-                Source::Path(_) | Source::Inline { .. } => {}
-            }
+            fetched.push(match source {
+                Source::Url(url) => Fetched::File(self.fetch_url(url, op)?),
+                Source::Git(reference) => self.fetch_git(reference)?,
+                Source::Path(_) | Source::Inline { .. } => continue,
+            });
         }
-        Ok(fetched)
+        Ok(match self.services.options.times {
+            Times::Real => fetched,
+            Times::Steady => fetched.into_iter().map(Fetched::steady).collect(),
+        })
     }
 
     /// ADD of a repository.

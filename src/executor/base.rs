@@ -30,7 +30,7 @@ impl Work<'_> {
         let moved = self.moved(&key)?;
         if let Purpose::Explain(foresight) = self.services.purpose {
             foresight.note(self.step.id, &key, Verdict::Base { moved });
-            return Ok(StepOutput { key: key.digest, layers: Some(resolved.layers.clone()), added: None });
+            return Ok(StepOutput { key: self.begun(key.digest), layers: Some(resolved.layers.clone()), added: None });
         }
         self.task.start();
         if let Some(moved) = moved {
@@ -44,7 +44,7 @@ impl Work<'_> {
         }
         self.services.cache.remember(self.place(), &key, None)?;
         self.task.end(if is_here { Outcome::Cached } else { Outcome::Done });
-        Ok(StepOutput { key: key.digest, layers: Some(resolved.layers.clone()), added: None })
+        Ok(StepOutput { key: self.begun(key.digest), layers: Some(resolved.layers.clone()), added: None })
     }
 
     /// How a base differs from what it was in the last build, where that is another one.

@@ -35,6 +35,8 @@ pub struct Dates {
     pub main: Option<i64>,
     /// Others, by name.
     pub named: BTreeMap<String, i64>,
+    /// The last commit of the main one's repository, where it is in one and a reproducible build asks for it.
+    pub commit: Option<i64>,
 }
 
 struct Nothing;
@@ -60,6 +62,15 @@ impl Context {
             Context::Directory(directory) => directory.as_ref(),
             Context::Archive(archive) => archive,
             Context::Empty => &Nothing,
+        }
+    }
+
+    /// The same without what depends on where and how it was checked out.
+    pub fn steady(self) -> Context {
+        match self {
+            Context::Directory(directory) => Context::Directory(Box::new(directory.steady())),
+            Context::Archive(archive) => Context::Archive(archive.steady()),
+            Context::Empty => Context::Empty,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::progress::Task;
 use crate::registry::{Client, Download, DownloadRequest, Downloaded, RegistryError, without_credentials};
 use crate::sandbox::Cancel;
 use crate::store::{FetchedRecord, RecordKind, Store, StoreError};
-use crate::tree::{Kind, Time};
+use crate::tree::{Kind, STEADY, Time};
 
 /// A file that is here now.
 pub struct FetchedFile {
@@ -47,6 +47,12 @@ impl FetchedFile {
     /// Where its content is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The same without the date that its server gave it.
+    pub(super) fn steady(mut self) -> FetchedFile {
+        self.record.modified = Some(STEADY.seconds);
+        self
     }
 
     /// The source that it is of a copy. Downloads are private (0600) unless `--chmod` says otherwise, as in BuildKit.

@@ -26,6 +26,8 @@ pub struct RunFailure {
     pub log: Option<std::path::PathBuf>,
     /// Whether the kernel ended a process of it for lack of memory.
     pub out_of_memory: bool,
+    /// The store, where its disk was full when the command had failed: commands seldom say whose disk it was.
+    pub full_disk: Option<std::path::PathBuf>,
     /// The instruction's place.
     pub span: Span,
 }
@@ -34,7 +36,7 @@ pub struct RunFailure {
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
     /// A RUN failed.
-    #[error("process {:?} did not complete successfully: exit code: {}{}", .0.command, .0.code, out_of_memory(.0))]
+    #[error("process {:?} did not complete successfully: exit code: {}{}{}", .0.command, .0.code, out_of_memory(.0), full_disk(.0))]
     Run(RunFailure),
     /// COPY or ADD cannot be done.
     #[error("{title}: {source}")]
@@ -97,6 +99,11 @@ pub enum ExecuteError {
 
 fn out_of_memory(failure: &RunFailure) -> &'static str {
     if failure.out_of_memory { " (a process was killed for lack of memory)" } else { "" }
+}
+
+fn full_disk(failure: &RunFailure) -> String {
+    let full = failure.full_disk.as_ref();
+    full.map(|store| format!(" (the disk of the store, {}, is full)", store.display())).unwrap_or_default()
 }
 
 impl ExecuteError {

@@ -6,6 +6,7 @@
 //! times are one. It knows nothing of steps.
 
 mod command;
+mod local;
 mod pack;
 mod refs;
 
@@ -14,6 +15,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use self::command::Git;
+pub use self::local::last_commit;
 use super::SecretSource;
 use crate::context::archive::TarContext;
 use crate::digest::Frame;
@@ -50,6 +52,15 @@ pub enum GitError {
     NoGit {
         /// The repository.
         remote: String,
+    },
+    /// There is no git, and a directory of this machine is a repository.
+    #[error(
+        "git is not installed here, and is needed to date the build by the last commit of {directory}; \
+         install it, or set SOURCE_DATE_EPOCH"
+    )]
+    NoGitHere {
+        /// The directory.
+        directory: String,
     },
     /// Git failed.
     #[error("git {action} of {remote} failed: {message}")]

@@ -43,7 +43,8 @@ impl Work<'_> {
             };
         }
         // All else that makes a copy what it is decides on the names under which its content is digested.
-        Ok(Some(key::copy(op, &Digest::of(b""), &frame.finish()).digest))
+        let question = key::copy(op, &Digest::of(b""), &frame.finish()).digest;
+        Ok(Some(self.marked("rbuild.steady.question.1", question)))
     }
 
     /// A copy out of a stage that is in the cache, found without looking into the stage.

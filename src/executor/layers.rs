@@ -7,9 +7,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
 
-use super::adopted::Adopted;
 use super::ingest::{BlobForm, Ingest, Ingested, compression_name};
 use super::namespace::Namespace;
+use super::promised::Promised;
+use super::waiting::Shared;
 use super::workers::ImpliedDirectory;
 use super::{ExecuteError, abreast};
 use crate::digest::{Digest, Frame, VerifyReader};
@@ -66,7 +67,7 @@ pub struct Layers<'a> {
     /// Layers of which some form can be had.
     pub(super) available: Mutex<BTreeSet<Digest>>,
     /// Layers that a cache elsewhere has.
-    pub(super) adopted: Adopted,
+    pub(super) promised: Promised,
 }
 
 /// Opens a layer's tar anew each time it is called.
@@ -88,8 +89,8 @@ impl<'a> Layers<'a> {
     /// Layers of a store; missing blobs come from the registry, trees are made in the namespace.
     pub fn new(store: &'a Store, registry: &'a Client, namespace: &'a Namespace) -> Layers<'a> {
         let (indexes, making, available) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let adopted = Adopted::default();
-        Layers { store, registry, namespace, indexes, making, swept: Once::new(), available, adopted }
+        let promised = Promised::default();
+        Layers { store, registry, namespace, indexes, making, swept: Once::new(), available, promised }
     }
 
     /// The id mapping of trees. Who asks first has removed what dead processes left of theirs.
@@ -112,7 +113,7 @@ impl<'a> Layers<'a> {
     pub fn is_available(&self, layer: &Digest, record: &LayerRecord) -> bool {
         record.blobs.values().any(|blob| self.store.has_blob(&blob.digest))
             || !record.remotes.is_empty()
-            || self.adopted.holds(layer)
+            || self.promised.holds(layer)
             // Asked before it is known whether a namespace will be needed at all: a tree that was made with other ids
             // than those that this user has now is of no use.
             || (self.store.tree(&self.namespace.likely_mapping_name(), &TreeName::of(layer)).is_some()
@@ -179,7 +180,7 @@ impl<'a> Layers<'a> {
             if let Some(path) = self.store.tree(&mapping.name, &TreeName::of(layer)) {
                 return Ok(path);
             }
-            let _lock = self.store.lock("tree", layer)?;
+            let _lock = Shared::Tree.lock(layer, self.store, task, None)?;
             if let Some(path) = self.store.tree(&mapping.name, &TreeName::of(layer)) {
                 return Ok(path);
             }
@@ -321,7 +322,7 @@ impl<'a> Layers<'a> {
 
     /// Whether somebody else has a layer's blob.
     fn can_be_pulled(&self, layer: &Digest, record: &LayerRecord) -> bool {
-        !record.remotes.is_empty() || self.adopted.blob(layer).is_some()
+        !record.remotes.is_empty() || self.promised.blob(layer).is_some()
     }
 
     /// Fetches a layer's blob; its digest is verified while it arrives.
@@ -329,7 +330,7 @@ impl<'a> Layers<'a> {
         let mut failure = None;
         let of_registries = record.remotes.iter().map(|remote| self.fetch(remote, task));
         let of_caches = self
-            .adopted
+            .promised
             .blob(layer)
             .into_iter()
             .map(|(descriptor, storage)| self.take(&descriptor, || storage.open(&descriptor), task));
@@ -366,7 +367,7 @@ impl<'a> Layers<'a> {
             .ok_or_else(|| ExecuteError::internal(format!("unsupported layer type {media_type:?}")))?;
         let compression = compression_name(compression).to_owned();
         let blob = BlobRecord { digest: *digest, size: *size, compression };
-        let _lock = self.store.lock("blob", digest)?;
+        let _lock = Shared::Blob.lock(digest, self.store, task, None)?;
         if self.store.has_blob(digest) {
             return Ok(blob);
         }

@@ -5,7 +5,7 @@
 
 mod abreast;
 mod add;
-mod adopted;
+mod adopt;
 mod aftermath;
 mod agent;
 mod audit;
@@ -27,12 +27,15 @@ mod mask;
 mod measure;
 pub mod namespace;
 pub mod passwd;
+mod promised;
 mod resolver;
 mod retime;
 mod run;
 mod schedule;
+mod steady;
 mod step;
 mod transfer;
+mod waiting;
 mod workdir;
 mod workers;
 
@@ -52,12 +55,15 @@ pub use download::{DownloadError, Downloads, FetchedFile};
 pub use error::{ExecuteError, RunFailure};
 pub use explain::{Explained, Foresight, Nearest, Verdict, explain};
 pub use ingest::BlobForm;
-pub use layers::{Layers, Reuse};
+pub use layers::{Layers, Reuse, Wanted};
 pub use measure::measure;
 pub use namespace::Namespace;
 pub use resolver::Resolver;
 pub use run::private_network;
+pub use steady::PLACEHOLDER;
 pub use workers::WORKERS;
+
+pub use crate::layer::retime::Retime;
 
 use crate::cache::Cache;
 use crate::cache::remote::Remote;
@@ -123,6 +129,8 @@ pub struct ExecuteOptions {
     pub shm_size: u64,
     /// Time stamp of what rbuild itself makes, in seconds since 1970.
     pub epoch: i64,
+    /// Whether times tell when something was made.
+    pub times: Times,
     /// `created` of new layers; the time of the build where none is given.
     pub created: Option<i64>,
     /// What commands may have beyond the usual.
@@ -149,6 +157,17 @@ pub enum DefaultNetwork {
     Host,
     /// One of its own that leads out, connected by this tool, or by one that there is.
     Private(Option<Tool>),
+}
+
+/// Whether times of files tell when they were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Times {
+    /// They do.
+    #[default]
+    Real,
+    /// Whatever a step makes has the same time, whenever and wherever it does (`--reproducible`). Such steps have keys of
+    /// their own: what is made otherwise is another thing.
+    Steady,
 }
 
 /// What `--allow` allows.
@@ -206,7 +225,7 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
         .steps
         .iter()
         // BuildKit shows no line for scratch either: there is nothing to do.
-        .map(|step| (step.op != Op::Scratch).then(|| services.progress.task(step.title.clone())))
+        .map(|step| (!matches!(step.op, Op::Scratch(_))).then(|| services.progress.task(step.title.clone())))
         .collect();
     let mut outputs: Vec<Option<Arc<StepOutput>>> = vec![None; plan.steps.len()];
     let mut failure: Option<ExecuteError> = None;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::aftermath::FailedRun;
 use super::agent::Relay;
@@ -13,6 +14,7 @@ use super::log::{Log, Written};
 use super::mask::Secrets;
 use super::passwd::lookup_user;
 use super::step::{Made, Work};
+use super::waiting::Shared;
 use super::{DefaultNetwork, ExecuteError, StepOutput};
 use crate::cache::key;
 use crate::digest::{Digest, Frame};
@@ -22,6 +24,9 @@ use crate::sandbox;
 use crate::snapshot::{Draft, StackView};
 use crate::store::{LayerRecord, Lock, RecordKind, TreeDraft, TreeName};
 use crate::tree::View;
+
+/// Bytes in which no command does what it was to do.
+const NO_ROOM: u64 = 1 << 20;
 
 /// Mounts of one command, with what has to be held while it runs.
 #[derive(Default)]
@@ -113,6 +118,7 @@ impl Work<'_> {
         for notice in sandbox.take_notices() {
             services.progress.notice(notice);
         }
+        let begun = SystemTime::now();
         let ended = sandbox.run(&spec, &sandbox::Streams::captured(&output), services.cancel);
         let log = written.finish();
         if let Ok(sandbox::Exit { root: sandbox::Made::Copied { refused: Some(reason) }, .. }) = &ended {
@@ -123,7 +129,7 @@ impl Work<'_> {
         let (root, result) = match ended {
             Ok(exit) => {
                 let root = exit.root.clone();
-                (root, self.judge(op, exit, log).and_then(|()| self.keep_written(&draft, key)))
+                (root, self.judge(op, exit, log).and_then(|()| self.keep_written(&draft, key, begun)))
             }
             Err(error) => (sandbox::Made::Mounted, Err(self.not_run(error))),
         };
@@ -204,16 +210,25 @@ impl Work<'_> {
                 code,
                 log,
                 out_of_memory: exit.out_of_memory,
+                full_disk: self.full_disk(),
                 span: self.step.span,
             })),
         }
+    }
+
+    /// The store, where its disk is full. What a command could not write is often gone again, so a little room is none.
+    fn full_disk(&self) -> Option<PathBuf> {
+        let root = self.services.layers.store.root();
+        let is_full = self.services.layers.store.room().is_ok_and(|room| room < NO_ROOM);
+        is_full.then(|| root.to_owned())
     }
 
     /// The layer of a RUN is named by its key: its diffID is known only once it is packed.
     ///
     /// A layer of that name may be there: its step was forgotten, or may not be used (`--no-cache`), or its tree belongs to
     /// another id mapping. What this command wrote is another layer, so it gets a name that nobody had.
-    fn keep_written(&self, draft: &Draft, key: &Digest) -> Result<Digest, ExecuteError> {
+    fn keep_written(&self, draft: &Draft, key: &Digest, begun: SystemTime) -> Result<Digest, ExecuteError> {
+        self.make_steady(draft, begun)?;
         let store = self.services.layers.store;
         let mut name = Frame::new("rbuild.written.1");
         let layer = name.digest("key", key).finish();
@@ -309,7 +324,7 @@ impl Work<'_> {
         });
         let names: BTreeSet<Digest> =
             locked.map(|(resolved, content)| cache_name(resolved, content.as_ref()).finish()).collect();
-        names.iter().map(|name| Ok(self.services.layers.store.lock("cache", name)?)).collect()
+        names.iter().map(|name| self.wait_for(Shared::Cache, name)).collect()
     }
 
     fn cache(

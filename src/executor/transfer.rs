@@ -11,6 +11,7 @@ use super::contexts::{Context, digest_all};
 use super::copy::{Chmod, Content, CopyError, CopyRequest, CopySource, Ignored, Recipe, RecipeEntry, plan_copy};
 use super::passwd::lookup_owner;
 use super::step::{Made, Work};
+use super::waiting::Shared;
 use super::{ExecuteError, StepOutput};
 use crate::cache::miss::FileChanges;
 use crate::cache::{Key, key};
@@ -137,7 +138,7 @@ impl Work<'_> {
         let told = by_source.warnings.clone();
         self.warn(&told);
         copying.fill_digests(&mut by_source).map_err(|error| self.read_error(error))?;
-        let content = by_source.content_key().map_err(|error| self.copy_error(error))?;
+        let content = self.content(&by_source)?;
         if told.is_empty() {
             self.note_copied(op, content)?;
         }
@@ -276,7 +277,7 @@ impl Work<'_> {
         if !archives.is_empty() {
             return self.add_archives(copying, recipe, &archives);
         }
-        let content = recipe.content_key().map_err(|error| self.copy_error(error))?;
+        let content = self.content(recipe)?;
         // The same files at the same places make the same layer, whatever they are copied onto.
         let by_content = Frame::new("rbuild.recipe.1").digest("content", &content).finish();
         if let Some(record) = self.find(&by_content)? {
@@ -389,7 +390,7 @@ impl Work<'_> {
     pub(super) fn view_content(&self, view: &dyn View, path: &str) -> Result<Digest, ExecuteError> {
         let mut recipe = plan_copy(&mirror(view, path, None), None).map_err(|error| self.copy_error(error))?;
         recipe.fill_digests(|_, files| digest_all(view, files)).map_err(|error| self.read_error(error))?;
-        recipe.content_key().map_err(|error| self.copy_error(error))
+        self.content(&recipe)
     }
 
     fn context_recipe(&self, context: &Context, path: &str) -> Result<Recipe, ExecuteError> {
@@ -402,7 +403,7 @@ impl Work<'_> {
 
     /// The content of a path of a context, for a key.
     pub(super) fn context_content(&self, context: &Context, path: &str) -> Result<Digest, ExecuteError> {
-        self.context_recipe(context, path)?.content_key().map_err(|error| self.copy_error(error))
+        self.content(&self.context_recipe(context, path)?)
     }
 
     /// A layer that holds a path of a context where it is in the context: what a bind mount shows.
@@ -415,12 +416,12 @@ impl Work<'_> {
         expected: Option<&Digest>,
     ) -> Result<Digest, ExecuteError> {
         let recipe = self.context_recipe(context, path)?;
-        let content = recipe.content_key().map_err(|error| self.copy_error(error))?;
+        let content = self.content(&recipe)?;
         if expected.is_some_and(|expected| *expected != content) {
             return Err(self.changed(path.as_bytes()));
         }
         let key = Frame::new("rbuild.bind.1").digest("content", &content).finish();
-        let _lock = self.services.layers.store.lock("step", &key)?;
+        let _lock = self.wait_for(Shared::Step, &key)?;
         if let Some(record) = self.find(&key)? {
             return Ok(record.layer);
         }

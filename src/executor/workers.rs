@@ -59,6 +59,7 @@ pub const WORKERS: &[Worker] = &[
     (SEED, run_seed),
     (FILL, run_fill),
     (MEASURE, super::measure::run_measure),
+    (super::steady::STEADY_WORKER, super::steady::run_steady),
 ];
 
 /// Metadata of a directory that a layer changes something in but has no entry for.
@@ -97,10 +98,15 @@ fn run_unpack(args: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
     // The pipe is read in large pieces: a read per 512-byte header would cost more than the unpacking.
     let mut tar = io::BufReader::with_capacity(256 << 10, File::from(tar));
     let implied: Vec<ImpliedDirectory> = serde_json::from_slice(args).map_err(|error| error.to_string())?;
+    // It was made under the umask of who calls rbuild, which must not close a root file system to other users.
+    rustix::fs::chmodat(&root, ".", rustix::fs::Mode::from_raw_mode(0o755), rustix::fs::AtFlags::empty())
+        .map_err(|error| error.to_string())?;
     let ownership = if table.is_some() { Ownership::Record } else { Ownership::Keep };
     let mut options = Options::new(ownership, Style::OverlayLower);
     options.implied = implied.into_iter().map(|directory| (directory.path.clone(), directory.node())).collect();
     let unpacked = unpack_with(&mut tar, &root, &options).map_err(|error| chain(&error))?;
+    // No layer says when its root was changed, and who looks at it must not see when this tree happened to be made.
+    super::steady::set_steady(&root).map_err(|error| error.to_string())?;
     if let Some(table) = table {
         unpacked.owners.write_to(File::from(table)).map_err(|error| error.to_string())?;
     }

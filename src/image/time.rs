@@ -12,27 +12,6 @@ pub fn rfc3339(seconds: i64, nanoseconds: Option<u32>) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
-/// Whether a text is a time as [`rfc3339`] writes it.
-pub fn is_rfc3339(text: &str) -> bool {
-    const FORM: &[u8] = b"0000-00-00T00:00:00";
-    let Some((moment, rest)) = text.as_bytes().split_at_checked(FORM.len()) else { return false };
-    let is_formed = moment.iter().zip(FORM).all(|(found, form)| match form {
-        b'0' => found.is_ascii_digit(),
-        form => found == form,
-    });
-    let fraction = rest.strip_suffix(b"Z").map(|rest| rest.strip_prefix(b".").unwrap_or(rest));
-    is_formed
-        && fraction.is_some_and(|fraction| fraction.len() <= 9 && fraction.iter().all(u8::is_ascii_digit))
-        && number(&moment[5..7]).is_some_and(|month| (1..=12).contains(&month))
-        && number(&moment[8..10]).is_some_and(|day| (1..=31).contains(&day))
-        && number(&moment[11..13]).is_some_and(|hour| hour < 24)
-        && [&moment[14..16], &moment[17..19]].iter().all(|part| number(part).is_some_and(|number| number < 60))
-}
-
-fn number(digits: &[u8]) -> Option<u8> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
 /// Year, month and day of a day counted from 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date
 /// Algorithms", `civil_from_days`).
 fn civil(days: i64) -> (i64, i64, i64) {
@@ -47,6 +26,35 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
+/// The seconds since 1970 of a time; `None` of what is none.
+pub fn seconds(text: &str) -> Option<i64> {
+    let number = |range: std::ops::Range<usize>| -> Option<i64> {
+        let digits = text.get(range)?;
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let (date, clock) =
+        ((number(0..4)?, number(5..7)?, number(8..10)?), (number(11..13)?, number(14..16)?, number(17..19)?));
+    let zone = text.get(19..)?.trim_start_matches(|character: char| character == '.' || character.is_ascii_digit());
+    let offset = match zone.as_bytes() {
+        b"Z" | b"z" => 0,
+        [sign @ (b'+' | b'-'), ..] if zone.len() == 6 => {
+            let minutes = zone.get(1..3)?.parse::<i64>().ok()? * 60 + zone.get(4..6)?.parse::<i64>().ok()?;
+            if *sign == b'+' { minutes * 60 } else { -minutes * 60 }
+        }
+        _ => return None,
+    };
+    Some(days(date) * 86_400 + clock.0 * 3600 + clock.1 * 60 + clock.2 - offset)
+}
+
+/// The inverse of [`civil`] (`days_from_civil`).
+fn days((year, month, day): (i64, i64, i64)) -> i64 {
+    let shifted = year - i64::from(month <= 2);
+    let era = shifted.div_euclid(400);
+    let year_of_era = shifted.rem_euclid(400);
+    let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,20 +66,17 @@ mod tests {
         assert_eq!(rfc3339(1_795_255_845, Some(5)), "2026-11-21T10:10:45.000000005Z");
         assert_eq!(rfc3339(-1, None), "1969-12-31T23:59:59Z");
     }
-
     #[test]
-    fn what_is_written_is_a_time_and_little_else() {
-        for time in [rfc3339(0, None), rfc3339(1_795_255_845, Some(5)), "2026-11-21T10:10:45.5Z".to_owned()] {
-            assert!(is_rfc3339(&time), "{time}");
+    fn times_are_read_as_they_are_written() {
+        for time in [0, -1, 951_782_400, 1_795_255_845, 4_102_444_799] {
+            assert_eq!(seconds(&rfc3339(time, None)), Some(time));
+            assert_eq!(seconds(&rfc3339(time, Some(7))), Some(time));
         }
-        let wrong =
-            ["", "Z", "2026-13-01T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01 00:00:00Z", "é026-01-01T00:00:00Z"];
-        for text in wrong.into_iter().chain([
-            "2026-01-01T00:00:00",
-            "2026-01-01T00:00:00.0123456789Z",
-            "2026-01-01T00:00:00+1Z",
-        ]) {
-            assert!(!is_rfc3339(text), "{text}");
+        assert_eq!(seconds("1970-01-01T02:00:00.5+02:00"), Some(0));
+        for text in
+            ["", "1970", "1970-01-01T00:00:00", "1970-01-01T00:00:00+2", "x970-01-01T00:00:00Z", "1970-01-01T00:00:0éZ"]
+        {
+            assert_eq!(seconds(text), None, "{text}");
         }
     }
 }

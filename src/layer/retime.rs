@@ -11,11 +11,27 @@ const SUM: std::ops::Range<usize> = 148..156;
 const SIZE: std::ops::Range<usize> = 124..136;
 const TYPE: usize = 156;
 
-/// Copies a tar, each time later than `latest` (seconds since 1970) replaced by that.
+/// Which times become which, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retime {
+    /// Every later time becomes this one.
+    pub latest: i64,
+    /// And so does exactly this one, where one is given, though it may be earlier.
+    pub placeholder: Option<i64>,
+}
+
+impl Retime {
+    fn replaces(self, time: i64) -> bool {
+        time > self.latest || self.placeholder == Some(time)
+    }
+}
+
+/// Copies a tar with the times that are to be replaced replaced.
 ///
 /// # Errors
 /// The bytes are no tar of this dialect, or what reading or writing reports.
-pub fn retime(tar: &mut dyn Read, latest: i64, out: &mut dyn Write) -> io::Result<()> {
+pub fn retime(tar: &mut dyn Read, rule: Retime, out: &mut dyn Write) -> io::Result<()> {
+    let latest = rule.latest;
     let mut header = [0; BLOCK];
     loop {
         if let Err(error) = tar.read_exact(&mut header) {
@@ -28,7 +44,7 @@ pub fn retime(tar: &mut dyn Read, latest: i64, out: &mut dyn Write) -> io::Resul
         let size = octal(&header[SIZE]).ok_or_else(|| invalid("a size"))?;
         let size = u64::try_from(size).map_err(|_| invalid("a size"))?;
         let time = octal(&header[TIME]).ok_or_else(|| invalid("a time"))?;
-        if time > latest {
+        if rule.replaces(time) {
             header[TIME].copy_from_slice(format!("{:011o}\0", latest.max(0)).as_bytes());
         }
         if header[TYPE] == b'x' {
@@ -132,7 +148,7 @@ mod tests {
         let times = [(0, 0), (999, 0), (999, 5), (1_000, 0), (1_000, 5), (5_000, 0), (5_000, 7), (8_000_000_000, 0)];
         let expected: Vec<(i64, u32)> = times.iter().map(|time| (*time).min((latest, 0))).collect();
         let mut out = Vec::new();
-        retime(&mut tar(&times).as_slice(), latest, &mut out).unwrap();
+        retime(&mut tar(&times).as_slice(), Retime { latest, placeholder: None }, &mut out).unwrap();
         let entries = |bytes: &[u8]| -> Vec<(Vec<u8>, u64, Vec<u8>)> {
             let mut archive = ::tar::Archive::new(bytes);
             let read = archive.entries().unwrap().map(|entry| {
@@ -147,13 +163,25 @@ mod tests {
     }
 
     #[test]
+    fn a_placeholder_becomes_the_latest_time_though_it_is_earlier() {
+        let rule = Retime { latest: 1_000, placeholder: Some(500) };
+        let (times, expected) = ([(499, 0), (500, 0), (501, 0), (1_001, 0)], [499, 1_000, 501, 1_000]);
+        let mut out = Vec::new();
+        retime(&mut tar(&times).as_slice(), rule, &mut out).unwrap();
+        let mut archive = ::tar::Archive::new(out.as_slice());
+        let found = archive.entries().unwrap().map(|entry| entry.unwrap().header().mtime().unwrap());
+        // The marks of removals between them have no time.
+        assert_eq!(found.filter(|time| *time != 0).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn a_time_that_only_a_pax_header_can_hold_is_replaced_there() {
         // More seconds than eleven octal digits have.
         let late = tar(&[(9_999_999_999, 0)]);
         let has = |bytes: &[u8], text: &str| String::from_utf8_lossy(bytes).contains(text);
         assert!(has(&late, "mtime=9999999999"), "the writer writes no such header any more");
         let mut out = Vec::new();
-        retime(&mut late.as_slice(), 1_000, &mut out).unwrap();
+        retime(&mut late.as_slice(), Retime { latest: 1_000, placeholder: None }, &mut out).unwrap();
         assert!(has(&out, "14 mtime=1000\n") && !has(&out, "mtime=9999999999"));
         let mut archive = ::tar::Archive::new(out.as_slice());
         assert_eq!(archive.entries().unwrap().filter_map(Result::ok).count(), 2, "the archive cannot be read any more");
@@ -162,6 +190,6 @@ mod tests {
     #[test]
     fn a_cut_off_tar_is_an_error() {
         let whole = tar(&[(5_000, 0)]);
-        assert!(retime(&mut &whole[..BLOCK + 10], 0, &mut Vec::new()).is_err());
+        assert!(retime(&mut &whole[..BLOCK + 10], Retime { latest: 0, placeholder: None }, &mut Vec::new()).is_err());
     }
 }

@@ -11,6 +11,9 @@ use crate::diagnostic::{Diagnostic, Span};
 use crate::digest::Digest;
 use crate::dockerfile::ast::{ArgDeclaration, Dockerfile, Operation, Stage, Transfer, TransferSource, Word};
 
+/// The variable that dates a build.
+pub const VARIABLE: &str = EPOCH;
+
 /// What is known of the moment that dates a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Epoch {

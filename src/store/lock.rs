@@ -6,6 +6,17 @@ use std::path::Path;
 
 use super::{Result, StoreError};
 
+/// Who holds a lock that is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// This process itself.
+    Own,
+    /// Another one.
+    Process(u32),
+    /// One that cannot be seen from here: in another container, say.
+    Unseen,
+}
+
 /// A held lock; given up when it is dropped or the process ends.
 #[derive(Debug)]
 pub struct Lock {
@@ -61,7 +72,53 @@ fn open(path: &Path) -> Result<File> {
         .map_err(|error| StoreError::io("open lock", path, error))
 }
 
+/// Who holds the lock of a file, by the kernel's list of them (`proc_locks(5)`): `1: FLOCK ADVISORY WRITE PID DEVICE:INODE …`.
+pub(super) fn holder(path: &Path) -> Holder {
+    let (Ok(file), Ok(locks)) = (path.metadata(), std::fs::read_to_string("/proc/locks")) else {
+        return Holder::Unseen;
+    };
+    holder_in(&locks, file.ino()).unwrap_or(Holder::Unseen)
+}
+
+/// Of a file by its inode alone: the device there is not always the one that files tell (btrfs).
+fn holder_in(locks: &str, inode: u64) -> Option<Holder> {
+    let held = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // Who waits is listed below who holds, with an arrow in the second place.
+    let holders = held.filter(|words| words.get(1) == Some(&"FLOCK"));
+    let of_file =
+        |words: &Vec<&str>| words.get(5).and_then(|place| place.rsplit(':').next()) == Some(&inode.to_string());
+    let pid = holders.filter(of_file).find_map(|words| words.get(4)?.parse::<u32>().ok())?;
+    Some(if pid == std::process::id() { Holder::Own } else { Holder::Process(pid) })
+}
+
 fn is_current(file: &File, path: &Path) -> bool {
     let (Ok(held), Ok(named)) = (file.metadata(), path.metadata()) else { return false };
     (held.dev(), held.ino()) == (named.dev(), named.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_tells_who_holds_a_lock() {
+        let own = std::process::id();
+        let locks = format!(
+            "1: POSIX  ADVISORY  WRITE 7 fe:00:123 0 EOF\n2: FLOCK  ADVISORY  WRITE 4711 fe:00:123 0 EOF\n\
+             2: -> FLOCK  ADVISORY  WRITE 99 fe:00:123 0 EOF\n3: FLOCK  ADVISORY  READ {own} 00:1c:55 0 EOF\n"
+        );
+        assert_eq!(holder_in(&locks, 123), Some(Holder::Process(4711)));
+        assert_eq!(holder_in(&locks, 55), Some(Holder::Own));
+        assert_eq!(holder_in(&locks, 5), None);
+    }
+
+    #[test]
+    fn who_holds_a_lock_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = Lock::exclusive(&path).unwrap();
+        assert_eq!(holder(&path), Holder::Own);
+        drop(lock);
+        assert_eq!(holder(&path), Holder::Unseen);
+    }
 }

@@ -51,7 +51,7 @@ pub use alone::Alone;
 pub use blobs::BlobWriter;
 pub use check::{Checked, Damage, DamageKind, Depth, StoredTree};
 pub use gc::{Collected, Entry, EntryKind, Kinds, Policy, Sizes, Usage};
-pub use lock::Lock;
+pub use lock::{Holder, Lock};
 pub use records::{
     BlobRecord, FetchedRecord, ImageRecord, LayerRecord, MountRecord, RecordKind, RemoteBlob, RemoteOrigin, SlotRecord,
     StepRecord, Tagged,
@@ -242,6 +242,15 @@ impl Store {
         self.root.join("stat").join(name.hex())
     }
 
+    /// How many bytes may still be written to the disk; none where it has no room for another file.
+    pub fn room(&self) -> Result<u64> {
+        let found =
+            rustix::fs::statvfs(&self.root).map_err(|error| StoreError::io("look at", &self.root, error.into()))?;
+        // File systems without a fixed number of files say 0 of 0.
+        let has_files = found.f_files == 0 || found.f_favail > 0;
+        Ok(if has_files { found.f_bavail.saturating_mul(found.f_frsize) } else { 0 })
+    }
+
     /// Takes the lock of an entry that is being made, waiting for whoever makes it now.
     pub fn lock(&self, kind: &str, name: &crate::digest::Digest) -> Result<Lock> {
         Lock::exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
@@ -250,6 +259,11 @@ impl Store {
     /// As [`Store::lock`], but does not wait: `None` where somebody holds it.
     pub fn try_lock(&self, kind: &str, name: &crate::digest::Digest) -> Result<Option<Lock>> {
         Lock::try_exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
+    }
+
+    /// Who holds a lock now.
+    pub fn holder(&self, kind: &str, name: &crate::digest::Digest) -> Holder {
+        lock::holder(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
     }
 }
 
@@ -313,15 +327,20 @@ fn check_owner(root: &Path) -> Result<()> {
 
 /// Refuses file systems on which `flock` does not hold between machines (catalogue row F12).
 fn check_local(root: &Path) -> Result<()> {
-    const NETWORK: &[i64] =
-        &[0x6969 /* NFS */, 0xff53_4d42 /* CIFS */, 0xfe53_4d42 /* SMB2 */, 0x0102_1997 /* 9P */];
     let found = rustix::fs::statfs(root).map_err(|error| StoreError::io("look at", root, error.into()))?;
     #[allow(clippy::unnecessary_cast, reason = "f_type has another width on other architectures")]
     let kind = found.f_type as i64 & 0xffff_ffff;
-    if NETWORK.contains(&kind) {
-        return Err(StoreError::Network { path: root.display().to_string() });
+    refuse_network(root, kind)
+}
+
+/// `kind` is the file system's magic number (`statfs(2)`).
+fn refuse_network(root: &Path, kind: i64) -> Result<()> {
+    const NETWORK: &[i64] =
+        &[0x6969 /* NFS */, 0xff53_4d42 /* CIFS */, 0xfe53_4d42 /* SMB2 */, 0x0102_1997 /* 9P */];
+    match NETWORK.contains(&kind) {
+        true => Err(StoreError::Network { path: root.display().to_string() }),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 fn check_version(root: &Path) -> Result<()> {
@@ -398,6 +417,13 @@ mod tests {
         drop(Store::open(&root).unwrap());
         fs::set_permissions(&root, fs::Permissions::from_mode(0o770)).unwrap();
         assert!(Store::open(&root).unwrap_err().to_string().contains("other users"));
+    }
+
+    #[test]
+    fn a_store_that_several_machines_share_is_refused() {
+        let refused = refuse_network(Path::new("/mnt/nfs"), 0x6969).unwrap_err().to_string();
+        assert!(refused.contains("/mnt/nfs is on a network file system") && refused.contains("--root"), "{refused}");
+        refuse_network(Path::new("/var"), 0xef53).unwrap();
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl RawJson {
             }
             Event::Started { task, at } => {
                 let time = self.time(at);
-                self.vertex(task, |vertex| vertex.started = Some(time))
+                self.vertex(task, |vertex| _ = vertex.started.get_or_insert(time))
             }
             Event::Ended { task, at, outcome } => self.ended(task, at, outcome),
             Event::Part { task, part, name, current, total, done } => {

@@ -11,7 +11,7 @@ use super::storage::RemoteError;
 use crate::digest::Digest;
 use crate::image::manifest::{Descriptor, canonical};
 use crate::image::media_type::Compression;
-use crate::image::time::is_rfc3339;
+use crate::image::time;
 use crate::store::StepRecord;
 
 /// The media type of the document as the config of a manifest.
@@ -137,6 +137,19 @@ impl Document {
         blobs.filter(|blob| seen.insert(blob.digest)).collect()
     }
 
+    /// Adds what another document has; of a layer that both have, whichever has its blob.
+    pub fn extend(&mut self, other: Document) {
+        self.steps.extend(other.steps);
+        self.contents.extend(other.contents);
+        self.mounts.extend(other.mounts);
+        for (diff_id, layer) in other.layers {
+            let known = self.layers.entry(diff_id).or_default();
+            if known.blob.is_none() {
+                *known = layer;
+            }
+        }
+    }
+
     /// Reads a document; `blobs` are the layers of the manifest that it came with.
     ///
     /// # Errors
@@ -158,7 +171,9 @@ impl Document {
         };
         let layers: BTreeMap<Digest, Layer> = written.layers.into_iter().map(layer).collect();
         let is_sound = |step: &WrittenStep| {
-            layers.contains_key(&step.layer) && step.title.len() <= LONGEST_TEXT && is_rfc3339(&step.created)
+            layers.contains_key(&step.layer)
+                && step.title.len() <= LONGEST_TEXT
+                && time::seconds(&step.created).is_some()
         };
         let record = |step: WrittenStep| {
             let title = without_controls(&step.title);

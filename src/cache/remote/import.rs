@@ -16,9 +16,6 @@ const CONFIG_LIMIT: u64 = 8 << 20;
 /// The config of BuildKit's caches.
 const BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
 
-/// How deep an index may lie in an index.
-const DEPTH: usize = 3;
-
 /// A cache that was read.
 #[derive(Clone)]
 pub struct Imported {
@@ -45,28 +42,31 @@ impl Imported {
     }
 }
 
-/// Reads a cache, or the one within an image for a platform; `None` where there is nothing of that name.
+/// Reads a cache, or those within the images for some platforms; `None` where there is nothing of that name.
 ///
 /// # Errors
 /// It cannot be had, or is none of ours.
-pub fn import(storage: Arc<dyn Storage>, platform: &Platform) -> Result<Option<Imported>, RemoteError> {
-    let Some(mut bytes) = storage.top()? else { return Ok(None) };
-    for _ in 0..DEPTH {
-        match manifest::Document::parse(&bytes, None)? {
-            manifest::Document::Manifest(found) => {
-                let document = Arc::new(read(storage.as_ref(), &found)?);
-                return Ok(Some(Imported { document, manifest: Digest::of(&bytes), storage }));
+pub fn import(storage: Arc<dyn Storage>, platforms: &[Platform]) -> Result<Option<Imported>, RemoteError> {
+    let Some(bytes) = storage.top()? else { return Ok(None) };
+    let document = match manifest::Document::parse(&bytes, None)? {
+        manifest::Document::Manifest(found) => read(storage.as_ref(), &found)?,
+        manifest::Document::Index(index) => {
+            if index.manifests.iter().any(|entry| entry.media_type == BUILDKIT) {
+                return Err(RemoteError::BuildKit);
             }
-            manifest::Document::Index(index) => {
-                if index.manifests.iter().any(|entry| entry.media_type == BUILDKIT) {
-                    return Err(RemoteError::BuildKit);
-                }
+            let mut all = Document::default();
+            for platform in platforms {
                 let none = || RemoteError::NoPlatform { platform: platform.to_string() };
-                bytes = storage.manifest(index.select(platform).ok_or_else(none)?)?;
+                let bytes = storage.manifest(index.select(platform).ok_or_else(none)?)?;
+                match manifest::Document::parse(&bytes, None)? {
+                    manifest::Document::Manifest(found) => all.extend(read(storage.as_ref(), &found)?),
+                    manifest::Document::Index(_) => return Err(RemoteError::Nested),
+                }
             }
+            all
         }
-    }
-    Err(RemoteError::Document { reason: format!("indexes lie in indexes more than {DEPTH} deep") })
+    };
+    Ok(Some(Imported { document: Arc::new(document), manifest: Digest::of(&bytes), storage }))
 }
 
 fn read(storage: &dyn Storage, manifest: &Manifest) -> Result<Document, RemoteError> {

@@ -107,6 +107,9 @@ pub enum RemoteError {
     /// It is an image without a cache.
     #[error("it is an image without a cache of rbuild's; build it with --cache-to type=inline")]
     NoCache,
+    /// An index is in an index.
+    #[error("it is an index of indexes")]
+    Nested,
     /// An index has nothing for the platform.
     #[error("it has nothing for {platform}")]
     NoPlatform {

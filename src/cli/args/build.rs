@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::switch::{Switch, SwitchArgument};
-use super::{CacheArguments, LimitArguments, RegistryArguments};
+use super::{CacheArguments, LimitArguments, RegistryArguments, ReproducibleArguments};
 
 pub(super) const BUILD_HELP: &str = "\
 Outputs (--output), besides rbuild's own store, which always has the image:
@@ -21,7 +21,8 @@ Caches (--cache-from, --cache-to), besides rbuild's own store, which is always a
   type=local,dest=DIR           an OCI layout in a directory (--cache-from: src=DIR); tag=NAME, digest=DIGEST
   type=inline                   in the image itself (--cache-to)
   --cache-to also takes: mode=min (layers of the result) or max (of all steps), ignore-error=false (the build fails where
-  the cache cannot be written), compression=…, compression-level=N, force-compression=true, oci-mediatypes=false
+  the cache cannot be written), mounts=true (cache mounts, too; mounts-max-size=SIZE each), compression=…,
+  compression-level=N, force-compression=true, oci-mediatypes=false
 
 Examples:
   rbuild -t app .
@@ -185,6 +186,9 @@ pub struct BuildArguments {
     #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
     pub call: Option<String>,
 
+    /// What makes builds alike.
+    #[command(flatten)]
+    pub reproducible: ReproducibleArguments,
     /// What RUN may use at most.
     #[command(flatten)]
     pub limits: LimitArguments,

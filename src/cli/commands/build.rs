@@ -11,20 +11,20 @@ use super::shell::Shell;
 use super::{client, failed, open_store, print, say, storage, warn_of_damage};
 use super::{explain, report};
 use crate::build::{
-    Build, BuildError, Built, Checked, FileTimes, Foreseen, Outline, Output, OutputKind, Pull, Reuse, Target, build,
-    check, foresee, outline, planned, targets,
+    Build, BuildError, Built, Checked, FileTimes, Foreseen, Outline, Output, OutputKind, Pull, PushBy, Reuse, Split,
+    Target, build, check, foresee, outline, planned, targets,
 };
 use crate::cli::environment::Environment;
-use crate::cli::failure::{Failure, FailureKind};
+use crate::cli::failure::{FULL, Failure, FailureKind};
 use crate::cli::request::{
-    self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
-    NamedContext, NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request,
+    self, Action, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage, NamedContext,
+    NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request, Sameness,
 };
 use crate::cli::signals::{OnSignal, was_signalled};
 use crate::diagnostic::{Color, Diagnostic, Severity, Source};
 use crate::executor::{
     Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun,
-    Namespace, NoCache, SecretSource,
+    Namespace, NoCache, SecretSource, Times,
 };
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
 use crate::image::media_type::{Compression, Format};
@@ -36,13 +36,6 @@ use crate::ui::Ui;
 
 /// Builds, and prints the image's id where `--quiet` asks for it.
 pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Failure> {
-    if let [first, _, ..] = request.platforms.as_slice() {
-        // One of them would be built and the others forgotten, which nobody would notice before production.
-        let message = "several platforms in one build are not supported by this version";
-        return Err(
-            Failure::new(FailureKind::Usage, message).hint(format!("build them one by one: --platform {first}"))
-        );
-    }
     let store = open_store(&request.store_root)?;
     let ended = build_in(&store, request, environment);
     warn_of_damage(&store);
@@ -100,7 +93,7 @@ fn build_in(store: &Store, request: &Request, environment: &Environment) -> Resu
     if request.outputs.iter().any(|output| output.destination == Some(Destination::Stdout)) {
         return Ok(());
     }
-    print(&format!("{}\n", built.config))
+    print(&format!("{}\n", built.id))
 }
 
 fn color(environment: &Environment) -> Color {
@@ -127,12 +120,13 @@ fn build_with(
     let namespace = Namespace::new(sandbox);
     let execute =
         execute_options(request, agents, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
-    let outputs = request.outputs.iter().filter_map(output).collect();
+    let outputs = request.outputs.iter().filter_map(|one| output(request, one)).collect();
     let open_shell = |failed: &FailedRun, namespace: &Namespace| shell.open(failed, namespace);
     let whole = Build {
         source: &inputs.source,
         scope: inputs.scope.clone(),
         options: plan_options(request),
+        platforms: request.platforms.clone(),
         contexts: &inputs.contexts,
         pull: match request.pull {
             PullPolicy::Missing => Pull::Missing,
@@ -144,7 +138,6 @@ fn build_with(
         outputs,
         cache_from: request.cache_from.clone(),
         cache_to: request.cache_to.clone(),
-        annotations: annotations(request),
         times: file_times(request),
         store,
         registry,
@@ -263,6 +256,7 @@ fn execute_options(
         resolver: request.resolver.clone(),
         shm_size: request.shm_size.unwrap_or(64 << 20),
         epoch: 0,
+        times: Times::Real,
         created: None,
         allow: Allow {
             // What the user asks for on the command line, he allows.
@@ -292,20 +286,15 @@ fn allowed_devices(request: &Request) -> AllowedDevices {
 
 /// One image comes out for all outputs, so what one of them asks for counts for each.
 fn file_times(request: &Request) -> FileTimes {
-    let rewrites =
-        |output: &OutputRequest| output.attributes.get("rewrite-timestamp").is_some_and(|value| value == "true");
+    if request.sameness == Sameness::WholeImage {
+        return FileTimes::Reproducible;
+    }
+    let rewrites = |output: &OutputRequest| output.switch("rewrite-timestamp") == Some(true);
     if request.outputs.iter().any(rewrites) { FileTimes::Rewrite } else { FileTimes::Keep }
 }
 
-fn annotations(request: &Request) -> BTreeMap<String, String> {
-    let of_outputs = request.outputs.iter().flat_map(|output| &output.annotations);
-    let on_manifest =
-        request.annotations.iter().chain(of_outputs).filter(|one| one.target == AnnotationTarget::Manifest);
-    on_manifest.map(|one| (one.key.clone(), one.value.clone())).collect()
-}
-
 /// An output as the build makes it; `None` for `type=image` without push, which is what the store keeps anyway.
-fn output(request: &OutputRequest) -> Option<Output> {
+fn output(build: &Request, request: &OutputRequest) -> Option<Output> {
     let file = |destination: &Option<Destination>| match destination {
         Some(Destination::Path(path)) => FileTarget::Path(path.clone()),
         Some(Destination::Stdout) | None => FileTarget::Stdout,
@@ -322,12 +311,14 @@ fn output(request: &OutputRequest) -> Option<Output> {
             OutputKind::Layout(LayoutForm::Oci, LayoutTarget::Directory(directory(destination)))
         }
         request::OutputKind::Docker => OutputKind::Layout(LayoutForm::Docker, LayoutTarget::Tar(file(destination))),
-        request::OutputKind::Local => OutputKind::Files(FilesTarget::Directory(directory(destination))),
-        request::OutputKind::Tar => OutputKind::Files(FilesTarget::Tar(file(destination))),
-        request::OutputKind::Registry => OutputKind::Registry,
+        request::OutputKind::Local => OutputKind::Files(FilesTarget::Directory(directory(destination)), split(request)),
+        request::OutputKind::Tar => OutputKind::Files(FilesTarget::Tar(file(destination)), split(request)),
+        request::OutputKind::Registry => OutputKind::Registry(match request.switch("push-by-digest") {
+            Some(true) => PushBy::Digest,
+            Some(false) | None => PushBy::Tag,
+        }),
     };
-    let wants_docker = request.kind == request::OutputKind::Docker
-        || request.attributes.get("oci-mediatypes").is_some_and(|value| value == "false");
+    let wants_docker = request.kind == request::OutputKind::Docker || request.switch("oci-mediatypes") == Some(false);
     let compression = match request.compression.algorithm {
         Some(CompressionAlgorithm::Uncompressed) => Compression::None,
         Some(CompressionAlgorithm::Zstd) => Compression::Zstd,
@@ -342,7 +333,16 @@ fn output(request: &OutputRequest) -> Option<Output> {
             Recompress::Always => Reuse::Recompressed,
         },
         names: request.names.clone(),
+        annotations: build.annotations.iter().chain(&request.annotations).cloned().collect(),
     })
+}
+
+fn split(request: &OutputRequest) -> Split {
+    match request.switch("platform-split") {
+        None => Split::WhereSeveral,
+        Some(true) => Split::Always,
+        Some(false) => Split::Never,
+    }
 }
 
 /// `--iidfile` and `--metadata-file`.
@@ -352,12 +352,14 @@ fn write_results(request: &Request, built: &Built) -> Result<(), Failure> {
             .map_err(|error| Failure::new(FailureKind::Other, format!("write {}: {error}", path.display())))
     };
     if let Some(path) = &request.image_id_file {
-        write(path, built.config.to_string())?;
+        write(path, built.id.to_string())?;
     }
     let Some(path) = &request.metadata_file else { return Ok(()) };
     let mut metadata = serde_json::Map::new();
     let mut add = |name: &str, value: serde_json::Value| metadata.insert(name.to_owned(), value);
-    add("containerimage.config.digest", built.config.to_string().into());
+    if let Some(config) = &built.config {
+        add("containerimage.config.digest", config.to_string().into());
+    }
     if let Some(manifest) = &built.manifest {
         add("containerimage.digest", manifest.digest.to_string().into());
         add("containerimage.descriptor", serde_json::to_value(manifest).map_err(|error| failed(&error))?);
@@ -398,6 +400,7 @@ fn shown(failure: BuildFailure, source: &Source, cancel: &Cancel, color: Color) 
             let place = excerpt(failed.span, &text);
             let failure =
                 Failure::new(FailureKind::Command { status }, format!("{} failed", failed.title)).excerpt(place);
+            let failure = if failed.full_disk.is_some() { failure.hint(FULL) } else { failure };
             match failed.log.filter(|path| is_long(path)) {
                 Some(path) => failure.hint(format!("all that the command wrote is in {}", path.display())),
                 None => failure,

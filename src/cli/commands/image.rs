@@ -8,7 +8,19 @@ use crate::store::{Store, Tagged};
 
 /// The image that somebody means: by name (for this machine's platform first), else by the beginning of its id.
 pub(super) fn choose(store: &Store, selector: &ImageSelector) -> Result<Tagged, Failure> {
-    let all = store.all_tagged().map_err(store_failed)?;
+    choose_for(store, selector, None)
+}
+
+/// As [`choose`], for a platform that has to be the image's.
+pub(super) fn choose_for(
+    store: &Store,
+    selector: &ImageSelector,
+    platform: Option<&Platform>,
+) -> Result<Tagged, Failure> {
+    let mut all = store.all_tagged().map_err(store_failed)?;
+    if let Some(platform) = platform {
+        all.retain(|tagged| tagged.platform == platform.to_string());
+    }
     let host = Platform::host().to_string();
     if let Some(name) = &selector.name {
         let name = name.to_string();
@@ -48,9 +60,16 @@ pub(super) fn manifest_of(store: &Store, tagged: &Tagged) -> Result<Vec<u8>, Fai
 pub(super) fn tag(request: &TagImage) -> Result<(), Failure> {
     let store = open_store(&request.store_root)?;
     let tagged = choose(&store, &request.image)?;
+    // A name that stands for an index stands for all images under it.
+    let members = match &tagged.image.index {
+        Some(index) => store.members(&tagged.name, index).map_err(store_failed)?,
+        None => vec![tagged],
+    };
     for name in &request.names {
-        let copy = Tagged { name: name.to_string(), built: true, ..tagged.clone() };
-        store.tag(&copy).map_err(store_failed)?;
+        for member in &members {
+            let copy = Tagged { name: name.to_string(), built: true, ..member.clone() };
+            store.tag(&copy).map_err(store_failed)?;
+        }
     }
     Ok(())
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use super::failed;
 use super::remote::{GitDefaults, PLAIN, Remote, opened};
 use crate::cli::failure::{Failure, FailureKind};
-use crate::cli::request::{ContextSource, DockerfileSource, NamedContext, Request};
+use crate::cli::request::{ContextSource, DockerfileSource, NamedContext, Request, Sameness};
 use crate::context::archive::TarContext;
 use crate::context::dir::DirContext;
 use crate::context::ignore::{IgnoreRules, locate};
 use crate::diagnostic::Source;
 use crate::digest::Frame;
+use crate::executor::git::last_commit;
 use crate::executor::{Context, Contexts, Dates};
 use crate::layer::decompress::decompress;
 use crate::plan::git::GitTimes;
@@ -60,6 +61,12 @@ impl Inputs {
             ContextSource::Git(address) | ContextSource::Http(address) => without_credentials(address),
         };
         let scope = format!("{place}\n{}\n{}", source.name, request.target.as_deref().unwrap_or_default());
+        let (main, named) = match request.sameness {
+            Sameness::Files => (main, named),
+            Sameness::WholeImage => {
+                (main.steady(), named.into_iter().map(|(name, tree)| (name, tree.steady())).collect())
+            }
+        };
         Ok(Inputs { source, contexts: Contexts { main, named, dates }, scope })
     }
 
@@ -74,6 +81,9 @@ impl Inputs {
                 let dockerfile = dockerfile_path(request, path);
                 let ignore =
                     dockerfile.as_deref().map_or_else(|| locate_in(path), |dockerfile| locate(dockerfile, path));
+                if request.sameness == Sameness::WholeImage {
+                    dates.commit = last_commit(path).map_err(|error| failed(&error))?;
+                }
                 Ok((directory(path, ignore, remote.store)?, None))
             }
             ContextSource::Stdin => {
@@ -82,7 +92,7 @@ impl Inputs {
             }
             ContextSource::Git(address) => {
                 let tree = remote.git(address, main_repository(request))?;
-                dates.main = tree.committed;
+                (dates.main, dates.commit) = (tree.committed, tree.committed);
                 let context = Context::Archive(tree.context);
                 let dockerfile = dockerfile_in(&context, request)?;
                 Ok((context, dockerfile))
@@ -117,6 +127,9 @@ impl Inputs {
                 return Err(no_dockerfile(&without_credentials(address)));
             }
         };
+        if let ContextSource::Directory(context) = &request.context {
+            refuse_link_outside(&path, context)?;
+        }
         let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 Failure::new(FailureKind::Other, format!("there is no Dockerfile at {}", path.display()))
@@ -148,6 +161,22 @@ fn dockerfile_path(request: &Request, context: &Path) -> Option<PathBuf> {
     }
 }
 
+/// A context is not trusted: a file in it that is a link to elsewhere would be shown in messages, a private key for one.
+fn refuse_link_outside(file: &Path, context: &Path) -> Result<(), Failure> {
+    // Who names a file that is elsewhere means it.
+    if !file.starts_with(context) {
+        return Ok(());
+    }
+    let (Ok(real), Ok(root)) = (file.canonicalize(), context.canonicalize()) else { return Ok(()) };
+    if real.starts_with(root) {
+        return Ok(());
+    }
+    let problem = format!("{} leads to {}, which is outside the context", file.display(), real.display());
+    Err(Failure::new(FailureKind::Other, problem).hint(
+        "what a context has is not followed out of it; name a Dockerfile elsewhere with --file, copy an ignore file",
+    ))
+}
+
 fn locate_in(context: &Path) -> Option<PathBuf> {
     let path = context.join(".dockerignore");
     path.is_file().then_some(path)
@@ -156,6 +185,7 @@ fn locate_in(context: &Path) -> Option<PathBuf> {
 fn directory(path: &Path, ignore: Option<PathBuf>, store: &Store) -> Result<Context, Failure> {
     let rules = match &ignore {
         Some(file) => {
+            refuse_link_outside(file, path)?;
             let text = std::fs::read(file)
                 .map_err(|error| Failure::new(FailureKind::Other, format!("read {}: {error}", file.display())))?;
             IgnoreRules::parse(&text)

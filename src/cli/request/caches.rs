@@ -225,7 +225,8 @@ impl<'a> Asked<'a> {
 
     fn mounts(&self) -> Result<Mounts, InvalidRequest> {
         let limit = match self.value("mounts-max-size") {
-            Some(text) => byte_size(self.given.flag, text)?,
+            Some(text) => byte_size(self.given.flag, text)
+                .map_err(|_| self.given.because("mounts-max-size is a size such as 64m or 1g"))?,
             None => MOUNTS_LIMIT,
         };
         Ok(match self.switch("mounts")? {

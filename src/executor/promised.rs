@@ -17,7 +17,7 @@ use crate::store::{BlobRecord, LayerRecord, RemoteBlob, RemoteOrigin};
 
 /// What is known of layers of caches.
 #[derive(Default)]
-pub(super) struct Adopted {
+pub(super) struct Promised {
     layers: Mutex<BTreeMap<Digest, Promise>>,
     broken: Broken,
 }
@@ -44,7 +44,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Adopted {
+impl Promised {
     /// Whether a cache has said something of a layer that was not found to be wrong.
     pub(super) fn holds(&self, layer: &Digest) -> bool {
         lock(&self.layers).contains_key(layer)
@@ -61,7 +61,7 @@ impl Adopted {
 
 impl Layers<'_> {
     /// Takes a step's layer over from a cache, without fetching it.
-    pub(super) fn adopt(&self, found: &FoundStep) -> Result<(), ExecuteError> {
+    pub(super) fn take_over(&self, found: &FoundStep) -> Result<(), ExecuteError> {
         let layer = found.record.layer;
         let promise = match (&found.blob, found.storage.repository()) {
             (None, _) => Promise::Nowhere,
@@ -80,20 +80,20 @@ impl Layers<'_> {
             record.size = if record.size == 0 { found.size } else { record.size };
             record.remotes.extend(remote.filter(|remote| !record.remotes.iter().any(|known| is_same(known, remote))));
         })?;
-        lock(&self.adopted.layers).entry(layer).or_insert(promise);
+        lock(&self.promised.layers).entry(layer).or_insert(promise);
         Ok(())
     }
 
     /// Whether nobody has a layer of which only the digest is known.
     pub(crate) fn is_nowhere(&self, layer: &Digest) -> bool {
-        matches!(lock(&self.adopted.layers).get(layer), Some(Promise::Nowhere))
+        matches!(lock(&self.promised.layers).get(layer), Some(Promise::Nowhere))
             && self.record(layer).is_ok_and(|record| record.blobs.is_empty() && record.remotes.is_empty())
     }
 
     /// Whether a layer is in a cache whose place the store does not keep.
-    pub(crate) fn is_only_adopted(&self, layer: &Digest) -> Result<bool, ExecuteError> {
+    pub(crate) fn is_only_promised(&self, layer: &Digest) -> Result<bool, ExecuteError> {
         let record = self.record(layer)?;
-        Ok(record.remotes.is_empty() && self.adopted.blob(layer).is_some())
+        Ok(record.remotes.is_empty() && self.promised.blob(layer).is_some())
     }
 
     /// Whether a layer's blob is in the store.
@@ -111,19 +111,19 @@ impl Layers<'_> {
     }
 
     fn is_promised(&self, layer: &Digest) -> bool {
-        self.adopted.holds(layer) || self.record(layer).is_ok_and(|record| is_of_cache(&record))
+        self.promised.holds(layer) || self.record(layer).is_ok_and(|record| is_of_cache(&record))
     }
 
     /// Notes that a layer could not be had or read, if it is a cache that promised it.
     pub(super) fn suspect(&self, layer: &Digest) {
         if self.is_promised(layer) {
-            lock(&self.adopted.broken.0).insert(*layer);
+            lock(&self.promised.broken.0).insert(*layer);
         }
     }
 
     /// Makes readers of a layer's blob note when the blob cannot be read.
     pub(crate) fn watch(&self, layer: &Digest, record: &LayerRecord) -> impl Fn(Blob) -> Blob + Send + Sync + 'static {
-        let (layer, broken) = (*layer, is_of_cache(record).then(|| self.adopted.broken.clone()));
+        let (layer, broken) = (*layer, is_of_cache(record).then(|| self.promised.broken.clone()));
         move |inner| match &broken {
             Some(broken) => Box::new(Watched { inner, layer, broken: broken.clone() }),
             None => inner,
@@ -133,13 +133,13 @@ impl Layers<'_> {
     /// Takes what is known to be broken out of use, so that its steps are not in the cache any more; how many layers these
     /// were. Of layers that nobody has all are given up with the first that is needed: what needs one needs what is below.
     pub(crate) fn forget_broken(&self) -> Result<BTreeSet<Digest>, ExecuteError> {
-        let mut broken = std::mem::take(&mut *lock(&self.adopted.broken.0));
+        let mut broken = std::mem::take(&mut *lock(&self.promised.broken.0));
         if broken.iter().any(|layer| self.is_nowhere(layer)) {
-            let adopted: Vec<Digest> = lock(&self.adopted.layers).keys().copied().collect();
-            broken.extend(adopted.iter().filter(|layer| self.is_nowhere(layer)));
+            let promised: Vec<Digest> = lock(&self.promised.layers).keys().copied().collect();
+            broken.extend(promised.iter().filter(|layer| self.is_nowhere(layer)));
         }
         for layer in &broken {
-            lock(&self.adopted.layers).remove(layer);
+            lock(&self.promised.layers).remove(layer);
             lock(&self.available).remove(layer);
             self.store.update_layer(layer, |record| {
                 record.remotes.retain(|remote| remote.origin != RemoteOrigin::Cache);

@@ -1,0 +1,101 @@
+//! OCI layouts (image-spec, image-layout.md), and what Docker, podman, skopeo and containerd write into their `index.json`.
+
+use super::files::Files;
+use super::{ArchiveError, ArchivedImage};
+use crate::image::manifest::{Descriptor, Document, Manifest};
+use crate::image::reference::Reference;
+
+/// Indexes within indexes that are followed.
+const DEPTH: usize = 5;
+
+/// Media types of image configs; other manifests are artifacts (signatures, attestations), which are no images.
+const CONFIGS: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+
+/// The images that a layout's `index.json` leads to, each once.
+pub(super) fn images(files: &Files<'_>, index: &[u8]) -> Result<Vec<ArchivedImage>, ArchiveError> {
+    let Document::Index(index) =
+        Document::parse(index, None).map_err(|error| files.refused(format!("index.json: {error}")))?
+    else {
+        return Err(files.refused("index.json is no index"));
+    };
+    let mut images: Vec<ArchivedImage> = Vec::new();
+    for descriptor in &index.manifests {
+        let mut found = Vec::new();
+        descend(files, descriptor, DEPTH, &mut found)?;
+        let name = name(descriptor);
+        for image in &mut found {
+            image.names.extend(name.clone());
+        }
+        for image in found {
+            match images.iter_mut().find(|other| other.manifest == image.manifest) {
+                Some(other) => other.names.extend(image.names),
+                None => images.push(image),
+            }
+        }
+    }
+    Ok(images)
+}
+
+/// What an entry is called: containerd's annotation has the whole name. The standard one has a tag alone, or, as podman and
+/// skopeo write it, a whole name; a word alone would be taken for a repository that nobody meant.
+fn name(descriptor: &Descriptor) -> Option<Reference> {
+    let annotation = |key: &str| descriptor.annotations.get(key).map(String::as_str);
+    let whole = annotation("io.containerd.image.name")
+        .or_else(|| annotation("org.opencontainers.image.ref.name").filter(|name| name.contains(['/', ':'])));
+    whole?.parse::<Reference>().ok().filter(|name| name.digest().is_none()).map(|name| name.with_default_tag())
+}
+
+fn descend(
+    files: &Files<'_>,
+    descriptor: &Descriptor,
+    depth: usize,
+    found: &mut Vec<ArchivedImage>,
+) -> Result<(), ArchiveError> {
+    let Some(size) = files.blob_of(&descriptor.digest)? else {
+        // An index names all platforms; an archive may have been made of some.
+        return if depth == DEPTH { Err(files.missing(&descriptor.digest.to_string())) } else { Ok(()) };
+    };
+    if size != descriptor.size {
+        let text = format!("{} has {size} bytes and not the {} of its descriptor", descriptor.digest, descriptor.size);
+        return Err(files.refused(text));
+    }
+    let bytes = files.small(&descriptor.digest, size)?;
+    let document = Document::parse(&bytes, Some(&descriptor.media_type))
+        .map_err(|error| files.refused(format!("{}: {error}", descriptor.digest)))?;
+    match document {
+        Document::Manifest(manifest) if CONFIGS.contains(&manifest.config.media_type.as_str()) => {
+            if !is_attestation(descriptor) {
+                found.push(image(files, &manifest, bytes)?);
+            }
+            Ok(())
+        }
+        Document::Manifest(_) => Ok(()),
+        Document::Index(_) if depth == 0 => Err(files.refused("its indexes are nested too deep")),
+        Document::Index(index) => {
+            index.manifests.iter().try_for_each(|descriptor| descend(files, descriptor, depth - 1, found))
+        }
+    }
+}
+
+/// BuildKit's attestations are manifests with an image's config, for a platform that nobody has.
+fn is_attestation(descriptor: &Descriptor) -> bool {
+    descriptor.platform.as_ref().is_some_and(|platform| platform.os == "unknown")
+}
+
+fn image(files: &Files<'_>, manifest: &Manifest, bytes: Vec<u8>) -> Result<ArchivedImage, ArchiveError> {
+    let blob = |descriptor: &Descriptor| {
+        let digest = descriptor.digest;
+        let size = files.blob_of(&digest)?.ok_or_else(|| files.missing(&digest.to_string()))?;
+        if size != descriptor.size {
+            return Err(
+                files.refused(format!("{digest} has {size} bytes and not the {} of its descriptor", descriptor.size))
+            );
+        }
+        Ok((digest, size))
+    };
+    let (config, size) = blob(&manifest.config)?;
+    let config = files.small(&config, size)?;
+    let layers = manifest.layers.iter().map(blob).collect::<Result<_, ArchiveError>>()?;
+    Ok(ArchivedImage { names: Vec::new(), manifest: Some(bytes), config, layers })
+}

@@ -1,0 +1,96 @@
+//! The repository that a directory of this machine lies in.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use super::GitError;
+
+/// Settings that win over the repository's own, so that looking at it runs nothing that it names.
+const SAFE: [&str; 4] = [
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "protocol.allow=never",
+    // Nothing is run, so it does not matter whose it is: in a container a checkout is often another user's.
+    "safe.directory=*",
+];
+
+/// When the last commit of the repository was made that a directory lies in, in seconds since 1970; none where it lies in
+/// no repository, or in one without commits. Without a repository git is not needed.
+///
+/// # Errors
+/// There is a repository, and git is missing or cannot read it: to go on without would give another image than elsewhere.
+pub fn last_commit(directory: &Path) -> Result<Option<i64>, GitError> {
+    let failed = |action: &str, message: String| GitError::Failed {
+        action: action.to_owned(),
+        remote: directory.display().to_string(),
+        message,
+    };
+    let directory = directory.canonicalize().map_err(|error| failed("rev-parse", error.to_string()))?;
+    if !directory.ancestors().any(|above| above.join(".git").exists()) {
+        return Ok(None);
+    }
+    let head = run(&directory, &["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])?;
+    match head.status.code() {
+        Some(0) => {}
+        // As documented of --quiet: there is no such object, so nothing was committed yet.
+        Some(1) => return Ok(None),
+        _ => return Err(failed("rev-parse", said(&head))),
+    }
+    let commit = String::from_utf8_lossy(&head.stdout).trim().to_owned();
+    let text = run(&directory, &["cat-file", "commit", &commit])?;
+    if !text.status.success() {
+        return Err(failed("cat-file", said(&text)));
+    }
+    let time = committed(&String::from_utf8_lossy(&text.stdout));
+    time.map(Some).ok_or_else(|| failed("cat-file", format!("commit {commit} has no date")))
+}
+
+fn run(directory: &PathBuf, arguments: &[&str]) -> Result<Output, GitError> {
+    let mut command = Command::new("git");
+    command.current_dir(directory).env_clear().stdin(Stdio::null());
+    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    let settings = [
+        ("LC_ALL", "C"),
+        ("HOME", "/dev/null"),
+        ("GIT_CONFIG_NOSYSTEM", "1"),
+        ("GIT_CONFIG_GLOBAL", "/dev/null"),
+        ("GIT_NO_REPLACE_OBJECTS", "1"),
+        ("GIT_NO_LAZY_FETCH", "1"),
+        ("GIT_TERMINAL_PROMPT", "0"),
+    ];
+    command.envs(settings).args(SAFE.iter().flat_map(|setting| ["-c", setting])).args(arguments);
+    let remote = directory.display().to_string();
+    command.output().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => GitError::NoGitHere { directory: remote },
+        _ => GitError::Failed { action: arguments[0].to_owned(), remote, message: error.to_string() },
+    })
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).trim().to_owned()
+}
+
+/// The committer's time: `committer NAME <ADDRESS> SECONDS ZONE`, before the empty line that begins the message.
+fn committed(commit: &str) -> Option<i64> {
+    let line = commit.lines().take_while(|line| !line.is_empty()).find_map(|line| line.strip_prefix("committer "))?;
+    line.rsplit(' ').nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committer_dates_a_commit_and_its_message_does_not() {
+        let commit =
+            "tree 1\nauthor A <a@x> 5 +0000\ncommitter B > C <b@x> 1700000000 -0330\n\ncommitter D <d@x> 7 +0000\n";
+        assert_eq!(committed(commit), Some(1_700_000_000));
+        assert_eq!(committed("tree 1\n\ncommitter D <d@x> 7 +0000\n"), None);
+    }
+
+    #[test]
+    fn a_directory_in_no_repository_has_no_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(last_commit(folder.path()), Ok(None)));
+    }
+}
