@@ -26,7 +26,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("registry", &["digest", "image", "progress"]),
     ("sandbox", &["digest", "owners", "rootfs", "sys", "tree"]),
     ("snapshot", &["digest", "owners", "rootfs", "store", "sys", "tree"]),
-    ("cache", &["digest", "image", "plan", "registry", "store"]),
+    ("cache", &["digest", "image", "plan", "progress", "registry", "store"]),
     (
         "executor",
         &[

@@ -47,6 +47,7 @@ mod platforms;
 mod registries;
 mod registry;
 mod remote;
+mod remote_cache;
 mod reproducible;
 mod running;
 mod secrets;
