@@ -11,6 +11,7 @@ mod limits;
 mod registry;
 mod reproducible;
 mod run;
+mod squash;
 mod storage;
 mod switch;
 
@@ -24,6 +25,7 @@ pub use limits::LimitArguments;
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
+pub use squash::LayeringArguments;
 pub use storage::{CheckArguments, DiskUsageArguments, DoctorArguments, PruneArguments};
 pub use switch::Switch;
 use switch::SwitchArgument;

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 
 use super::args::{BuildArguments, ExplainArguments, GlobalArguments, Switch};
 use super::environment::Environment;
+use crate::build::Layering;
 use crate::executor::Resolver;
 use crate::export::Annotation;
 use crate::image::platform::Platform;
@@ -77,6 +78,8 @@ pub struct Request {
     pub outputs: Vec<OutputRequest>,
     /// What two builds of the same thing have in common.
     pub sameness: Sameness,
+    /// How layers come from steps.
+    pub layering: Layering,
     /// Where to write the image's id.
     pub image_id_file: Option<PathBuf>,
     /// Where to write digests as JSON.
@@ -251,6 +254,7 @@ impl Request {
         let platforms = platforms(&arguments.platforms, environment)?;
         let annotations = output::annotations(&arguments.annotations)?;
         several::check(&outputs, &annotations, &platforms)?;
+        several::check_removal(&outputs, &context)?;
         let resolver = run::resolver(&arguments)?;
         Ok(Request {
             action: action(&arguments)?,
@@ -268,6 +272,10 @@ impl Request {
             cache_to: accepted::cache_locations("--cache-to", &arguments.cache_to, environment)?,
             pull: pull_policy(arguments.pull.as_deref())?,
             outputs,
+            layering: match arguments.layering.squash {
+                Switch::On => Layering::Squashed,
+                Switch::Off => Layering::PerStep,
+            },
             sameness: match arguments.reproducible.reproducible {
                 Switch::On => Sameness::WholeImage,
                 Switch::Off => Sameness::Files,
