@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
-pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, export_files, import_files, load, save};
+pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, export_files, import_files, load, save};
 pub use bases::Pull;
 pub use changes::change_config;
 pub use checks::{Checked, check};
@@ -288,7 +288,10 @@ impl Build<'_> {
             options.epoch = PLACEHOLDER;
             options.times = Times::Steady;
         }
-        options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
+        // What is written anew for its times is compressed then, and not before.
+        if self.times == FileTimes::Keep || plan.epoch.is_none() {
+            options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
+        }
         Ok(Prepared { plan, bases, layers, options, aftermath: Aftermath::default() })
     }
 

@@ -10,7 +10,7 @@ use crate::archive::ArchivedImage;
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, Wanted, abreast};
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget, NamedBundle, Shape, write_files, write_layout};
-use crate::image::config::{History, ImageConfig};
+use crate::image::config::{ContainerConfig, History, ImageConfig};
 use crate::image::media_type::Compression;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -220,8 +220,22 @@ pub fn import_files(
     add_layer(layers, Assembled { config, layers: Vec::new(), size: 0, original: None }, layer, entry, names)
 }
 
+/// Makes an image of one of the store, with another config and a layer that the store has on top.
+pub fn add_to_image(
+    layers: &Layers<'_>,
+    image: &ImageRecord,
+    config: ContainerConfig,
+    layer: Digest,
+    entry: &NewLayer,
+    names: &[Reference],
+) -> Result<Tagged, BuildError> {
+    let mut below = stored(layers, image)?;
+    below.config.config = config;
+    add_layer(layers, below, layer, entry, names)
+}
+
 /// Puts a layer that the store has on an image, and gives the result names.
-pub(super) fn add_layer(
+fn add_layer(
     layers: &Layers<'_>,
     below: Assembled,
     layer: Digest,

@@ -12,7 +12,7 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::plan::needs::{needs, runs_commands};
 use crate::plan::{BaseKey, BaseSource, Options};
-use crate::progress::Outcome;
+use crate::progress::{Outcome, Task};
 use crate::registry::pull::PulledImage;
 use crate::registry::{RegistryError, pull};
 use crate::store::{ImageRecord, RemoteBlob, Store, StoreError, Tagged};
@@ -132,7 +132,7 @@ impl Build<'_> {
         let task = self.progress.task(format!("[{platform}internal] load metadata for {}", key.source));
         task.start();
         let found = match &key.source {
-            BaseSource::Image(reference) => self.resolve_image(reference, key, layers),
+            BaseSource::Image(reference) => self.resolve_image(reference, key, layers, &task),
             BaseSource::OciLayout { path, tag, digest } => {
                 self.resolve_layout(path, tag.as_deref(), *digest, key, layers)
             }
@@ -154,7 +154,19 @@ impl Build<'_> {
         reference: &Reference,
         key: &BaseKey,
         layers: &Layers<'_>,
+        task: &Task,
     ) -> Result<ResolvedBase, BaseError> {
+        if self.pull != Pull::Always
+            && let Some(base) = self.stored_base(reference, key, layers)?
+        {
+            return Ok(base);
+        }
+        // What was built under the name comes before what a short name stands for elsewhere.
+        let full = &self.registry.full_name(reference)?;
+        if full.name() != reference.name() {
+            task.note(format!("{} is {full}, by registries.conf", reference.familiar()));
+        }
+        let reference = full;
         if self.pull != Pull::Always
             && let Some(base) = self.stored_base(reference, key, layers)?
         {
@@ -163,7 +175,7 @@ impl Build<'_> {
         if self.pull == Pull::Never {
             return Err(BaseError::NotHere);
         }
-        let pulled = pull::resolve_platform(self.registry, reference, &key.platform, None)?;
+        let pulled = pull::resolve_platform(self.registry, reference, &key.platform, Some(task))?;
         record_pulled(self.store, reference, &key.platform, &pulled)?;
         Ok(ResolvedBase {
             name: reference.to_string(),

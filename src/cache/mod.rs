@@ -6,7 +6,9 @@
 pub mod key;
 pub mod miss;
 
+use std::collections::BTreeMap;
 use std::fs::{File, FileTimes};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 pub use key::Key;
@@ -21,6 +23,8 @@ pub struct Cache<'a> {
     store: &'a Store,
     /// What makes places in this Dockerfile different from places in others: context, file, platform.
     scope: Digest,
+    /// What was made in this build although nothing may come from the cache (`--no-cache`).
+    anew: Mutex<BTreeMap<Digest, StepRecord>>,
 }
 
 /// The place of a step in a Dockerfile, for finding the record to compare a miss with.
@@ -39,7 +43,7 @@ pub struct Place<'a> {
 impl<'a> Cache<'a> {
     /// A cache over a store; `scope` names the build (context, Dockerfile, platform) that misses are compared within.
     pub fn new(store: &'a Store, scope: Digest) -> Cache<'a> {
-        Cache { store, scope }
+        Cache { store, scope, anew: Mutex::default() }
     }
 
     /// The record of a step whose layer is still to be had.
@@ -70,6 +74,19 @@ impl<'a> Cache<'a> {
     /// Keeps a step's result.
     pub fn keep(&self, key: &Digest, record: &StepRecord) -> Result<(), StoreError> {
         self.store.write_record(RecordKind::Step, key, record)
+    }
+
+    /// As [`Cache::keep`], of a step that may not come from the cache: for the same step once more in this build it may, as
+    /// BuildKit merges equal steps of one solve (`solver/jobs.go`, `loadUnlocked`).
+    pub fn keep_anew(&self, key: &Digest, record: &StepRecord) -> Result<(), StoreError> {
+        self.keep(key, record)?;
+        self.anew.lock().unwrap_or_else(PoisonError::into_inner).insert(*key, record.clone());
+        Ok(())
+    }
+
+    /// What this build made anew under a key.
+    pub fn made_anew(&self, key: &Digest) -> Option<StepRecord> {
+        self.anew.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
     fn slots(&self, place: Place<'_>) -> [Digest; 2] {

@@ -5,9 +5,12 @@
 
 mod archive;
 mod build;
+mod compare;
 mod image;
 mod index;
 mod limits;
+mod login;
+mod manual;
 mod registry;
 mod reproducible;
 mod run;
@@ -19,9 +22,12 @@ use clap::{Args, Parser};
 
 pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
+pub use compare::DiffArguments;
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
 pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};
 pub use limits::LimitArguments;
+pub use login::{LoginArguments, LogoutArguments};
+pub use manual::{CompletionArguments, ManualArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
@@ -107,6 +113,10 @@ pub enum Subcommand {
     Push(PushArguments),
     /// Pull an image from its registry
     Pull(PullArguments),
+    /// Keep credentials for a registry
+    Login(LoginArguments),
+    /// Forget credentials for a registry
+    Logout(LogoutArguments),
     /// Give an image more names
     Tag(TagArguments),
     /// Show an image's configuration and manifest as JSON
@@ -115,6 +125,9 @@ pub enum Subcommand {
     History(HistoryArguments),
     /// Compose and show indexes of several platforms' images in registries
     Index(IndexArguments),
+    /// Show how two images differ, in their configs and files
+    #[command(after_help = compare::DIFF_HELP)]
+    Diff(DiffArguments),
     /// Write images into an archive, for docker load, podman load, rbuild load
     #[command(after_help = archive::SAVE_HELP)]
     Save(SaveArguments),
@@ -130,4 +143,9 @@ pub enum Subcommand {
     Doctor(DoctorArguments),
     /// Say how much space images and cache take
     Du(DiskUsageArguments),
+    /// Print a script that completes commands, flags and names of images
+    #[command(after_help = manual::COMPLETION_HELP)]
+    Completion(CompletionArguments),
+    /// Write manual pages into a directory
+    Man(ManualArguments),
 }

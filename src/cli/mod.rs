@@ -13,6 +13,7 @@ pub mod environment;
 pub mod failure;
 pub mod request;
 mod signals;
+pub mod template;
 mod terminal;
 
 use std::ffi::OsString;
@@ -27,8 +28,10 @@ use environment::Environment;
 use failure::{Failure, FailureKind};
 use request::archive::{Export, Import, Load, Save};
 use request::commands::{Doctor, History, Images, Inspect, Pull, Push, Remove, TagImage};
+use request::compare::Compare;
 use request::container::RunImage;
 use request::index::{CreateIndex, InspectIndex};
+use request::login::{Login, Logout};
 use request::storage::{CheckStore, DiskUsage, Prune};
 use request::{InvalidRequest, Request};
 
@@ -51,12 +54,22 @@ pub enum Command {
     Push(Push),
     /// Pull an image.
     Pull(Pull),
+    /// Keep credentials.
+    Login(Box<Login>),
+    /// Forget credentials.
+    Logout(Logout),
     /// Give an image more names.
     Tag(TagImage),
     /// Show an image's data.
     Inspect(Inspect),
     /// Show how an image was made.
     History(History),
+    /// Show how images differ.
+    Compare(Compare),
+    /// Print a script for a shell.
+    Completion(clap_complete::Shell),
+    /// Write manual pages.
+    Manual(std::path::PathBuf),
     /// Write images into an archive.
     Save(Save),
     /// Take images of an archive.
@@ -184,9 +197,14 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Check(check) => Command::Check(CheckStore::resolve(check, global, environment)?),
         Subcommand::Push(push) => Command::Push(Push::resolve(push, global, environment)?),
         Subcommand::Pull(pull) => Command::Pull(Pull::resolve(pull, global, environment)?),
+        Subcommand::Login(login) => Command::Login(Box::new(Login::resolve(login, environment)?)),
+        Subcommand::Logout(logout) => Command::Logout(Logout::resolve(logout, environment)?),
         Subcommand::Tag(tag) => Command::Tag(TagImage::resolve(tag, global, environment)?),
         Subcommand::Inspect(inspect) => Command::Inspect(Inspect::resolve(inspect, global, environment)?),
         Subcommand::History(history) => Command::History(History::resolve(history, global, environment)?),
+        Subcommand::Diff(diff) => Command::Compare(Compare::resolve(diff, global, environment)?),
+        Subcommand::Completion(completion) => Command::Completion(completion.shell),
+        Subcommand::Man(manual) => Command::Manual(environment.absolute(manual.directory)),
         Subcommand::Save(save) => Command::Save(Save::resolve(save, global, environment)?),
         Subcommand::Load(load) => Command::Load(Load::resolve(load, global, environment)?),
         Subcommand::Import(import) => Command::Import(Import::resolve(import, global, environment)?),

@@ -7,13 +7,16 @@
 mod accepted;
 pub mod archive;
 pub mod commands;
+pub mod compare;
 pub mod container;
 mod context;
 mod fields;
 pub mod index;
 mod invalid;
 mod limits;
+pub mod login;
 mod output;
+mod registries;
 mod run;
 mod several;
 pub mod storage;
@@ -37,10 +40,12 @@ pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
 use fields::Given;
 pub use invalid::InvalidRequest;
 pub use output::{Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress};
+pub use registries::RegistryOptions;
+use registries::registries;
 pub use run::{Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent};
 use values::{
     build_arguments, byte_size, jobs, key_values, pass_source_date_epoch, platform, platforms, progress, progress_mode,
-    reference, references, registries, store_root,
+    reference, references, store_root,
 };
 
 /// A build, fully said.
@@ -207,15 +212,6 @@ pub enum Verbosity {
     Normal,
     /// Everything (`--debug`).
     Debug,
-}
-
-/// How to reach registries.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RegistryOptions {
-    /// Registries (`host[:port]`) that may speak plain HTTP or have bad certificates.
-    pub insecure: Vec<String>,
-    /// PEM files of certificates to trust.
-    pub ca_certificates: Vec<PathBuf>,
 }
 
 impl Request {

@@ -12,7 +12,7 @@ use crate::cache::{Key, MissReason, Place, key};
 use crate::digest::Digest;
 use crate::plan::{CopyFrom, MountSource, Op, Plan, Step, StepId};
 use crate::progress::{Outcome, Task};
-use crate::store::{SlotRecord, StepRecord};
+use crate::store::{Lock, SlotRecord, StepRecord};
 
 /// The results that a step waits for.
 pub(super) struct Inputs {
@@ -117,6 +117,11 @@ impl Work<'_> {
         self.inputs.outputs.get(&id).map(Arc::as_ref).ok_or_else(missing)
     }
 
+    /// Takes a lock that others may hold for long.
+    pub(super) fn wait_for(&self, shared: Shared, name: &Digest) -> Result<Lock, ExecuteError> {
+        shared.lock(name, self.services.layers.store, self.task, Some(self.services.cancel))
+    }
+
     /// The layers of a step that this one waits for.
     pub(super) fn layers_of(&self, id: StepId) -> Result<&[Digest], ExecuteError> {
         self.output(id)?.layers.as_deref().ok_or(ExecuteError::NotMade(id))
@@ -162,7 +167,7 @@ impl Work<'_> {
     /// The record of a key whose layer can still be had.
     pub(super) fn find(&self, key: &Digest) -> Result<Option<StepRecord>, ExecuteError> {
         if !self.may_use_cache() {
-            return Ok(None);
+            return Ok(self.services.cache.made_anew(key));
         }
         let layers = self.services.layers;
         Ok(self.services.cache.find(key, |layer, record| layers.is_available(layer, record))?)
@@ -187,7 +192,7 @@ impl Work<'_> {
             return self.foresee(key, chain, files, foresight);
         }
         // Whoever makes the same now, in this process or another, is waited for, and its result is ours.
-        let _lock = Shared::Step.lock(&key.digest, self.services.layers.store, self.task)?;
+        let _lock = self.wait_for(Shared::Step, &key.digest)?;
         if let Some(record) = self.find(&key.digest)? {
             return self.hit(key, chain, record);
         }
@@ -201,7 +206,10 @@ impl Work<'_> {
             }
             Made::Found(record) => (record, Outcome::Cached),
         };
-        cache.keep(&key.digest, &record)?;
+        match self.may_use_cache() {
+            true => cache.keep(&key.digest, &record)?,
+            false => cache.keep_anew(&key.digest, &record)?,
+        }
         cache.remember(self.place(), key, Some(record.layer))?;
         self.task.end(outcome);
         self.extend(chain, record)

@@ -25,18 +25,18 @@ use crate::store::{Store, Tagged};
 use crate::ui::{ProgressMode, Ui};
 
 /// What works on layers needs; a layer that is still in its registry is fetched from there.
-struct Workshop {
+pub(super) struct Workshop {
     registry: Client,
     namespace: Namespace,
 }
 
 impl Workshop {
-    fn new(store: &Store) -> Workshop {
+    pub(super) fn new(store: &Store) -> Workshop {
         let registry = Client::new(ClientOptions::load());
         Workshop { registry, namespace: Namespace::new(Options::new(store.root().join("trees"))) }
     }
 
-    fn layers<'a>(&'a self, store: &'a Store) -> Layers<'a> {
+    pub(super) fn layers<'a>(&'a self, store: &'a Store) -> Layers<'a> {
         Layers::new(store, &self.registry, &self.namespace)
     }
 }

@@ -4,12 +4,16 @@ mod agents;
 mod archive;
 mod build;
 mod check;
+mod compare;
 mod doctor;
 mod explain;
 mod image;
 mod index;
 mod inputs;
+mod inspect;
 mod list;
+mod login;
+mod manual;
 mod remote;
 mod report;
 mod run;
@@ -35,6 +39,7 @@ use crate::store::{Alone, Store, StoreError};
 pub(super) fn run(command: Command, environment: &Environment) -> Result<u8, Failure> {
     match command {
         Command::Run(request) => run::run(&request, environment),
+        Command::Compare(request) => compare::diff(&request),
         other => answer(other, environment).map(|()| 0),
     }
 }
@@ -42,9 +47,9 @@ pub(super) fn run(command: Command, environment: &Environment) -> Result<u8, Fai
 fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
     match command {
         Command::Build(request) => build::run(&request, environment),
-        Command::Images(request) => list::images(&request),
-        Command::History(request) => list::history(&request),
-        Command::Inspect(request) => list::inspect(&request),
+        Command::Images(request) => list::images(&request, environment),
+        Command::History(request) => inspect::history(&request, environment),
+        Command::Inspect(request) => inspect::inspect(&request),
         Command::DiskUsage(request) => storage::disk_usage(&request),
         Command::Tag(request) => image::tag(&request),
         Command::Remove(request) => image::remove(&request),
@@ -58,10 +63,15 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Export(request) => archive::export(&request, environment),
         Command::CreateIndex(request) => index::create(&request, environment),
         Command::InspectIndex(request) => index::inspect(&request),
+        Command::Login(request) => login::login(&request, environment),
+        Command::Logout(request) => login::logout(&request),
         Command::Doctor(request) => doctor::run(&request),
         Command::Show(text) => print(&text),
-        // It has an exit code of its own.
+        Command::Completion(shell) => manual::completion(shell),
+        Command::Manual(directory) => manual::manual(&directory),
+        // They have exit codes of their own.
         Command::Run(request) => run::run(&request, environment).map(drop),
+        Command::Compare(request) => compare::diff(&request).map(drop),
     }
 }
 
@@ -111,11 +121,18 @@ fn open_store(root: &Path) -> Result<Store, Failure> {
 }
 
 fn client(options: &RegistryOptions) -> Client {
-    Client::new(ClientOptions {
+    Client::new(client_options(options))
+}
+
+/// What the command line says about registries, beside what the surroundings do.
+fn client_options(options: &RegistryOptions) -> ClientOptions {
+    let loaded = ClientOptions::load();
+    ClientOptions {
         insecure: options.insecure.clone(),
         ca_certificates: options.ca_certificates.clone(),
-        ..ClientOptions::load()
-    })
+        registries: loaded.registries.clone().with_mirrors(options.mirrors.clone()),
+        ..loaded
+    }
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {

@@ -176,7 +176,7 @@ pub(super) fn outputs(
 
 fn add_names(names: &mut Vec<Reference>, more: &[Reference]) {
     for name in more {
-        if !names.contains(name) {
+        if !names.iter().any(|known| known.to_string() == name.to_string()) {
             names.push(name.clone());
         }
     }

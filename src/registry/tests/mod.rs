@@ -2,6 +2,7 @@
 
 mod auth;
 mod compose;
+mod places;
 mod pull;
 mod push;
 mod real;
