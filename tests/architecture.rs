@@ -88,6 +88,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "sandbox",
             "store",
             "sys",
+            // `diff` compares two file systems as data.
+            "tree",
             "ui",
         ],
     ),

@@ -46,5 +46,6 @@ mod remote;
 mod reproducible;
 mod running;
 mod secrets;
+mod secrets_scan;
 mod shell;
 mod store;

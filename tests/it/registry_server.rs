@@ -100,6 +100,11 @@ impl Registry {
         self.directory.path().join("ca.crt")
     }
 
+    /// Where it keeps everything: its log, its configuration, what was pushed.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Everything the registry printed, one line per request.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
