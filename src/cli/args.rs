@@ -7,7 +7,9 @@ mod archive;
 mod build;
 mod compare;
 mod image;
+mod index;
 mod limits;
+mod login;
 mod manual;
 mod registry;
 mod reproducible;
@@ -21,7 +23,9 @@ pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
 pub use compare::DiffArguments;
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
+pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};
 pub use limits::LimitArguments;
+pub use login::{LoginArguments, LogoutArguments};
 pub use manual::{CompletionArguments, ManualArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use reproducible::ReproducibleArguments;
@@ -107,12 +111,18 @@ pub enum Subcommand {
     Push(PushArguments),
     /// Pull an image from its registry
     Pull(PullArguments),
+    /// Keep credentials for a registry
+    Login(LoginArguments),
+    /// Forget credentials for a registry
+    Logout(LogoutArguments),
     /// Give an image more names
     Tag(TagArguments),
     /// Show an image's configuration and manifest as JSON
     Inspect(InspectArguments),
     /// Show the steps that made an image
     History(HistoryArguments),
+    /// Compose and show indexes of several platforms' images in registries
+    Index(IndexArguments),
     /// Show how two images differ, in their configs and files
     #[command(after_help = compare::DIFF_HELP)]
     Diff(DiffArguments),

@@ -68,7 +68,8 @@ impl Failure {
                 failure.causes.push(text);
             }
             failure.hints.extend(error.downcast_ref().and_then(system_hint).map(str::to_owned));
-            failure.hints.extend(error.downcast_ref().and_then(registry_hint));
+            let boxed = error.downcast_ref::<Box<RegistryError>>().map(Box::as_ref);
+            failure.hints.extend(error.downcast_ref().or(boxed).and_then(registry_hint));
             // A sandbox that could not start is shared by the steps that wanted it.
             let shared = error.downcast_ref::<Arc<SandboxError>>().map(Arc::as_ref);
             failure.hints.extend(error.downcast_ref().or(shared).and_then(sandbox_hint));
@@ -159,14 +160,14 @@ fn system_hint(error: &std::io::Error) -> Option<&'static str> {
 fn registry_hint(error: &RegistryError) -> Option<String> {
     match error {
         RegistryError::Unauthorized { registry, credentials: None, .. } => Some(format!(
-            "no credentials for {registry} were found; `docker login {registry}` or `podman login {registry}` stores them, and \
-             DOCKER_AUTH_CONFIG can hold them"
+            "no credentials for {registry} were found; `rbuild login {registry}` stores them, what docker and podman have stored \
+             is found, and DOCKER_AUTH_CONFIG can hold them"
         )),
         RegistryError::Unauthorized { registry, credentials: Some(found), .. } => {
             Some(format!("{registry} does not accept the credentials from {found}"))
         }
         RegistryError::Tls { host, .. } => {
-            Some(format!("--ca-cert FILE names a certificate to trust, --insecure-registry {host} speaks plain HTTP"))
+            Some(format!("--ca-cert FILE names a certificate to trust, --insecure-registry {host} does without"))
         }
         _ => None,
     }

@@ -23,13 +23,15 @@ use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::diagnostic::Color;
-use args::{Arguments, Subcommand};
+use args::{Arguments, IndexCommand, Subcommand};
 use environment::Environment;
 use failure::{Failure, FailureKind};
 use request::archive::{Export, Import, Load, Save};
 use request::commands::{Doctor, History, Images, Inspect, Pull, Push, Remove, TagImage};
 use request::compare::Compare;
 use request::container::RunImage;
+use request::index::{CreateIndex, InspectIndex};
+use request::login::{Login, Logout};
 use request::storage::{CheckStore, DiskUsage, Prune};
 use request::{InvalidRequest, Request};
 
@@ -52,6 +54,10 @@ pub enum Command {
     Push(Push),
     /// Pull an image.
     Pull(Pull),
+    /// Keep credentials.
+    Login(Box<Login>),
+    /// Forget credentials.
+    Logout(Logout),
     /// Give an image more names.
     Tag(TagImage),
     /// Show an image's data.
@@ -72,6 +78,10 @@ pub enum Command {
     Import(Import),
     /// Write an image's files.
     Export(Export),
+    /// Compose an index in a registry.
+    CreateIndex(CreateIndex),
+    /// Show what a name in a registry stands for.
+    InspectIndex(InspectIndex),
     /// Say what this machine can do.
     Doctor(Doctor),
     /// Say what the store holds.
@@ -187,6 +197,8 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Check(check) => Command::Check(CheckStore::resolve(check, global, environment)?),
         Subcommand::Push(push) => Command::Push(Push::resolve(push, global, environment)?),
         Subcommand::Pull(pull) => Command::Pull(Pull::resolve(pull, global, environment)?),
+        Subcommand::Login(login) => Command::Login(Box::new(Login::resolve(login, environment)?)),
+        Subcommand::Logout(logout) => Command::Logout(Logout::resolve(logout, environment)?),
         Subcommand::Tag(tag) => Command::Tag(TagImage::resolve(tag, global, environment)?),
         Subcommand::Inspect(inspect) => Command::Inspect(Inspect::resolve(inspect, global, environment)?),
         Subcommand::History(history) => Command::History(History::resolve(history, global, environment)?),
@@ -197,6 +209,10 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Load(load) => Command::Load(Load::resolve(load, global, environment)?),
         Subcommand::Import(import) => Command::Import(Import::resolve(import, global, environment)?),
         Subcommand::Export(export) => Command::Export(Export::resolve(export, global, environment)?),
+        Subcommand::Index(index) => match index.command {
+            IndexCommand::Create(create) => Command::CreateIndex(CreateIndex::resolve(create, environment)?),
+            IndexCommand::Inspect(inspect) => Command::InspectIndex(InspectIndex::resolve(inspect, environment)?),
+        },
         Subcommand::Doctor(doctor) => Command::Doctor(Doctor::resolve(doctor, global, environment)),
         Subcommand::Du(usage) => Command::DiskUsage(DiskUsage::resolve(usage, global, environment)?),
     })

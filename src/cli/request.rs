@@ -11,10 +11,14 @@ pub mod compare;
 pub mod container;
 mod context;
 mod fields;
+pub mod index;
 mod invalid;
 mod limits;
+pub mod login;
 mod output;
+mod registries;
 mod run;
+mod several;
 pub mod storage;
 mod values;
 
@@ -25,6 +29,7 @@ use std::path::PathBuf;
 use super::args::{BuildArguments, ExplainArguments, GlobalArguments, Switch};
 use super::environment::Environment;
 use crate::executor::Resolver;
+use crate::export::Annotation;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::sandbox::{Isolation, Limits, StorageDriver};
@@ -33,13 +38,13 @@ pub use accepted::{CacheLocation, CacheMode};
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
 use fields::Given;
 pub use invalid::InvalidRequest;
-pub use output::{
-    Annotation, AnnotationTarget, Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress,
-};
+pub use output::{Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress};
+pub use registries::RegistryOptions;
+use registries::registries;
 pub use run::{Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent};
 use values::{
     build_arguments, byte_size, jobs, key_values, pass_source_date_epoch, platform, platforms, progress, progress_mode,
-    reference, references, registries, store_root,
+    reference, references, store_root,
 };
 
 /// A build, fully said.
@@ -206,15 +211,6 @@ pub enum Verbosity {
     Debug,
 }
 
-/// How to reach registries.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RegistryOptions {
-    /// Registries (`host[:port]`) that may speak plain HTTP or have bad certificates.
-    pub insecure: Vec<String>,
-    /// PEM files of certificates to trust.
-    pub ca_certificates: Vec<PathBuf>,
-}
-
 impl Request {
     /// Resolves the flags of `explain`, which are those of `build`.
     pub(super) fn resolve_explain(
@@ -248,6 +244,9 @@ impl Request {
         registries.insecure.extend(output::insecure_registries(&outputs));
         let (progress, verbosity) = progress(&arguments, global, environment)?;
         let network = run::network(&arguments.network)?;
+        let platforms = platforms(&arguments.platforms, environment)?;
+        let annotations = output::annotations(&arguments.annotations)?;
+        several::check(&outputs, &annotations, &platforms)?;
         let resolver = run::resolver(&arguments)?;
         Ok(Request {
             action: action(&arguments)?,
@@ -257,8 +256,8 @@ impl Request {
             target: arguments.target.filter(|target| !target.is_empty()),
             build_arguments,
             labels: key_values("--label", &arguments.labels)?,
-            annotations: output::annotations(&arguments.annotations)?,
-            platforms: platforms(&arguments.platforms, environment)?,
+            annotations,
+            platforms,
             build_contexts: context::build_contexts(&arguments.build_contexts, environment)?,
             cache: cache_use(arguments.no_cache, arguments.no_cache_filter),
             cache_from: accepted::cache_locations("--cache-from", &arguments.cache_from, environment)?,

@@ -12,12 +12,21 @@ pub const DEFAULT_REGISTRY: &str = "docker.io";
 const LONGEST_REPOSITORY: usize = 255;
 
 /// A reference, resolved to registry and repository (distribution/reference grammar).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     registry: String,
     repository: String,
     tag: Option<String>,
     digest: Option<Digest>,
+    form: Form,
+}
+
+/// How a reference was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Form {
+    /// Without a registry: what it stands for is, in the end, for `registries.conf` to say.
+    Short,
+    Full,
 }
 
 /// Says why a text is no image reference.
@@ -39,6 +48,28 @@ impl Reference {
     /// The repository in full (`library/debian`).
     pub fn repository(&self) -> &str {
         &self.repository
+    }
+
+    /// Registry and repository: `docker.io/library/debian`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+
+    /// The repository as it was written without a registry; `None` where one was given.
+    pub fn short_name(&self) -> Option<&str> {
+        let short = self.repository.strip_prefix("library/").unwrap_or(&self.repository);
+        (self.form == Form::Short).then_some(short)
+    }
+
+    /// The same tag and digest of another repository: host and path in full.
+    pub fn relocated(&self, name: &str) -> Result<Reference, InvalidReference> {
+        let invalid = |reason| InvalidReference { text: name.to_owned(), reason };
+        let (registry, path) = name.split_once('/').ok_or(invalid("it has no registry"))?;
+        Reference::checked(registry, path).map_err(invalid).map(|found| Reference {
+            tag: self.tag.clone(),
+            digest: self.digest,
+            ..found
+        })
     }
 
     /// The tag as written; none where only a digest or nothing was.
@@ -87,6 +118,48 @@ impl Reference {
     }
 }
 
+impl Reference {
+    /// A registry and a repository in it, if they are such.
+    fn checked(registry: &str, path: &str) -> Result<Reference, &'static str> {
+        let registry =
+            if matches!(registry, "index.docker.io" | "registry-1.docker.io") { DEFAULT_REGISTRY } else { registry };
+        if !registry_is_valid(registry) {
+            return Err("the registry is no host[:port]");
+        }
+        if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err("the repository must be lower-case");
+        }
+        if !path.split('/').all(is_path_component) {
+            return Err(
+                "a repository is made of lower-case letters and digits, separated by '/', '.', '_', '__' or '-'",
+            );
+        }
+        if path.len() == 64 && path.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err("64 hexadecimal characters are an image id, not a name");
+        }
+        let repository = if registry == DEFAULT_REGISTRY && !path.contains('/') {
+            format!("library/{path}")
+        } else {
+            path.to_owned()
+        };
+        if repository.len() > LONGEST_REPOSITORY {
+            return Err("a repository is at most 255 characters long, library/ included");
+        }
+        Ok(Reference { registry: registry.to_owned(), repository, tag: None, digest: None, form: Form::Full })
+    }
+}
+
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reference")
+            .field("registry", &self.registry)
+            .field("repository", &self.repository)
+            .field("tag", &self.tag)
+            .field("digest", &self.digest)
+            .finish()
+    }
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.registry, self.repository)?;
@@ -122,35 +195,12 @@ impl FromStr for Reference {
         if tag.is_some_and(|tag| !is_tag(tag)) {
             return Err(invalid("a tag is up to 128 letters, digits, '_', '.' and '-', not starting with '.' or '-'"));
         }
-        let (registry, path) = match name.split_once('/') {
-            Some((host, path)) if is_host(host) => (host, path),
-            _ => (DEFAULT_REGISTRY, name),
+        let (registry, path, form) = match name.split_once('/') {
+            Some((host, path)) if is_host(host) => (host, path, Form::Full),
+            _ => (DEFAULT_REGISTRY, name, Form::Short),
         };
-        let registry =
-            if matches!(registry, "index.docker.io" | "registry-1.docker.io") { DEFAULT_REGISTRY } else { registry };
-        if !registry_is_valid(registry) {
-            return Err(invalid("the registry is no host[:port]"));
-        }
-        if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Err(invalid("the repository must be lower-case"));
-        }
-        if !path.split('/').all(is_path_component) {
-            return Err(invalid(
-                "a repository is made of lower-case letters and digits, separated by '/', '.', '_', '__' or '-'",
-            ));
-        }
-        if path.len() == 64 && path.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(invalid("64 hexadecimal characters are an image id, not a name"));
-        }
-        let repository = if registry == DEFAULT_REGISTRY && !path.contains('/') {
-            format!("library/{path}")
-        } else {
-            path.to_owned()
-        };
-        if repository.len() > LONGEST_REPOSITORY {
-            return Err(invalid("a repository is at most 255 characters long, library/ included"));
-        }
-        Ok(Reference { registry: registry.to_owned(), repository, tag: tag.map(str::to_owned), digest })
+        let found = Reference::checked(registry, path).map_err(invalid)?;
+        Ok(Reference { tag: tag.map(str::to_owned), digest, form, ..found })
     }
 }
 
@@ -225,9 +275,21 @@ mod tests {
     }
 
     #[test]
+    fn a_reference_moves_to_another_place_with_its_tag() {
+        let reference: Reference = "debian:12".parse().unwrap();
+        assert_eq!((reference.name().as_str(), reference.short_name()), ("docker.io/library/debian", Some("debian")));
+        assert_eq!("docker.io/library/debian".parse::<Reference>().unwrap().short_name(), None);
+        let moved = reference.relocated("mirror/hub/library/debian").unwrap();
+        assert_eq!((moved.to_string().as_str(), moved.short_name()), ("mirror/hub/library/debian:12", None));
+        for name in ["mirror", "", "mirror/", "a b/c", "mirror/Debian"] {
+            assert!(reference.relocated(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
     fn the_longest_name_is_counted_with_its_library() {
         let fits: Reference = "a".repeat(255 - "library/".len()).parse().unwrap();
-        assert_eq!(fits.to_string().parse(), Ok(fits));
+        assert_eq!(fits.to_string().parse::<Reference>().unwrap().to_string(), fits.to_string());
         assert!("a".repeat(256 - "library/".len()).parse::<Reference>().is_err());
         assert!(format!("localhost/{}", "a".repeat(255)).parse::<Reference>().is_ok());
     }

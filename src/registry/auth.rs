@@ -16,6 +16,7 @@ use super::challenge::Challenge;
 use super::credentials::{Credential, Credentials, Stored};
 use super::error::RegistryError;
 use super::http::{Body, Request, Transport};
+use super::tls::Trust;
 use super::url::{Scheme, Url, encode, is_loopback, is_private_literal};
 use crate::progress::Task;
 
@@ -41,6 +42,11 @@ pub(super) struct Access {
 impl Access {
     pub fn pull(repository: &str) -> Access {
         Access { repository: repository.to_owned(), scopes: vec![format!("repository:{repository}:pull")] }
+    }
+
+    /// Nothing but being let in.
+    pub fn entry() -> Access {
+        Access { repository: String::new(), scopes: Vec::new() }
     }
 
     pub fn push(repository: &str) -> Access {
@@ -127,6 +133,11 @@ impl Authority {
         Ok(Some(Authorization { header: token.header, is_final: true }))
     }
 
+    /// Whether the registry wanted to be convinced.
+    pub fn was_asked(&self) -> bool {
+        self.state().challenge.is_some()
+    }
+
     /// Where the credentials for a repository came from, if they were looked up and found.
     pub fn source(&self, repository: &str) -> Option<String> {
         self.state().credentials.get(repository)?.as_ref().map(|credential| credential.source.clone())
@@ -150,6 +161,7 @@ pub(super) struct Asker<'a> {
     pub registry: &'a str,
     /// How the registry itself is spoken to.
     pub origin: &'a Url,
+    pub trust: Trust,
     pub task: Option<&'a Task>,
 }
 
@@ -219,7 +231,8 @@ impl Asker<'_> {
         }
         let url = url.with_parameter("client_id", CLIENT_ID);
         let header = stored.and_then(basic);
-        let request = Request::new(Method::GET, url).task(self.task);
+        let trust = self.trust_of(&url);
+        let request = Request::new(Method::GET, url).task(self.task).trust(trust);
         // `exchange`, not `follow`: a redirect could send the password anywhere.
         self.transport.retrying(&request, || self.transport.exchange(&request, &request.url, header.as_deref()))
     }
@@ -234,8 +247,14 @@ impl Asker<'_> {
         let request = Request::new(Method::POST, realm.clone())
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Body::Bytes(form.as_bytes()))
+            .trust(self.trust_of(realm))
             .task(self.task);
         self.transport.retrying(&request, || self.transport.exchange(&request, &request.url, None))
+    }
+
+    /// A token server on the registry's own host is as good or bad as the registry.
+    fn trust_of(&self, url: &Url) -> Trust {
+        if url.host() == self.origin.host() { self.trust } else { Trust::Verified }
     }
 
     fn accepted(
@@ -289,17 +308,18 @@ impl Asker<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::proxy::Proxies;
     use super::super::retry::RetryPolicy;
     use super::super::tls::Certificates;
     use super::*;
 
     fn realm_is_refused(origin: &str, realm: &str) -> Option<String> {
         let certificates = Certificates::new(Vec::new(), Vec::new());
-        let transport = Transport::new(RetryPolicy::default(), String::new(), certificates);
+        let transport = Transport::new(RetryPolicy::default(), String::new(), certificates, Proxies::none());
         let credentials = Credentials::none();
         let origin = Url::parse(origin).unwrap();
-        let asker =
-            Asker { transport: &transport, credentials: &credentials, registry: "r", origin: &origin, task: None };
+        let (transport, credentials, origin) = (&transport, &credentials, &origin);
+        let asker = Asker { transport, credentials, registry: "r", origin, trust: Trust::Verified, task: None };
         asker.realm(realm).err().map(|error| error.to_string())
     }
 

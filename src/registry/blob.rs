@@ -1,5 +1,6 @@
 //! Reads blobs: verified, and from where they were cut.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::thread;
 
@@ -10,7 +11,9 @@ use super::Client;
 use super::auth::Access;
 use super::error::RegistryError;
 use super::http::Request;
+use super::registries::Naming;
 use super::session::refusal;
+use super::sources::Refusals;
 use crate::digest::VerifyReader;
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
@@ -26,8 +29,9 @@ impl Client {
     pub fn blob(&self, reference: &Reference, descriptor: &Descriptor) -> BlobReader {
         let resuming = Resuming {
             client: self.clone(),
-            access: Access::pull(reference.repository()),
             reference: reference.clone(),
+            sources: None,
+            refusals: Refusals::default(),
             descriptor: descriptor.clone(),
             offset: 0,
             skip: 0,
@@ -81,7 +85,9 @@ enum Ranges {
 struct Resuming {
     client: Client,
     reference: Reference,
-    access: Access,
+    /// The places left to ask, the one that is asked first; found out with the first read.
+    sources: Option<VecDeque<Reference>>,
+    refusals: Refusals,
     descriptor: Descriptor,
     /// Bytes given to the reader.
     offset: u64,
@@ -120,35 +126,68 @@ impl Read for Resuming {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // All bytes came. How the connection ended is nobody's concern: the digest decides.
                 _ if complete => return Ok(0),
-                Ok(_) => self.failed(io::Error::new(io::ErrorKind::UnexpectedEof, "the transfer was cut"))?,
-                Err(error) => self.failed(error)?,
+                Ok(_) => {
+                    let cut = io::Error::new(io::ErrorKind::UnexpectedEof, "the transfer was cut");
+                    self.failed(cut).map_err(RegistryError::into_io)?;
+                }
+                Err(error) => self.failed(error).map_err(RegistryError::into_io)?,
             }
         }
     }
 }
 
 impl Resuming {
+    /// Asks the place at hand; where it will not help, the next one, which goes on where this one stopped.
     fn open(&mut self) -> Result<(), RegistryError> {
+        loop {
+            let source = self.source()?;
+            match self.open_at(&source) {
+                Ok(()) => {
+                    self.client.prefer(&self.reference, &source);
+                    return Ok(());
+                }
+                Err(error) => self.next_source(error)?,
+            }
+        }
+    }
+
+    fn source(&mut self) -> Result<Reference, RegistryError> {
+        if self.sources.is_none() {
+            self.sources = Some(self.client.sources(&self.reference, Naming::Digest)?.into());
+        }
+        let first = self.sources.as_ref().and_then(|sources| sources.front()).cloned();
+        Ok(first.unwrap_or_else(|| self.reference.clone()))
+    }
+
+    /// Goes on to the next place; the error where there is none.
+    fn next_source(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        let Some(sources) = self.sources.as_mut().filter(|sources| sources.len() > 1) else {
+            return Err(self.refusals.with(error));
+        };
+        if let Some(source) = sources.pop_front() {
+            self.refusals.add(&source, &error);
+        }
+        (self.failures, self.ranges, self.body) = (0, Ranges::Trusted, None);
+        Ok(())
+    }
+
+    fn open_at(&mut self, source: &Reference) -> Result<(), RegistryError> {
         let digest = self.descriptor.digest;
-        let url = self.client.address(&self.reference, &format!("blobs/{digest}"))?;
+        let url = self.client.address(source, &format!("blobs/{digest}"))?;
         let mut request = Request::new(Method::GET, url);
         let resumes = self.offset > 0 && self.ranges == Ranges::Trusted;
         if resumes {
             request = request.header("range", format!("bytes={}-", self.offset));
         }
-        let answer = self.client.send(&self.reference, &self.access, &request)?;
+        let answer = self.client.send(source, &Access::pull(source.repository()), &request)?;
         self.skip = match answer.status {
             200 => self.offset,
             206 if resumes && self.is_continued_by(answer.header("content-range")) => 0,
             206 | 416 if resumes => {
                 self.ranges = Ranges::Broken;
-                let reason = io::Error::new(io::ErrorKind::InvalidData, "the registry gave another range");
-                return self.failed(reason).map_err(|error| self.given_up(error));
+                return self.failed(io::Error::new(io::ErrorKind::InvalidData, "the registry gave another range"));
             }
-            _ => {
-                let what = format!("{}/{}@{digest}", self.reference.registry(), self.reference.repository());
-                return Err(refusal(answer, &self.reference, &what));
-            }
+            _ => return Err(refusal(answer, source, &format!("{}@{digest}", source.name()))),
         };
         // `with_config` lifts ureq's limit of 10 MB; how much is read is limited by the descriptor's size.
         self.body = Some(answer.body.into_with_config().limit(u64::MAX).reader());
@@ -162,7 +201,7 @@ impl Resuming {
     }
 
     /// Counts a failure, and waits before the next try; an error where there is none.
-    fn failed(&mut self, source: io::Error) -> io::Result<()> {
+    fn failed(&mut self, source: io::Error) -> Result<(), RegistryError> {
         self.body = None;
         if self.offset - self.failed_at >= ALIVE {
             self.failures = 0;
@@ -170,7 +209,8 @@ impl Resuming {
         self.failed_at = self.offset;
         let policy = &self.client.shared.transport.policy;
         if self.failures >= policy.retries {
-            return Err(self.given_up(source).into_io());
+            let error = self.given_up(source);
+            return self.next_source(error);
         }
         thread::sleep(policy.delay(self.failures));
         self.failures += 1;
@@ -182,11 +222,12 @@ impl Resuming {
             Ok(error) => return error,
             Err(source) => source,
         };
+        let place = self.sources.as_ref().and_then(|sources| sources.front()).unwrap_or(&self.reference);
         let (offset, size, retries) = (self.offset, self.descriptor.size, self.failures);
         let text = format!("{source} (after {offset} of {size} bytes and {retries} retries)");
         RegistryError::Transfer {
             method: "GET".to_owned(),
-            url: format!("{}/{}@{}", self.reference.registry(), self.reference.repository(), self.descriptor.digest),
+            url: format!("{}@{}", place.name(), self.descriptor.digest),
             source: io::Error::new(source.kind(), text),
         }
     }

@@ -173,6 +173,14 @@ impl Credentials {
         Credentials { sources: Arc::new(vec![Source::parse(origin, text.as_bytes())]), helper_directory: None }
     }
 
+    /// A user's password for a registry.
+    pub fn password(registry: &str, username: &str, password: &Secret) -> Credentials {
+        let entry = Entry { username: username.to_owned(), password: password.reveal().to_owned(), ..Entry::default() };
+        let config = Config { auths: [(registry.to_owned(), entry)].into(), ..Config::default() };
+        let source = Source { origin: "the command line".to_owned(), content: Ok(config) };
+        Credentials { sources: Arc::new(vec![source]), helper_directory: None }
+    }
+
     /// Looks for helpers in this directory instead of `PATH`.
     pub fn with_helper_directory(self, directory: impl Into<PathBuf>) -> Credentials {
         Credentials { helper_directory: Some(directory.into()), ..self }

@@ -134,6 +134,23 @@ pub enum RegistryError {
     /// Credentials could not be looked up.
     #[error(transparent)]
     Credentials(#[from] super::credentials::CredentialsError),
+    /// What is said about registries could not be read, or forbids it.
+    #[error(transparent)]
+    Registries(#[from] super::registries::RegistriesError),
+    /// Neither the registry nor a mirror of it helped.
+    #[error("{source}; before that, {others}")]
+    Everywhere {
+        /// What the last that was asked said.
+        source: Box<RegistryError>,
+        /// The others, each with what it said.
+        others: String,
+    },
+    /// The environment names a proxy that is none.
+    #[error("connect through the proxy that {variable} names: it is no valid address")]
+    Proxy {
+        /// The variable.
+        variable: &'static str,
+    },
     /// A certificate file could not be read.
     #[error("read certificate {}: {reason}", path.display())]
     Certificate {
@@ -158,9 +175,17 @@ impl RegistryError {
         error.get_ref()?.downcast_ref()
     }
 
+    /// Of a failure everywhere, the last one; otherwise itself.
+    pub fn last(&self) -> &RegistryError {
+        match self {
+            RegistryError::Everywhere { source, .. } => source.last(),
+            error => error,
+        }
+    }
+
     /// As an `io::Error`, for readers; [`RegistryError::of_io`] takes it out again.
     pub(super) fn into_io(self) -> io::Error {
-        let kind = match &self {
+        let kind = match self.last() {
             RegistryError::NotFound { .. } => io::ErrorKind::NotFound,
             RegistryError::Unauthorized { .. } | RegistryError::Denied { .. } => io::ErrorKind::PermissionDenied,
             RegistryError::Transfer { source, .. } => source.kind(),

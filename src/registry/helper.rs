@@ -1,4 +1,4 @@
-//! Asks a credential helper (`docker-credential-…`) for a registry's credentials.
+//! Speaks with a credential helper (`docker-credential-…`): asks for a registry's credentials, has it keep or forget some.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -35,45 +35,27 @@ pub(super) fn ask(name: &str, server: &str, directory: Option<&Path>) -> Result<
     ask_within(name, server, directory, TIME_LIMIT)
 }
 
+/// Tells the helper of this name to do something (`store`, `erase`) with what it is given.
+pub(super) fn tell(name: &str, action: &str, input: &[u8], directory: Option<&Path>) -> Result<(), CredentialsError> {
+    let output = run(name, action, input, directory, TIME_LIMIT)?;
+    if output.success || action == "erase" && output.knows_nothing() {
+        return Ok(());
+    }
+    Err(output.failure(name))
+}
+
 fn ask_within(
     name: &str,
     server: &str,
     directory: Option<&Path>,
     limit: Duration,
 ) -> Result<Option<Stored>, CredentialsError> {
-    let failed = |reason: String| CredentialsError::Helper { name: escaped(name), reason };
-    // The name becomes part of a program's name: a slash in it would choose any file.
-    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if name.is_empty() || !name.bytes().all(valid) {
-        return Err(failed("the name may have letters, digits, '.', '_' and '-' only".to_owned()));
-    }
-    let program = PathBuf::from(format!("docker-credential-{name}"));
-    let program = directory.map_or(program.clone(), |directory| directory.join(&program));
-    let mut child = Command::new(program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(format!("start it: {error}")))?;
-    let outcome = converse(&mut child, server, limit);
-    if outcome.is_err() {
-        // It may have ended already; then there is nothing to kill.
-        child.kill().ok();
-    }
-    child.wait().map_err(|error| failed(format!("wait for it: {error}")))?;
-    let output = outcome.map_err(|error| failed(error.to_string()))?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    let output = run(name, "get", server.as_bytes(), directory, limit)?;
     if !output.success {
-        if UNKNOWN.iter().any(|unknown| said.contains(unknown)) {
-            return Ok(None);
-        }
-        // Helpers write errors to stdout; a secret comes there only with success.
-        let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(failed(format!("it failed: {}", escaped(&format!("{said} {errors}")))));
+        return if output.knows_nothing() { Ok(None) } else { Err(output.failure(name)) };
     }
-    let answer: Answer =
-        serde_json::from_slice(&output.stdout).map_err(|_| failed("its answer is not what a helper prints".into()))?;
+    let answer: Answer = serde_json::from_slice(&output.stdout)
+        .map_err(|_| failed(name, "its answer is not what a helper prints".to_owned()))?;
     if answer.secret.is_empty() {
         return Ok(None);
     }
@@ -83,18 +65,66 @@ fn ask_within(
     }))
 }
 
+fn failed(name: &str, reason: String) -> CredentialsError {
+    CredentialsError::Helper { name: escaped(name), reason }
+}
+
+fn run(
+    name: &str,
+    action: &str,
+    input: &[u8],
+    directory: Option<&Path>,
+    limit: Duration,
+) -> Result<Output, CredentialsError> {
+    let failed = |reason: String| failed(name, reason);
+    // The name becomes part of a program's name: a slash in it would choose any file.
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if name.is_empty() || !name.bytes().all(valid) {
+        return Err(failed("the name may have letters, digits, '.', '_' and '-' only".to_owned()));
+    }
+    let program = PathBuf::from(format!("docker-credential-{name}"));
+    let program = directory.map_or(program.clone(), |directory| directory.join(&program));
+    let mut child = Command::new(program)
+        .arg(action)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(format!("start it: {error}")))?;
+    let outcome = converse(&mut child, input, limit);
+    if outcome.is_err() {
+        // It may have ended already; then there is nothing to kill.
+        child.kill().ok();
+    }
+    child.wait().map_err(|error| failed(format!("wait for it: {error}")))?;
+    outcome.map_err(|error| failed(error.to_string()))
+}
+
 struct Output {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     success: bool,
 }
 
+impl Output {
+    fn knows_nothing(&self) -> bool {
+        let said = String::from_utf8_lossy(&self.stdout);
+        UNKNOWN.iter().any(|unknown| said.contains(unknown))
+    }
+
+    /// Helpers write errors to stdout; a secret comes there only with success.
+    fn failure(&self, name: &str) -> CredentialsError {
+        let (said, errors) = (String::from_utf8_lossy(&self.stdout), String::from_utf8_lossy(&self.stderr));
+        failed(name, format!("it failed: {}", escaped(&format!("{said} {errors}"))))
+    }
+}
+
 /// Reads on threads of their own: a grandchild that keeps the pipe open must not hold the build.
-fn converse(child: &mut Child, server: &str, limit: Duration) -> io::Result<Output> {
+fn converse(child: &mut Child, input: &[u8], limit: Duration) -> io::Result<Output> {
     let deadline = Instant::now() + limit;
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", limit.as_secs_f32()));
     if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(server.as_bytes()) {
+        match stdin.write_all(input) {
             // It may know its answer without reading the question.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             outcome => outcome?,

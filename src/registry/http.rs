@@ -16,9 +16,10 @@ use ureq::{Agent, SendBody};
 
 use super::answer::Answer;
 use super::error::{RegistryError, escaped};
+use super::proxy::{Proxies, Setting};
 use super::retry::RetryPolicy;
-use super::tls::Certificates;
-use super::url::{Scheme, Url, is_loopback};
+use super::tls::{Certificates, Trust};
+use super::url::{Scheme, Url};
 use crate::digest::Digest;
 use crate::progress::Task;
 
@@ -28,7 +29,7 @@ const REDIRECTS: usize = 10;
 /// Headers of one answer.
 const HEADER_LIMIT: usize = 64 << 10;
 
-/// Time limit of the one request that finds out whether a registry on this machine speaks TLS.
+/// Time limits of the one request that finds out whether a registry speaks TLS.
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Makes a fresh reader of what is sent: a request may be sent more than once.
@@ -71,6 +72,8 @@ pub(super) struct Request<'a> {
     pub body: Body<'a>,
     pub retry: Retry,
     pub patience: Patience,
+    /// Counts at the registry itself, not where it redirects to.
+    pub trust: Trust,
     /// Told about retries.
     pub task: Option<&'a Task>,
 }
@@ -78,7 +81,8 @@ pub(super) struct Request<'a> {
 impl<'a> Request<'a> {
     pub fn new(method: http::Method, url: Url) -> Request<'a> {
         let (retry, patience) = (Retry::Idempotent, Patience::Stall);
-        Request { method, url, headers: Vec::new(), body: Body::None, retry, patience, task: None }
+        let (trust, task) = (Trust::Verified, None);
+        Request { method, url, headers: Vec::new(), body: Body::None, retry, patience, trust, task }
     }
 
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Request<'a> {
@@ -99,6 +103,10 @@ impl<'a> Request<'a> {
         Request { retry: Retry::Never, ..self }
     }
 
+    pub fn trust(self, trust: Trust) -> Request<'a> {
+        Request { trust, ..self }
+    }
+
     pub fn task(self, task: Option<&'a Task>) -> Request<'a> {
         Request { task, ..self }
     }
@@ -114,8 +122,8 @@ impl<'a> Request<'a> {
 #[derive(PartialEq, Eq, Hash)]
 struct AgentKind {
     scheme: Scheme,
-    /// Loopback is never asked through a proxy, as in Go's `http.ProxyFromEnvironment`.
-    direct: bool,
+    trust: Trust,
+    proxy: Option<Setting>,
     /// For a registry with certificates of its own.
     authority: Option<String>,
 }
@@ -124,19 +132,21 @@ pub(super) struct Transport {
     pub policy: RetryPolicy,
     user_agent: String,
     certificates: Certificates,
+    proxies: Proxies,
     agents: Mutex<HashMap<AgentKind, Agent>>,
 }
 
 impl Transport {
-    pub fn new(policy: RetryPolicy, user_agent: String, certificates: Certificates) -> Transport {
-        Transport { policy, user_agent, certificates, agents: Mutex::default() }
+    pub fn new(policy: RetryPolicy, user_agent: String, certificates: Certificates, proxies: Proxies) -> Transport {
+        Transport { policy, user_agent, certificates, proxies, agents: Mutex::default() }
     }
 
-    fn agent(&self, url: &Url) -> Result<Agent, RegistryError> {
+    fn agent(&self, url: &Url, trust: Trust) -> Result<Agent, RegistryError> {
         let own = url.scheme() == Scheme::Https && self.certificates.has_own(url.authority());
         let kind = AgentKind {
             scheme: url.scheme(),
-            direct: is_loopback(url.host()),
+            trust,
+            proxy: self.proxies.of(url).cloned(),
             authority: own.then(|| url.authority().to_owned()),
         };
         let mut agents = self.agents.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -154,11 +164,10 @@ impl Transport {
             .timeout_resolve(Some(self.policy.connect))
             .timeout_per_read(Some(self.policy.stall))
             .timeout_per_write(Some(self.policy.stall));
-        if kind.direct {
-            config = config.proxy(None);
-        }
+        // Not ureq's own reading of the environment, which takes HTTP_PROXY for https, too.
+        config = config.proxy(kind.proxy.as_ref().map(proxy_of).transpose()?);
         if kind.scheme == Scheme::Https {
-            config = config.tls_config(self.certificates.configuration(url.authority())?);
+            config = config.tls_config(self.certificates.configuration(url.authority(), trust)?);
         }
         let agent = config.build().new_agent();
         agents.insert(kind, agent.clone());
@@ -191,7 +200,9 @@ impl Transport {
         url: &Url,
         authorization: Option<&str>,
     ) -> Result<Answer, RegistryError> {
-        let agent = self.agent(url)?;
+        // Where a redirect leads, the user's word about the registry says nothing.
+        let trust = if url.authority() == request.url.authority() { request.trust } else { Trust::Verified };
+        let agent = self.agent(url, trust)?;
         let mut builder = http::Request::builder().method(request.method.clone()).uri(url.with_query());
         for (name, value) in &request.headers {
             builder = builder.header(*name, value);
@@ -237,18 +248,28 @@ impl Transport {
             Patience::Commit => self.policy.commit,
             Patience::Probe => PROBE_LIMIT.min(self.policy.stall),
         };
+        let connect = Some(match request.patience {
+            Patience::Probe => PROBE_LIMIT.min(self.policy.connect),
+            Patience::Stall | Patience::Commit => self.policy.connect,
+        });
         match body.into() {
             Payload::None => {
                 let request = builder.body(())?;
-                agent.run(agent.configure_request(request).timeout_per_read(Some(limit)).build())
+                agent.run(
+                    agent.configure_request(request).timeout_per_read(Some(limit)).timeout_connect(connect).build(),
+                )
             }
             Payload::Bytes(bytes) => {
                 let request = builder.body(bytes)?;
-                agent.run(agent.configure_request(request).timeout_per_read(Some(limit)).build())
+                agent.run(
+                    agent.configure_request(request).timeout_per_read(Some(limit)).timeout_connect(connect).build(),
+                )
             }
             Payload::Reader(reader) => {
                 let request = builder.body(reader)?;
-                agent.run(agent.configure_request(request).timeout_per_read(Some(limit)).build())
+                agent.run(
+                    agent.configure_request(request).timeout_per_read(Some(limit)).timeout_connect(connect).build(),
+                )
             }
         }
     }
@@ -289,6 +310,10 @@ impl Transport {
             thread::sleep(delay);
         }
     }
+}
+
+fn proxy_of(setting: &Setting) -> Result<ureq::Proxy, RegistryError> {
+    ureq::Proxy::new(&setting.address).map_err(|_| RegistryError::Proxy { variable: setting.variable })
 }
 
 /// What ureq is given to send.
@@ -413,6 +438,12 @@ fn classified(error: ureq::Error, request: &Request<'_>, url: &Url) -> RegistryE
             ) =>
         {
             RegistryError::Connect { host, reason: escaped(&error.to_string()) }
+        }
+        // The standard library has no kind for what its resolver says.
+        ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
+            let reason = error.to_string();
+            let words = reason.rsplit(": ").next().unwrap_or_default();
+            RegistryError::Connect { host, reason: format!("host not found ({})", escaped(words)) }
         }
         // The kind that rustls gives its errors, seen before any byte of an answer.
         ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {

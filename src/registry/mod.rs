@@ -10,22 +10,29 @@
 //! - what a registry says is escaped before it is shown.
 //!
 //! It must not know of the store, of layers' content, or of command lines. Files in reading order: [`pull`], [`push`] (whole
-//! images), `blob`, `upload` (their parts), `session` (one registry), `auth`, `challenge`, [`credentials`], `helper`, `http`,
-//! `answer`, `retry`, `tls`, `url`, `error`.
+//! images), [`compose`] (indexes), `blob`, `upload` (their parts), `sources`, `registries`, `configuration` (where names
+//! lead), `session` (one registry), `auth`, `challenge`, [`credentials`], [`login`], `helper`, `http`, `proxy`, `answer`,
+//! `retry`, `tls`, `url`, `error`.
 
 mod answer;
 mod auth;
 mod blob;
 mod challenge;
+pub mod compose;
+mod configuration;
 pub mod credentials;
 mod download;
 mod error;
 mod helper;
 mod http;
+pub mod login;
+mod proxy;
 pub mod pull;
 pub mod push;
+mod registries;
 mod retry;
 mod session;
+mod sources;
 mod tls;
 mod upload;
 mod url;
@@ -35,25 +42,35 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 pub use blob::BlobReader;
+pub use configuration::RegistryFiles;
 pub use download::{Download, DownloadRequest, Downloaded, without_credentials};
 pub use error::RegistryError;
+pub use proxy::Proxies;
 pub use pull::Resolved;
+pub use registries::{Registries, RegistriesError};
 pub use retry::RetryPolicy;
+pub use session::Entered;
 pub use upload::{MountOutcome, PushOutcome, UploadSession};
 
 use credentials::Credentials;
 use http::Transport;
 use session::Session;
-use tls::Certificates;
+use sources::Places;
+use tls::{Certificates, Trust};
 
 /// How registries are spoken to.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// Registries that are spoken to in plain http: `host:port`, or `host` for all its ports.
+    /// Registries whose certificate does not matter, and that may speak plain http: `host:port`, `host` for all its ports,
+    /// `*` for all.
     pub insecure: Vec<String>,
     /// Files of certificates in PEM form that are trusted beside the system's.
     pub ca_certificates: Vec<PathBuf>,
-    /// Directories with a directory of `*.crt` files per registry.
+    /// What is said about mirrors, short names and the like.
+    pub registries: RegistryFiles,
+    /// What the environment says about proxies.
+    pub proxies: Proxies,
+    /// Directories with a directory of certificates per registry.
     pub certificate_directories: Vec<PathBuf>,
     /// Where credentials are found.
     pub credentials: Credentials,
@@ -69,7 +86,9 @@ impl Default for ClientOptions {
         ClientOptions {
             insecure: Vec::new(),
             ca_certificates: Vec::new(),
-            certificate_directories: vec!["/etc/docker/certs.d".into(), "/etc/containers/certs.d".into()],
+            registries: RegistryFiles::none(),
+            proxies: Proxies::none(),
+            certificate_directories: Vec::new(),
             credentials: Credentials::none(),
             user_agent: concat!("rbuild/", env!("CARGO_PKG_VERSION")).to_owned(),
             retry: RetryPolicy::default(),
@@ -78,14 +97,19 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
-    /// With what the environment and the home directory have: credentials and `certs.d`.
+    /// With what the environment, the home directory and `/etc` have: credentials, proxies, `registries.conf`, `certs.d`.
     pub fn load() -> ClientOptions {
-        let mut options = ClientOptions { credentials: Credentials::load(), ..ClientOptions::default() };
-        if let Some(home) = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from) {
-            options.certificate_directories.push(home.join(".config/containers/certs.d"));
-            options.certificate_directories.push(home.join(".docker/certs.d"));
+        let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+        // The user's own first: of client certificates the first is shown.
+        let own = home.iter().flat_map(|home| [home.join(".config/containers/certs.d"), home.join(".docker/certs.d")]);
+        let system = ["/etc/containers/certs.d".into(), "/etc/docker/certs.d".into()];
+        ClientOptions {
+            credentials: Credentials::load(),
+            registries: RegistryFiles::load(),
+            proxies: Proxies::load(),
+            certificate_directories: own.chain(system).collect(),
+            ..ClientOptions::default()
         }
-        options
     }
 }
 
@@ -99,21 +123,18 @@ struct Shared {
     transport: Transport,
     credentials: Credentials,
     insecure: Vec<String>,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    places: Places,
+    sessions: Mutex<HashMap<(String, Trust), Arc<Session>>>,
 }
 
 impl Client {
     /// Makes a client; nothing is read or asked before the first request.
     pub fn new(options: ClientOptions) -> Client {
         let certificates = Certificates::new(options.ca_certificates, options.certificate_directories);
-        let transport = Transport::new(options.retry, options.user_agent, certificates);
+        let transport = Transport::new(options.retry, options.user_agent, certificates, options.proxies);
+        let places = Places::new(options.registries);
         let (credentials, insecure) = (options.credentials, options.insecure);
-        Client { shared: Arc::new(Shared { transport, credentials, insecure, sessions: Mutex::default() }) }
-    }
-
-    fn session(&self, registry: &str) -> Arc<Session> {
-        let mut sessions = self.shared.sessions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        sessions.entry(registry.to_owned()).or_insert_with(|| Arc::new(Session::new(registry))).clone()
+        Client { shared: Arc::new(Shared { transport, credentials, insecure, places, sessions: Mutex::default() }) }
     }
 }
 

@@ -7,6 +7,7 @@ use super::answer::Answer;
 use super::auth::Access;
 use super::error::{RegistryError, escaped};
 use super::http::Request;
+use super::registries::Naming;
 use super::session::refusal;
 use crate::digest::Digest;
 use crate::image::config::ImageConfig;
@@ -20,7 +21,7 @@ use crate::progress::Task;
 const MANIFEST_LIMIT: u64 = 4 << 20;
 
 /// The largest image config.
-const CONFIG_LIMIT: u64 = 8 << 20;
+pub(super) const CONFIG_LIMIT: u64 = 8 << 20;
 
 /// How deep an index may lie in an index.
 const DEPTH_LIMIT: usize = 5;
@@ -59,8 +60,12 @@ pub struct PulledImage {
 }
 
 impl Client {
-    /// Reads the manifest or index that a reference names; a digest in it wins over a tag.
+    /// Reads the manifest or index that a reference names; a digest in it wins over a tag. Mirrors are asked first.
     pub fn resolve(&self, reference: &Reference, task: Option<&Task>) -> Result<Resolved, RegistryError> {
+        self.read_from_sources(reference, naming_of(reference), task, |source| self.resolve_at(source, task))
+    }
+
+    fn resolve_at(&self, reference: &Reference, task: Option<&Task>) -> Result<Resolved, RegistryError> {
         let shown = reference.to_string();
         let answer = self.ask_for_manifest(Method::GET, reference, &reference.version(), task)?;
         if answer.status != 200 {
@@ -82,6 +87,17 @@ impl Client {
 
     /// Asks what a reference names without reading it; `None` where there is nothing of that name.
     pub fn head_manifest(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
+        let found = self.read_from_sources(reference, naming_of(reference), None, |source| {
+            let missing = || RegistryError::NotFound { reference: source.to_string() };
+            self.head_manifest_at(source)?.ok_or_else(missing)
+        });
+        match found {
+            Err(error) if matches!(error.last(), RegistryError::NotFound { .. }) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    fn head_manifest_at(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
         let answer = self.ask_for_manifest(Method::HEAD, reference, &reference.version(), None)?;
         match answer.status {
             200 => {}
@@ -92,7 +108,7 @@ impl Client {
         let (Some(digest), Some(size), Some(media_type)) = (claimed_digest(&answer), size, content_type(&answer))
         else {
             // The spec does not oblige registries to say all of it.
-            let resolved = self.resolve(reference, None)?;
+            let resolved = self.resolve_at(reference, None)?;
             return Ok(Some(Descriptor::new(&resolved.media_type, resolved.digest, resolved.bytes.len() as u64)));
         };
         if let Some(expected) = reference.digest().filter(|expected| *expected != digest) {
@@ -103,6 +119,10 @@ impl Client {
 
     /// Reads the manifest that a descriptor points at, in the reference's repository.
     pub fn manifest(&self, reference: &Reference, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {
+        self.read_from_sources(reference, Naming::Digest, None, |source| self.manifest_at(source, descriptor))
+    }
+
+    fn manifest_at(&self, reference: &Reference, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {
         let expected = descriptor.digest;
         let shown = format!("{}/{}@{expected}", reference.registry(), reference.repository());
         if descriptor.size > MANIFEST_LIMIT {
@@ -192,6 +212,10 @@ pub fn resolve_platform(
         status: 0,
         message: format!("indexes lie in indexes more than {DEPTH_LIMIT} deep"),
     })
+}
+
+fn naming_of(reference: &Reference) -> Naming {
+    if reference.digest().is_some() { Naming::Digest } else { Naming::Tag }
 }
 
 fn content_type(answer: &Answer) -> Option<String> {

@@ -1,6 +1,6 @@
 //! All requests to one registry: its address, its scheme, and how it wants to be convinced.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use ureq::http::Method;
 
@@ -10,6 +10,7 @@ use super::auth::{Access, Asker, Authority, Authorization};
 use super::challenge;
 use super::error::RegistryError;
 use super::http::{Patience, Request};
+use super::tls::Trust;
 use super::url::{Scheme, Url, host_of, is_loopback};
 use crate::image::reference::{DEFAULT_REGISTRY, Reference};
 use crate::progress::Task;
@@ -19,50 +20,83 @@ const DOCKER_HOST: &str = "registry-1.docker.io";
 
 pub(super) struct Session {
     registry: String,
+    trust: Trust,
     origin: Mutex<Option<Url>>,
     authority: Authority,
 }
 
+/// How a registry let somebody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entered {
+    /// It wanted credentials, and took these.
+    Convinced,
+    /// It wanted none.
+    Unasked,
+}
+
 impl Session {
-    pub fn new(registry: &str) -> Session {
-        Session { registry: registry.to_owned(), origin: Mutex::default(), authority: Authority::default() }
+    pub fn new(registry: &str, trust: Trust) -> Session {
+        Session { registry: registry.to_owned(), trust, origin: Mutex::default(), authority: Authority::default() }
     }
 }
 
 impl Client {
     /// The address of something in a repository (`blobs/sha256:…`).
     pub(super) fn address(&self, reference: &Reference, rest: &str) -> Result<Url, RegistryError> {
-        let origin = self.origin(&self.session(reference.registry()))?;
+        let origin = self.origin(self.session(reference)?.as_ref())?;
         Ok(origin.with_target(&format!("/v2/{}/{rest}", reference.repository())))
     }
 
-    /// Scheme and host of a registry. On this machine it is found out by trying, as Docker does: TLS first, and plain http
-    /// where there is none. A certificate that is not trusted is an error, not a reason to go without.
+    /// Tries whether the registry that a name is in takes the client's credentials.
+    pub fn enter(&self, reference: &Reference) -> Result<Entered, RegistryError> {
+        let session = self.session(reference)?;
+        let origin = self.origin(&session)?;
+        let request = Request::new(Method::GET, origin.with_target("/v2/"));
+        let answer = self.send(reference, &Access::entry(), &request)?;
+        if answer.status != 200 {
+            return Err(refusal(answer, reference, reference.registry()));
+        }
+        answer.discard();
+        Ok(if session.authority.was_asked() { Entered::Convinced } else { Entered::Unasked })
+    }
+
+    /// What is known about the registry of a name.
+    fn session(&self, reference: &Reference) -> Result<Arc<Session>, RegistryError> {
+        let registry = reference.registry();
+        let named = |entry: &String| entry == registry || entry == host_of(registry) || entry == "*";
+        let registries = self.shared.places.registries()?;
+        registries.allow(reference)?;
+        let is_insecure = self.shared.insecure.iter().any(named) || registries.is_insecure(reference);
+        let trust = if is_insecure { Trust::Insecure } else { Trust::Verified };
+        let mut sessions = self.shared.sessions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let key = (registry.to_owned(), trust);
+        Ok(sessions.entry(key).or_insert_with(|| Arc::new(Session::new(registry, trust))).clone())
+    }
+
+    /// Scheme and host of a registry. On this machine, and where it may be insecure, it is found out by trying, as Docker
+    /// does: TLS first, and plain http where there is none. A certificate that is not trusted is an error, not a reason to
+    /// go without, unless the user said that it does not matter.
     pub(super) fn origin(&self, session: &Session) -> Result<Url, RegistryError> {
         let mut known = session.origin.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(origin) = known.as_ref() {
             return Ok(origin.clone());
         }
         let registry = session.registry.as_str();
-        let host = host_of(registry);
-        let named = |entry: &String| entry == registry || entry == host;
         let authority = if registry == DEFAULT_REGISTRY { DOCKER_HOST } else { registry };
         let origin = Url::new(Scheme::Https, &authority.to_ascii_lowercase(), "/v2/");
-        if self.shared.insecure.iter().any(named) {
-            return Ok(known.insert(origin.with_scheme(Scheme::Http)).clone());
-        }
-        if !is_loopback(host) {
+        if session.trust == Trust::Verified && !is_loopback(host_of(registry)) {
             return Ok(known.insert(origin).clone());
         }
-        Ok(match self.probe(&origin)? {
+        Ok(match self.probe(&origin, session.trust)? {
             Some(scheme) => known.insert(origin.with_scheme(scheme)).clone(),
             None => origin.with_scheme(Scheme::Http),
         })
     }
 
-    /// Which scheme a registry on this machine speaks; `None` where nobody listens (yet).
-    fn probe(&self, origin: &Url) -> Result<Option<Scheme>, RegistryError> {
-        let request = Request { patience: Patience::Probe, ..Request::new(Method::GET, origin.clone()) };
+    /// Which scheme a registry speaks; `None` where nobody listens for TLS (yet).
+    fn probe(&self, origin: &Url, trust: Trust) -> Result<Option<Scheme>, RegistryError> {
+        let request = Request::new(Method::GET, origin.clone()).trust(trust);
+        let request = Request { patience: Patience::Probe, ..request };
         match self.shared.transport.exchange(&request, origin, None) {
             Ok(answer) => {
                 answer.discard();
@@ -85,8 +119,9 @@ impl Client {
         access: &Access,
         request: &Request<'_>,
     ) -> Result<Answer, RegistryError> {
-        let session = self.session(reference.registry());
+        let session = self.session(reference)?;
         let origin = self.origin(&session)?;
+        let request = &request.clone().trust(session.trust);
         self.shared.transport.retrying(request, || self.attempt(&session, &origin, access, request))
     }
 
@@ -131,7 +166,7 @@ impl Client {
 
     fn asker<'a>(&'a self, session: &'a Session, origin: &'a Url, task: Option<&'a Task>) -> Asker<'a> {
         let (transport, credentials) = (&self.shared.transport, &self.shared.credentials);
-        Asker { transport, credentials, registry: &session.registry, origin, task }
+        Asker { transport, credentials, registry: &session.registry, origin, trust: session.trust, task }
     }
 }
 

@@ -117,7 +117,7 @@ impl Url {
         self.scheme == other.scheme && self.host() == other.host() && self.port() == other.port()
     }
 
-    fn port(&self) -> Option<u16> {
+    pub(super) fn port(&self) -> Option<u16> {
         port_of(&self.authority).map_or(Some(self.scheme.default_port()), |port| port.parse().ok())
     }
 

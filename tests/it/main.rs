@@ -6,7 +6,8 @@
 //! the variable `CI` is set.
 //!
 //! Variables: `RBUILD_TEST_BIN` (the program to test), `RBUILD_TEST_SOURCE` (the checkout), `RBUILD_TEST_CACHE` (base images,
-//! kept between runs), `UPDATE=1` (rewrite the expectations in testdata/build), `CI`.
+//! kept between runs), `UPDATE=1` (rewrite the expectations in testdata/build), `RBUILD_TEST_THOROUGH=1` (every fault, 2,000
+//! kills, 300 power cuts, 200 builds at once, five minutes of mixed work: hours), `CI`.
 
 #[macro_use]
 mod harness;
@@ -34,6 +35,7 @@ mod interrupt;
 mod ladder;
 mod leftovers;
 mod limits;
+mod login;
 mod main_job;
 mod mounts;
 mod network;
@@ -41,6 +43,8 @@ mod offline;
 mod outputs;
 mod owners;
 mod places;
+mod platforms;
+mod registries;
 mod registry;
 mod remote;
 mod reproducible;
@@ -49,3 +53,4 @@ mod secrets;
 mod secrets_scan;
 mod shell;
 mod store;
+mod surroundings;

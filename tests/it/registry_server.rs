@@ -23,6 +23,8 @@ pub enum Access {
     Plain,
     /// HTTPS with a certificate of a private authority.
     Tls,
+    /// HTTPS, to who shows a certificate of the same authority.
+    ClientCertificate,
     /// HTTP with a password.
     Password,
 }
@@ -38,7 +40,7 @@ pub struct Registry {
 pub fn missing_programs(access: Access) -> Option<&'static str> {
     let needs: &[&str] = match access {
         Access::Plain => &["docker-registry", "setpriv"],
-        Access::Tls => &["docker-registry", "setpriv", "openssl"],
+        Access::Tls | Access::ClientCertificate => &["docker-registry", "setpriv", "openssl"],
         Access::Password => &["docker-registry", "setpriv", "htpasswd"],
     };
     needs.iter().copied().find(|name| !has_program(name))
@@ -105,6 +107,11 @@ impl Registry {
         self.directory.path()
     }
 
+    /// A client's certificate of that authority, and its key.
+    pub fn client(&self) -> [PathBuf; 2] {
+        ["client.crt", "client.key"].map(|name| self.directory.path().join(name))
+    }
+
     /// Everything the registry printed, one line per request.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
@@ -159,6 +166,13 @@ fn write_configuration(directory: &Path, port: u16, access: Access) {
             make_certificates(directory);
             text += &format!("  tls: {{certificate: {0}/server.crt, key: {0}/server.key}}\n", directory.display());
         }
+        Access::ClientCertificate => {
+            make_certificates(directory);
+            text += &format!(
+                "  tls: {{certificate: {0}/server.crt, key: {0}/server.key, clientcas: [{0}/ca.crt]}}\n",
+                directory.display()
+            );
+        }
         Access::Password => {
             let made = succeed(Command::new("htpasswd").args(["-B", "-b", "-n", USER_NAME, PASSWORD]));
             fs::write(directory.join("htpasswd"), made.stdout).expect("write the passwords");
@@ -183,6 +197,11 @@ fn make_certificates(directory: &Path) {
     openssl(&format!("req -new {key} -subj /CN=127.0.0.1 -keyout server.key -out server.csr"));
     openssl(
         "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile server.ext -out server.crt",
+    );
+    fs::write(directory.join("client.ext"), "extendedKeyUsage=clientAuth\n").expect("write the client's extensions");
+    openssl(&format!("req -new {key} -subj /CN=client -keyout client.key -out client.csr"));
+    openssl(
+        "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile client.ext -out client.crt",
     );
     // The users of the tests read the authority's certificate.
     use std::os::unix::fs::PermissionsExt;

@@ -129,7 +129,12 @@ pub fn digest_of(bytes: &[u8]) -> String {
 
 impl Registry {
     pub fn start(auth: Auth) -> Registry {
-        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Registry::start_at("127.0.0.1:0", auth).expect("a free port")
+    }
+
+    /// Starts one at an address; `None` where this machine does not have it.
+    pub fn start_at(address: &str, auth: Auth) -> Option<Registry> {
+        let socket = TcpListener::bind(address).ok()?;
         let address = socket.local_addr().expect("an address");
         let state = Arc::new(Mutex::new(State { auth, ..State::default() }));
         let stop = Arc::new(AtomicBool::new(false));
@@ -146,7 +151,7 @@ impl Registry {
                 thread::spawn(move || serve(&shared, address, stream).ok());
             }
         });
-        Registry { address, state, stop, listener: Some(listener) }
+        Some(Registry { address, state, stop, listener: Some(listener) })
     }
 
     /// Host and port, as they stand in an image's name.

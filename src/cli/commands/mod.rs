@@ -8,9 +8,11 @@ mod compare;
 mod doctor;
 mod explain;
 mod image;
+mod index;
 mod inputs;
 mod inspect;
 mod list;
+mod login;
 mod manual;
 mod remote;
 mod report;
@@ -59,6 +61,10 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Load(request) => archive::load(&request),
         Command::Import(request) => archive::import(&request),
         Command::Export(request) => archive::export(&request, environment),
+        Command::CreateIndex(request) => index::create(&request, environment),
+        Command::InspectIndex(request) => index::inspect(&request),
+        Command::Login(request) => login::login(&request, environment),
+        Command::Logout(request) => login::logout(&request),
         Command::Doctor(request) => doctor::run(&request),
         Command::Show(text) => print(&text),
         Command::Completion(shell) => manual::completion(shell),
@@ -115,11 +121,18 @@ fn open_store(root: &Path) -> Result<Store, Failure> {
 }
 
 fn client(options: &RegistryOptions) -> Client {
-    Client::new(ClientOptions {
+    Client::new(client_options(options))
+}
+
+/// What the command line says about registries, beside what the surroundings do.
+fn client_options(options: &RegistryOptions) -> ClientOptions {
+    let loaded = ClientOptions::load();
+    ClientOptions {
         insecure: options.insecure.clone(),
         ca_certificates: options.ca_certificates.clone(),
-        ..ClientOptions::load()
-    })
+        registries: loaded.registries.clone().with_mirrors(options.mirrors.clone()),
+        ..loaded
+    }
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {

@@ -24,6 +24,7 @@ use crate::image::config::ContainerConfig;
 use crate::image::media_type::Compression;
 use crate::image::reference::Reference;
 use crate::progress::{Outcome, Progress};
+use crate::registry::Client;
 use crate::sandbox::{
     Access, Cancel, Foreground, Mount, MountKind, Network, Options, SandboxError, Status, Stream, StreamKind, Streams,
 };
@@ -55,7 +56,7 @@ fn run_here(request: &RunImage, environment: &Environment) -> Result<u8, Failure
     let registry = client(&request.registries);
     let namespace = Namespace::new(Options::new(store.root().join("trees")));
     let layers = Layers::new(&store, &registry, &namespace);
-    let tagged = find(request, environment, &layers)?;
+    let tagged = find(request, environment, &layers, &registry)?;
     // What is wrong with a change is told before the command runs.
     let change = |commit: &Commit| changed(&config_of(&store, &tagged)?, &commit.changes);
     let config = request.commit.as_ref().map(change).transpose()?;
@@ -95,13 +96,24 @@ fn keep(
 }
 
 /// The image, pulled where it is not here.
-fn find(request: &RunImage, environment: &Environment, layers: &Layers<'_>) -> Result<Tagged, Failure> {
-    let here = match choose(layers.store(), &request.image) {
+fn find(
+    request: &RunImage,
+    environment: &Environment,
+    layers: &Layers<'_>,
+    registry: &Client,
+) -> Result<Tagged, Failure> {
+    let mut image = request.image.clone();
+    if choose(layers.store(), &image).is_err()
+        && let Some(name) = &mut image.name
+    {
+        *name = registry.full_name(name).map_err(|error| failed(&error))?;
+    }
+    let here = match choose(layers.store(), &image) {
         Ok(tagged) if is_whole(layers, &tagged)? => Ok(tagged),
         Ok(tagged) => Err(Failure::new(FailureKind::Other, format!("some layers of {} are not here", tagged.name))),
         Err(failure) => Err(failure),
     };
-    let name = match (&request.image.name, request.pull) {
+    let name = match (&image.name, request.pull) {
         (Some(name), PullPolicy::Always) => name,
         (Some(name), PullPolicy::Missing) if here.is_err() => name,
         _ => return here,
@@ -119,7 +131,7 @@ fn find(request: &RunImage, environment: &Environment, layers: &Layers<'_>) -> R
             )),
         }
     })?;
-    choose(layers.store(), &request.image)
+    choose(layers.store(), &image)
 }
 
 fn is_whole(layers: &Layers<'_>, tagged: &Tagged) -> Result<bool, Failure> {

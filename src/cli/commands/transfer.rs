@@ -22,7 +22,7 @@ pub(super) fn push(request: &Push, environment: &Environment) -> Result<(), Fail
     let ui = Ui::start(request.progress, &environment.ui());
     let progress = Progress::new(ui.sink());
     let blob = BlobForm { compression: Compression::Gzip, level: None };
-    let pushed = build::push_stored(&layers, &tagged.image, &request.destination, blob, &progress);
+    let pushed = build::push_stored(&layers, &tagged, &request.destination, blob, &progress);
     ui.finish();
     let descriptor = pushed.map_err(|error| failed(&error))?;
     print(&format!("{}\n", descriptor.digest))
@@ -36,8 +36,10 @@ pub(super) fn pull(request: &Pull, environment: &Environment) -> Result<(), Fail
     let layers = Layers::new(&store, &registry, &namespace);
     let ui = Ui::start(request.progress, &environment.ui());
     let progress = Progress::new(ui.sink());
-    let pulled = build::pull_image(&layers, &request.image, &request.platform, &progress);
+    let pulled = registry.full_name(&request.image).map_err(|error| failed(&error)).and_then(|name| {
+        build::pull_image(&layers, &name, &request.platform, &progress).map_err(|error| failed(&error))
+    });
     ui.finish();
-    let digest = pulled.map_err(|error| failed(&error))?;
+    let digest = pulled?;
     print(&format!("{digest}\n"))
 }

@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use super::fields::Given;
-use super::{InvalidRequest, RegistryOptions, Verbosity};
-use crate::cli::args::{BuildArguments, GlobalArguments, RegistryArguments, Switch};
+use super::{InvalidRequest, Verbosity};
+use crate::cli::args::{BuildArguments, GlobalArguments, Switch};
 use crate::cli::environment::Environment;
 use crate::diagnostic::did_you_mean;
 use crate::image::platform::Platform;
@@ -22,7 +22,7 @@ pub(super) fn references(flag: &'static str, texts: &[String]) -> Result<Vec<Ref
             let reason = "a name for a new image cannot have a digest".to_owned();
             return Err(InvalidRequest::InvalidValue { flag, value: text.clone(), reason });
         }
-        if !references.contains(&reference) {
+        if !references.iter().any(|known| known.to_string() == reference.to_string()) {
             references.push(reference);
         }
     }
@@ -156,19 +156,6 @@ pub(super) fn progress_mode(flag: Option<&str>, environment: &Environment) -> Re
         }
     })
 }
-
-pub(super) fn registries(
-    arguments: &RegistryArguments,
-    environment: &Environment,
-) -> Result<RegistryOptions, InvalidRequest> {
-    let is_host = |host: &&String| !host.is_empty() && !host.contains('/') && !host.contains(char::is_whitespace);
-    if let Some(value) = arguments.insecure_registries.iter().find(|host| !is_host(host)) {
-        return Err(Given { flag: "--insecure-registry", value, expected: "HOST or HOST:PORT" }.invalid());
-    }
-    let ca_certificates = arguments.ca_certificates.iter().map(|path| environment.absolute(path)).collect();
-    Ok(RegistryOptions { insecure: arguments.insecure_registries.clone(), ca_certificates })
-}
-
 pub(super) fn store_root(global: &GlobalArguments, environment: &Environment) -> Result<PathBuf, InvalidRequest> {
     match global.root.as_deref() {
         Some("") => Err(Given { flag: "--root", value: "", expected: "a directory" }.invalid()),

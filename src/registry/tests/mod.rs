@@ -1,6 +1,8 @@
 //! The client against the registry in this process (each of its faults), and against a real one.
 
 mod auth;
+mod compose;
+mod places;
 mod pull;
 mod push;
 mod real;
