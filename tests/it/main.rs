@@ -44,6 +44,7 @@ mod outputs;
 mod owners;
 mod places;
 mod platforms;
+mod recipes;
 mod registries;
 mod registry;
 mod remote;
