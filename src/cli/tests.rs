@@ -89,6 +89,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         sameness,
         image_id_file,
         metadata_file,
+        digest_files,
         secrets,
         ssh,
         network,
