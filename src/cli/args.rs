@@ -7,6 +7,7 @@ mod archive;
 mod build;
 mod caches;
 mod compare;
+mod executor;
 mod image;
 mod index;
 mod limits;
@@ -25,6 +26,7 @@ pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
 pub use caches::CacheArguments;
 pub use compare::DiffArguments;
+pub use executor::{ExecutorArguments, OtherExecutorArguments};
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
 pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};
 pub use limits::LimitArguments;
@@ -50,6 +52,13 @@ Examples:
 
 A directory named like a command is written with a slash: rbuild ./images
 Exit status: 0, the exit status of a RUN that failed, 2 for a wrong command line, 130 after Ctrl-C, 1 otherwise.";
+
+const EXECUTOR_HELP: &str = "\
+Takes the place of gcr.io/kaniko-project/executor: the same flags, and the same meaning. A link or copy of rbuild that is
+named `executor` needs no word before them. Flags about kaniko's own way of working (snapshots, clean-up) are taken and need
+nothing done; what cannot be followed is told, or an error where the result depends on it.
+
+  rbuild executor --context dir:///workspace --dockerfile Dockerfile --destination registry.example/app:1 --cache=true";
 
 /// Builds container images from Dockerfiles: no daemon, no root, no set-up.
 ///
@@ -115,6 +124,9 @@ pub enum Subcommand {
     Push(PushArguments),
     /// Pull an image from its registry
     Pull(PullArguments),
+    /// Build with the flags of kaniko's executor
+    #[command(after_help = EXECUTOR_HELP)]
+    Executor(Box<ExecutorArguments>),
     /// Keep credentials for a registry
     Login(LoginArguments),
     /// Forget credentials for a registry

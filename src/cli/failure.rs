@@ -166,6 +166,9 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
         RegistryError::Unauthorized { registry, credentials: Some(found), .. } => {
             Some(format!("{registry} does not accept the credentials from {found}"))
         }
+        RegistryError::ManifestRefused { media_type, .. } if media_type.contains(".oci.") => Some(
+            "a registry that knows Docker's types alone takes --output type=registry,oci-mediatypes=false".to_owned(),
+        ),
         RegistryError::Tls { host, .. } => {
             Some(format!("--ca-cert FILE names a certificate to trust, --insecure-registry {host} does without"))
         }

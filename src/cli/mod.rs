@@ -18,6 +18,7 @@ mod terminal;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::path::Path;
 
 use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -200,6 +201,9 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Check(check) => Command::Check(CheckStore::resolve(check, global, environment)?),
         Subcommand::Push(push) => Command::Push(Push::resolve(push, global, environment)?),
         Subcommand::Pull(pull) => Command::Pull(Pull::resolve(pull, global, environment)?),
+        Subcommand::Executor(executor) => {
+            Command::Build(Box::new(Request::resolve_executor(*executor, global, environment)?))
+        }
         Subcommand::Login(login) => Command::Login(Box::new(Login::resolve(login, environment)?)),
         Subcommand::Logout(logout) => Command::Logout(Logout::resolve(logout, environment)?),
         Subcommand::Tag(tag) => Command::Tag(TagImage::resolve(tag, global, environment)?),
@@ -226,6 +230,10 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
 /// Only flags that every subcommand has may stand before a subcommand. A word that names one wins over a directory of
 /// that name, which is written `./images`.
 fn with_default_subcommand(mut argv: Vec<OsString>, command: &clap::Command) -> Vec<OsString> {
+    if is_executor(&argv) {
+        argv.insert(1, OsString::from("executor"));
+        return argv;
+    }
     let place = place_of_subcommand(&argv);
     let is_known = match argv.get(place).and_then(|word| word.to_str()) {
         Some("-h" | "--help" | "-V" | "--version" | "help") => true,
@@ -241,6 +249,14 @@ fn with_default_subcommand(mut argv: Vec<OsString>, command: &clap::Command) -> 
         argv.insert(argv.len().min(1), OsString::from("build"));
     }
     argv
+}
+
+/// Whether the program goes by the name of kaniko's, and builds.
+fn is_executor(argv: &[OsString]) -> bool {
+    let name = argv.first().map(Path::new).and_then(Path::file_name);
+    let first = argv.get(1).and_then(|word| word.to_str());
+    name.is_some_and(|name| name == "executor")
+        && !matches!(first, Some("executor" | "login" | "version" | "--version"))
 }
 
 /// Where a subcommand stands, if there is one: behind the flags that every one has.

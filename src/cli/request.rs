@@ -11,6 +11,7 @@ pub mod commands;
 pub mod compare;
 pub mod container;
 mod context;
+pub mod executor;
 mod fields;
 pub mod index;
 mod invalid;
@@ -40,6 +41,7 @@ use crate::sandbox::{Isolation, Limits, StorageDriver};
 use crate::ui::ProgressMode;
 use caches::Caches;
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
+use executor::DigestFiles;
 use fields::Given;
 pub use invalid::InvalidRequest;
 pub use output::{Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress};
@@ -92,6 +94,8 @@ pub struct Request {
     pub image_id_file: Option<PathBuf>,
     /// Where to write digests as JSON.
     pub metadata_file: Option<PathBuf>,
+    /// Where kaniko's results are written.
+    pub digest_files: DigestFiles,
     /// Secrets for RUN.
     pub secrets: Vec<Secret>,
     /// SSH agents for RUN.
@@ -282,6 +286,7 @@ impl Request {
             },
             image_id_file: arguments.image_id_file.map(|path| environment.absolute(path)),
             metadata_file: arguments.metadata_file.map(|path| environment.absolute(path)),
+            digest_files: DigestFiles::default(),
             secrets: run::secrets(&arguments.secrets, environment)?,
             ssh: run::ssh(&arguments.ssh, environment)?,
             network,

@@ -90,6 +90,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         layering,
         image_id_file,
         metadata_file,
+        digest_files,
         secrets,
         ssh,
         network,

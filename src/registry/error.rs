@@ -137,6 +137,18 @@ pub enum RegistryError {
     /// What is said about registries could not be read, or forbids it.
     #[error(transparent)]
     Registries(#[from] super::registries::RegistriesError),
+    /// The registry does not take manifests of this type, or not this one.
+    #[error("push {reference} as {media_type}: the registry refuses it (status {status}){}", also(.message))]
+    ManifestRefused {
+        /// What it was pushed as.
+        reference: String,
+        /// The manifest's media type.
+        media_type: String,
+        /// 400 or 415.
+        status: u16,
+        /// What the registry said; may be empty.
+        message: String,
+    },
     /// Neither the registry nor a mirror of it helped.
     #[error("{source}; before that, {others}")]
     Everywhere {

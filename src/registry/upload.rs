@@ -1,6 +1,6 @@
 //! Writes blobs and manifests.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
 use std::thread;
 
@@ -128,7 +128,15 @@ impl Client {
         session: Option<UploadSession>,
     ) -> Result<PushOutcome, RegistryError> {
         let access = Access::push(reference.repository());
-        let upload = Upload { client: self, reference, access, descriptor, open, part: RefCell::new(part) };
+        let upload = Upload {
+            client: self,
+            reference,
+            access,
+            descriptor,
+            open,
+            part: RefCell::new(part),
+            failures: Cell::new(0),
+        };
         upload.run(session)?;
         if let Some(part) = upload.part.into_inner() {
             part.finish();
@@ -145,7 +153,15 @@ impl Client {
         open: OpenBlob<'_>,
     ) -> Result<(), RegistryError> {
         let access = Access::push(reference.repository());
-        let upload = Upload { client: self, reference, access, descriptor, open, part: RefCell::default() };
+        let upload = Upload {
+            client: self,
+            reference,
+            access,
+            descriptor,
+            open,
+            part: RefCell::default(),
+            failures: Cell::new(0),
+        };
         upload.attempt(None, Way::Chunks)
     }
 
@@ -187,7 +203,13 @@ impl Client {
             // Registries over eventually consistent stores forget for a moment the blobs that they just took.
             let forgetful = matches!(&error, RegistryError::Protocol { message, .. } if message.contains("UNKNOWN"));
             if retry >= 3 || !(forgetful || status == 404) {
-                return Err(error);
+                return Err(match error {
+                    RegistryError::Protocol { status: status @ (400 | 415), message, .. } => {
+                        let (reference, media_type) = (reference.to_string(), media_type.to_owned());
+                        RegistryError::ManifestRefused { reference, media_type, status, message }
+                    }
+                    error => error,
+                });
             }
             thread::sleep(self.shared.transport.policy.delay(retry));
             retry += 1;
@@ -202,18 +224,20 @@ struct Upload<'a> {
     descriptor: &'a Descriptor,
     open: OpenBlob<'a>,
     part: RefCell<Option<Part>>,
+    /// Counts those of all tries.
+    failures: Cell<u32>,
 }
 
 impl Upload<'_> {
     fn run(&self, mut session: Option<UploadSession>) -> Result<(), RegistryError> {
         let policy = &self.client.shared.transport.policy;
-        let (mut way, mut retry) = (Way::OnePiece, 0);
+        let mut way = Way::OnePiece;
         loop {
             let error = match self.attempt(session.take(), way) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let after = AfterFailure::of(&error, way);
+            let (after, retry) = (AfterFailure::of(&error, way), self.failures.get());
             if after == AfterFailure::GiveUp || retry >= policy.retries {
                 return Err(error);
             }
@@ -223,7 +247,7 @@ impl Upload<'_> {
                 way = Way::Chunks;
             }
             thread::sleep(policy.delay(retry));
-            retry += 1;
+            self.failures.set(retry + 1);
             // The answer may have been lost, not the blob.
             if self.client.has_for_push(self.reference, &self.descriptor.digest)? {
                 return Ok(());
@@ -294,24 +318,74 @@ impl Upload<'_> {
             if buffer.is_empty() {
                 break;
             }
-            let end = offset + buffer.len() as u64;
-            let request = Request::new(Method::PATCH, session.url.clone())
-                .header("content-type", "application/octet-stream")
-                .header("content-range", format!("{offset}-{}", end - 1))
-                .body(Body::Bytes(&buffer))
-                .commits()
-                .once();
-            let answer = self.client.send(self.reference, &self.access, &request)?;
-            if !matches!(answer.status, 201..=204) {
-                return Err(self.refused(answer));
-            }
-            session = next_session(&answer, Some(&session))?;
-            answer.discard();
-            offset = end;
+            session = self.send_chunk(session, offset, &buffer)?;
+            offset += buffer.len() as u64;
         }
         let url = session.url.with_parameter("digest", &digest.to_string());
         let request = Request::new(Method::PUT, url).body(Body::Bytes(&[])).commits().once();
         self.finished(self.client.send(self.reference, &self.access, &request)?)
+    }
+
+    /// Sends one chunk. Where that fails, the registry is asked how much of it came, and the rest is sent.
+    fn send_chunk(&self, session: UploadSession, start: u64, chunk: &[u8]) -> Result<UploadSession, RegistryError> {
+        let policy = &self.client.shared.transport.policy;
+        let (mut session, mut sent) = (session, 0);
+        loop {
+            let error = match self.patch(&session, start + sent as u64, &chunk[sent..]) {
+                Ok(next) => return Ok(next),
+                Err(error) => error,
+            };
+            let failures = self.failures.get();
+            if AfterFailure::of(&error, Way::Chunks) == AfterFailure::GiveUp || failures >= policy.retries {
+                return Err(error);
+            }
+            thread::sleep(policy.delay(failures));
+            self.failures.set(failures + 1);
+            let Some((next, stored)) = self.ask_how_far(&session) else { return Err(error) };
+            let within = stored.checked_sub(start).and_then(|stored| usize::try_from(stored).ok());
+            // Less than before this chunk, or more than there is: then only a new upload helps.
+            let Some(within) = within.filter(|within| *within <= chunk.len()) else { return Err(error) };
+            if within == chunk.len() {
+                return Ok(next);
+            }
+            if within > sent {
+                // A failure that brought bytes does not count.
+                self.failures.set(failures);
+            }
+            (session, sent) = (next, within);
+        }
+    }
+
+    fn patch(&self, session: &UploadSession, offset: u64, bytes: &[u8]) -> Result<UploadSession, RegistryError> {
+        let request = Request::new(Method::PATCH, session.url.clone())
+            .header("content-type", "application/octet-stream")
+            .header("content-range", format!("{offset}-{}", offset + bytes.len() as u64 - 1))
+            .body(Body::Bytes(bytes))
+            .commits()
+            .once();
+        let answer = self.client.send(self.reference, &self.access, &request)?;
+        if !matches!(answer.status, 201..=204) {
+            return Err(self.refused(answer));
+        }
+        let next = next_session(&answer, Some(session))?;
+        answer.discard();
+        Ok(next)
+    }
+
+    /// How many bytes of an upload the registry has, and where it goes on; `None` where it does not say.
+    fn ask_how_far(&self, session: &UploadSession) -> Option<(UploadSession, u64)> {
+        let request = Request::new(Method::GET, session.url.clone());
+        // What is not known now is found out by sending all again.
+        let answer = self.client.send(self.reference, &self.access, &request).ok()?;
+        if !matches!(answer.status, 200..=204) {
+            return None;
+        }
+        let range = answer.header("range")?.trim_start_matches("bytes=").trim();
+        let last: u64 = range.strip_prefix("0-")?.parse().ok()?;
+        let next = next_session(&answer, Some(session)).ok()?;
+        answer.discard();
+        // `0-0` is what registries say of an upload without a byte, and nobody sends chunks of one.
+        Some((next, if last == 0 { 0 } else { last + 1 }))
     }
 
     fn finished(&self, answer: Answer) -> Result<(), RegistryError> {

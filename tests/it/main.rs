@@ -29,6 +29,7 @@ mod changing;
 mod checks;
 mod concurrent;
 mod errors;
+mod executor;
 mod explain;
 mod foreign;
 mod interrupt;

@@ -44,6 +44,8 @@ pub enum Fault {
     ResetInHeaders,
     /// Reads this many bytes of the request's body and closes the connection.
     ResetInRequest(usize),
+    /// Takes this many bytes of the request's body for all of it, and closes the connection.
+    KeepAndReset(usize),
     /// Does what it is asked, and closes the connection instead of saying so.
     LoseAnswer,
     /// Changes a byte of the body.
@@ -247,6 +249,13 @@ fn serve(state: &Mutex<State>, address: SocketAddr, stream: TcpStream) -> io::Re
         let fault = begin(state, &request, length);
         if let Some(Fault::ResetInRequest(bytes)) = fault {
             io::copy(&mut reader.by_ref().take(bytes as u64), &mut io::sink())?;
+            return stream.shutdown(Shutdown::Both);
+        }
+        if let Some(Fault::KeepAndReset(bytes)) = fault {
+            request.body = vec![0; bytes];
+            reader.read_exact(&mut request.body)?;
+            request.headers.remove("content-range");
+            handle(state, address, &request);
             return stream.shutdown(Shutdown::Both);
         }
         request.body = vec![0; length];

@@ -1,6 +1,6 @@
 //! What `build`, `debug` and `explain` take.
 
-use clap::Args;
+use clap::{Args, FromArgMatches};
 
 use super::switch::{Switch, SwitchArgument};
 use super::{CacheArguments, LayeringArguments, LimitArguments, RegistryArguments, ReproducibleArguments};
@@ -233,4 +233,13 @@ pub struct AcceptedArguments {
     /// Source policy
     #[arg(long = "policy", hide = true, value_name = "POLICY")]
     pub policies: Vec<String>,
+}
+
+impl BuildArguments {
+    /// Reads the flags of `build` from words that rbuild itself wrote; the error is clap's text.
+    pub fn of_words(words: &[String]) -> Result<BuildArguments, String> {
+        let command = BuildArguments::augment_args(clap::Command::new("build").no_binary_name(true));
+        let matches = command.try_get_matches_from(words).map_err(|error| error.to_string())?;
+        BuildArguments::from_arg_matches(&matches).map_err(|error| error.to_string())
+    }
 }

@@ -16,6 +16,7 @@ use crate::build::{
 };
 use crate::cli::environment::Environment;
 use crate::cli::failure::{FULL, Failure, FailureKind};
+use crate::cli::request::executor::{pinned, pinned_with_tag};
 use crate::cli::request::{
     self, Action, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage, NamedContext,
     NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request, Sameness,
@@ -28,6 +29,7 @@ use crate::executor::{
 };
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget, Others};
 use crate::image::media_type::{Compression, Format};
+use crate::image::reference::Reference;
 use crate::plan;
 use crate::progress::Progress;
 use crate::sandbox::{Cancel, Options as SandboxOptions};
@@ -364,6 +366,9 @@ fn write_results(request: &Request, built: &Built) -> Result<(), Failure> {
     if let Some(path) = &request.image_id_file {
         write(path, built.id.to_string())?;
     }
+    if let Some(manifest) = &built.manifest {
+        write_digests(request, &manifest.digest.to_string())?;
+    }
     let Some(path) = &request.metadata_file else { return Ok(()) };
     let mut metadata = serde_json::Map::new();
     let mut add = |name: &str, value: serde_json::Value| metadata.insert(name.to_owned(), value);
@@ -380,6 +385,22 @@ fn write_results(request: &Request, built: &Built) -> Result<(), Failure> {
     }
     let text = serde_json::to_string_pretty(&metadata).map_err(|error| failed(&error))?;
     write(path, format!("{text}\n"))
+}
+
+/// kaniko's result files, in directories that are made for them.
+fn write_digests(request: &Request, digest: &str) -> Result<(), Failure> {
+    let files = &request.digest_files;
+    let each = |pinned: fn(&Reference, &str) -> String| request.tags.iter().map(|name| pinned(name, digest)).collect();
+    for (path, text) in
+        [(&files.digest, digest.to_owned()), (&files.names, each(pinned)), (&files.tagged, each(pinned_with_tag))]
+    {
+        let Some(path) = path else { continue };
+        let directory = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        directory
+            .and_then(|()| std::fs::write(path, text))
+            .map_err(|error| Failure::new(FailureKind::Other, format!("write {}: {error}", path.display())))?;
+    }
+    Ok(())
 }
 
 /// Whether a log has more than the lines that are shown of it anyway.

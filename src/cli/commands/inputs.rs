@@ -56,7 +56,7 @@ impl Inputs {
             named.insert(name.clone(), context);
         }
         let place = match &request.context {
-            ContextSource::Directory(path) => path.display().to_string(),
+            ContextSource::Directory(path) | ContextSource::Archive(path) => path.display().to_string(),
             ContextSource::Stdin => "-".to_owned(),
             ContextSource::Git(address) | ContextSource::Http(address) => without_credentials(address),
         };
@@ -87,6 +87,17 @@ impl Inputs {
                     })?;
                 }
                 Ok((directory(path, ignore, remote.store)?, None))
+            }
+            ContextSource::Archive(path) => {
+                let from = path.display().to_string();
+                let file = std::fs::File::open(path)
+                    .map_err(|error| Failure::new(FailureKind::Other, format!("open the context {from}: {error}")))?;
+                match sent(file, &from, remote.store)? {
+                    Sent::Dockerfile(_) => {
+                        Err(Failure::new(FailureKind::Other, format!("the context {from} is no archive")))
+                    }
+                    archive => archive.with_dockerfile(request),
+                }
             }
             ContextSource::Stdin => {
                 let sent = sent(std::io::stdin(), "standard input", remote.store)?;
@@ -124,6 +135,7 @@ impl Inputs {
             }
             // A path that is whole is of this machine, wherever the context is.
             (_, DockerfileSource::Path(path)) if path.is_absolute() => path.clone(),
+            (ContextSource::Archive(path), _) => return Err(no_dockerfile(&path.display().to_string())),
             (ContextSource::Stdin, _) => return Err(no_dockerfile("the context on standard input")),
             (ContextSource::Git(address) | ContextSource::Http(address), _) => {
                 return Err(no_dockerfile(&without_credentials(address)));
@@ -140,7 +152,9 @@ impl Inputs {
         })?;
         let context = match &request.context {
             ContextSource::Directory(context) => context.as_path(),
-            ContextSource::Stdin | ContextSource::Git(_) | ContextSource::Http(_) => Path::new(""),
+            ContextSource::Archive(_) | ContextSource::Stdin | ContextSource::Git(_) | ContextSource::Http(_) => {
+                Path::new("")
+            }
         };
         let name = path.strip_prefix(context).unwrap_or(&path).display().to_string();
         Ok(Source::new(name, text(bytes)))

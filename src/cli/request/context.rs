@@ -16,6 +16,8 @@ use crate::image::reference::Reference;
 pub enum ContextSource {
     /// A directory that exists.
     Directory(PathBuf),
+    /// An archive on this machine.
+    Archive(PathBuf),
     /// Standard input: an archive; or, where it is none, the Dockerfile of a build without context.
     Stdin,
     /// A Git repository, as Docker writes it: `URL[#REF[:DIR]]`.
@@ -77,6 +79,9 @@ pub(super) fn context(text: &str, environment: &Environment) -> Result<ContextSo
     let path = environment.absolute(text);
     if path.is_dir() && !text.is_empty() {
         return Ok(ContextSource::Directory(path));
+    }
+    if let Some(path) = text.strip_prefix("tar://") {
+        return Ok(ContextSource::Archive(environment.absolute(path)));
     }
     match remote(text) {
         Some(Remote::Git) => Ok(ContextSource::Git(text.to_owned())),

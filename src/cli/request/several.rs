@@ -41,7 +41,7 @@ pub(super) fn check_removal(outputs: &[OutputRequest], context: &ContextSource) 
         let real = path.canonicalize().unwrap_or_else(|_| path.clone());
         let holds_context = match context {
             ContextSource::Directory(context) => context.canonicalize().is_ok_and(|context| context.starts_with(&real)),
-            ContextSource::Stdin | ContextSource::Git(_) | ContextSource::Http(_) => false,
+            ContextSource::Archive(_) | ContextSource::Stdin | ContextSource::Git(_) | ContextSource::Http(_) => false,
         };
         if holds_context || real.parent().is_none() {
             return Err(InvalidRequest::Contradiction {

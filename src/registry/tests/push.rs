@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::super::fake::{Auth, Fault, Registry, digest_of};
 use super::super::push::{PushContent, PushImage, PushIndex, PushLayer, PushReport, push};
@@ -79,15 +80,172 @@ fn a_registry_that_refuses_large_requests_gets_small_ones() {
     }
 }
 
-#[test]
-fn a_chunked_upload_that_loses_its_place_starts_again() {
-    let bytes = vec![7; 10 << 20];
+/// A registry that wants chunks, and a blob of two and a half of them.
+fn chunked() -> (Registry, Vec<u8>) {
     let registry = open_registry();
     registry.plan("PUT", "/uploads/", 1, Fault::Status(413, vec![], ""));
-    registry.plan("PATCH", "/uploads/", 1, Fault::LoseAnswer);
-    registry.plan("PATCH", "/uploads/", 1, Fault::Status(416, vec![], ""));
-    assert_eq!(send(&client(), &registry, &bytes).unwrap(), PushOutcome::Uploaded);
-    assert_eq!(registry.blob("a", &digest_of(&bytes)), Some(bytes));
+    (registry, (0..20 << 20).map(|index: u32| (index / 5) as u8).collect())
+}
+
+/// Bytes that were sent in chunks.
+fn patched(registry: &Registry) -> Vec<usize> {
+    registry.asked().iter().filter(|asked| asked.method == "PATCH").map(|asked| asked.bytes).collect()
+}
+
+#[test]
+fn a_chunk_that_was_cut_goes_on_where_the_registry_has_it() {
+    for (fault, sizes) in [
+        // The registry has all of the chunk: it is not sent again.
+        (Fault::LoseAnswer, vec![8 << 20, 8 << 20, 4 << 20]),
+        // It has some of it: the rest is.
+        (Fault::KeepAndReset(3 << 20), vec![8 << 20, 5 << 20, 8 << 20, 4 << 20]),
+        // It has nothing of it.
+        (Fault::ResetInRequest(1 << 20), vec![8 << 20, 8 << 20, 8 << 20, 4 << 20]),
+        (Fault::Status(503, vec![], ""), vec![8 << 20, 8 << 20, 8 << 20, 4 << 20]),
+        (Fault::Status(500, vec![], "<html>"), vec![8 << 20, 8 << 20, 8 << 20, 4 << 20]),
+    ] {
+        let (registry, bytes) = chunked();
+        registry.plan("PATCH", "/uploads/", 1, fault.clone());
+        assert_eq!(send(&client(), &registry, &bytes).unwrap(), PushOutcome::Uploaded, "{fault:?}");
+        assert!(registry.blob("a", &digest_of(&bytes)) == Some(bytes), "{fault:?}");
+        assert_eq!(patched(&registry), sizes, "{fault:?}");
+        assert_eq!(
+            registry.count("POST", "/uploads/"),
+            2,
+            "{fault:?}: one that was refused, one that was gone on with"
+        );
+    }
+}
+
+#[test]
+fn a_chunked_upload_that_is_gone_starts_again() {
+    for (method, fault) in [
+        ("PATCH", Fault::Status(404, vec![], r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}"#)),
+        ("GET", Fault::Status(404, vec![], "")),
+        ("GET", Fault::Header("range", String::new())),
+        ("GET", Fault::Header("range", "0-99999999".to_owned())),
+        ("GET", Fault::Header("range", "nonsense".to_owned())),
+    ] {
+        let (registry, bytes) = chunked();
+        registry.plan("PATCH", "/uploads/", 1, Fault::Status(416, vec![], ""));
+        registry.plan(method, "/uploads/", 1, fault.clone());
+        assert_eq!(send(&client(), &registry, &bytes).unwrap(), PushOutcome::Uploaded, "{method} {fault:?}");
+        assert!(registry.blob("a", &digest_of(&bytes)) == Some(bytes), "{method} {fault:?}");
+    }
+}
+
+#[test]
+fn a_token_that_expires_in_the_middle_of_a_push_is_replaced() {
+    let registry = Registry::start(Auth::Token("me", "secret"));
+    let client = client_of("me", "secret", &registry);
+    let expired = || {
+        let challenge = format!("Bearer realm=\"{}/token\",service=\"test\"", registry.url());
+        Fault::Status(401, vec![("www-authenticate", challenge)], r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#)
+    };
+    let bytes = vec![3; 9 << 20];
+    for method in ["POST", "PUT"] {
+        registry.plan(method, "/uploads/", 1, expired());
+    }
+    assert_eq!(send(&client, &registry, &bytes).unwrap(), PushOutcome::Uploaded);
+    registry.plan("PUT", "/uploads/", 1, Fault::Status(413, vec![], ""));
+    registry.plan("PATCH", "/uploads/", 1, expired());
+    let more = vec![4; 9 << 20];
+    assert_eq!(send(&client, &registry, &more).unwrap(), PushOutcome::Uploaded);
+    registry.plan("PUT", "/manifests/", 1, expired());
+    client.push_manifest(&reference(&registry, "a:t"), OCI_INDEX, b"{}").unwrap();
+    assert!(registry.blob("a", &digest_of(&bytes)).is_some() && registry.blob("a", &digest_of(&more)).is_some());
+    registry.plan("PUT", "/manifests/", 100, expired());
+    let error = client.push_manifest(&reference(&registry, "a:t"), OCI_INDEX, b"{}").unwrap_err();
+    assert!(matches!(error, RegistryError::Unauthorized { credentials: Some(_), .. }), "{error}");
+}
+
+#[test]
+fn an_upload_goes_where_the_registry_says_however_it_says_it() {
+    // Of the upload that the second POST begins; the first one has this name.
+    for location in [
+        "/v2/a/blobs/uploads/upload-1?state=s%3D1",
+        "upload-1?state=a%2Fb&other=1",
+        "{url}/v2/a/blobs/uploads/upload-1",
+        "//{host}/v2/a/blobs/uploads/upload-1?x",
+    ] {
+        let registry = open_registry();
+        let location = location.replace("{url}", &registry.url()).replace("{host}", &registry.host());
+        registry.plan("POST", "/uploads/", 1, Fault::Header("location", location.clone()));
+        assert_eq!(send(&client(), &registry, b"x").unwrap(), PushOutcome::Uploaded, "{location}");
+        let put = registry.asked().into_iter().find(|asked| asked.method == "PUT").unwrap();
+        let separator = if location.contains('?') { '&' } else { '?' };
+        let kept = location.rsplit('/').next().unwrap();
+        assert!(
+            put.target.ends_with(&format!("{kept}{separator}digest={}", digest_of(b"x").replace(':', "%3A"))),
+            "{put:?}"
+        );
+    }
+}
+
+#[test]
+fn an_answer_of_a_push_may_leave_the_digest_out_but_not_give_another() {
+    let registry = open_registry();
+    for path in ["/uploads/", "/manifests/"] {
+        registry.plan("PUT", path, 1, Fault::Header("docker-content-digest", String::new()));
+    }
+    assert_eq!(send(&client(), &registry, b"x").unwrap(), PushOutcome::Uploaded);
+    let tag = reference(&registry, "a:t");
+    assert_eq!(client().push_manifest(&tag, OCI_INDEX, b"{}").unwrap(), Digest::of(b"{}"));
+    let other = || Fault::Header("docker-content-digest", digest_of(b"other"));
+    registry.plan("PUT", "/uploads/", 1, other());
+    assert!(matches!(send(&client(), &registry, b"y").unwrap_err(), RegistryError::Digest { .. }));
+    registry.plan("PUT", "/manifests/", 1, other());
+    let error = client().push_manifest(&tag, OCI_INDEX, b"{}").unwrap_err();
+    assert!(matches!(error, RegistryError::Digest { .. }), "{error}");
+}
+
+#[test]
+fn an_answer_to_a_push_that_does_not_come_is_not_waited_for_for_ever() {
+    let registry = open_registry();
+    registry.plan("POST", "/uploads/", 1, Fault::Delay(Duration::from_secs(30)));
+    assert_eq!(send(&client(), &registry, b"x").unwrap(), PushOutcome::Uploaded);
+    assert_eq!(registry.count("POST", "/uploads/"), 2);
+}
+
+#[test]
+fn a_page_of_a_proxy_is_no_message() {
+    let registry = open_registry();
+    let page = Fault::Status(403, vec![("content-type", "text/html".into())], "<html><script>alert(1)</script></html>");
+    registry.plan("", "", 100, page);
+    let error = send(&client(), &registry, b"x").unwrap_err().to_string();
+    assert!(error.contains("denied") && !error.contains("script"), "{error}");
+}
+
+#[test]
+fn redirects_of_a_push_without_end_are_an_error() {
+    let registry = open_registry();
+    registry.plan("POST", "/uploads/", 100, Fault::Redirect(307, registry.url()));
+    let error = send(&client(), &registry, b"x").unwrap_err().to_string();
+    assert!(error.contains("more than 10 redirects"), "{error}");
+}
+
+#[test]
+fn a_manifest_is_put_again_while_the_registry_forgets_its_blobs() {
+    for status in [404, 400] {
+        let registry = open_registry();
+        let forgetful = Fault::Status(status, vec![], r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}"#);
+        registry.plan("PUT", "/manifests/", 2, forgetful);
+        client().push_manifest(&reference(&registry, "a:t"), OCI_INDEX, b"{}").unwrap();
+        assert_eq!(registry.count("PUT", "/manifests/"), 3);
+    }
+}
+
+#[test]
+fn a_registry_that_does_not_know_oci_says_so_once() {
+    for (status, code) in [(400, "MANIFEST_INVALID"), (415, "UNSUPPORTED"), (404, "")] {
+        let registry = open_registry();
+        let text = format!(r#"{{"errors":[{{"code":"{code}","message":"unknown media type"}}]}}"#);
+        registry.plan("PUT", "/manifests/", 100, Fault::Status(status, vec![], text.leak()));
+        let error = client().push_manifest(&reference(&registry, "a:t"), OCI_MANIFEST, b"{}").unwrap_err();
+        assert!(registry.count("PUT", "/manifests/") <= 4, "{status}");
+        let is_named = matches!(&error, RegistryError::ManifestRefused { .. }) == (status != 404);
+        assert!(is_named, "{status}: {error:?}");
+    }
 }
 
 #[test]
