@@ -88,6 +88,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "sandbox",
             "store",
             "sys",
+            // `diff` compares root file systems.
+            "tree",
             "ui",
         ],
     ),
