@@ -6,6 +6,7 @@ mod bases;
 mod caches;
 mod changes;
 mod checks;
+mod differences;
 mod epoch;
 mod foresight;
 mod layout;
@@ -23,6 +24,7 @@ pub use bases::Pull;
 pub use caches::CacheFailure;
 pub use changes::change_config;
 pub use checks::{Checked, check};
+pub use differences::{ChangeKind, Differences, Field, FileChange, Strictness, differences};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
 pub use outputs::{Output, OutputKind, PushBy, Split};
@@ -315,8 +317,9 @@ impl Build<'_> {
             options.created = Some(epoch);
         }
         if self.times == FileTimes::Reproducible {
-            // The moment comes into the image's layers at the end; a cached step was made with another.
+            // The moment comes into the image at the end; a cached step was made with another.
             options.epoch = PLACEHOLDER;
+            options.created = None;
             options.times = Times::Steady;
         }
         // What is written anew for its times is compressed then, and not before.

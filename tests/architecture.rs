@@ -66,6 +66,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "sandbox",
             "snapshot",
             "store",
+            // `diff` compares images file by file.
+            "tree",
         ],
     ),
     ("ui", &["diagnostic", "progress"]),

@@ -22,6 +22,7 @@ mod run;
 mod several;
 pub mod storage;
 mod values;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
