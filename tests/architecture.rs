@@ -90,8 +90,6 @@ const MODULES: &[(&str, &[&str])] = &[
             "sandbox",
             "store",
             "sys",
-            // `diff` compares root file systems.
-            "tree",
             "ui",
         ],
     ),
