@@ -200,6 +200,11 @@ impl CacheExport<'_> {
         let mut document = document(self.plan, self.layers, self.remote, layer).map_err(Box::new)?;
         let mounts = self.carried_mounts(task);
         document.mounts = mounts.iter().map(|(name, mount)| (*name, mount.described.clone())).collect();
+        if document.blobs().is_empty() {
+            // A manifest without layers is one that some registries refuse.
+            task.note("no layer was made that could be kept");
+            return Ok(());
+        }
         let config_bytes = document.to_bytes();
         let config = Descriptor::of(MEDIA_TYPE, &config_bytes);
         let manifest = Manifest {
