@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::outputs::{Exporter, observed, shape};
 use super::{Build, BuildError, FileTimes, Layering, Output, OutputKind, PushBy};
+use crate::cache::remote::Remote;
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, PLACEHOLDER, Retime, StepOutput};
 use crate::export::{Bundle, Documents, Shape};
@@ -31,6 +32,7 @@ impl Build<'_> {
         plan: &Plan,
         steps: &[Arc<StepOutput>],
         layers: &Layers<'_>,
+        remote: &Remote,
     ) -> Result<Vec<Assembled>, BuildError> {
         let retimed = |result: &StageResult| self.retimed(result, plan.epoch, steps, layers);
         let names: Vec<Vec<Digest>> = plan.results().map(retimed).collect::<Result<_, _>>()?;
@@ -45,12 +47,16 @@ impl Build<'_> {
             };
             observed(&task, || Ok(layers.pack_all(&not_packed, blob, &task)?))?;
         }
+        self.fetch_promised(names.iter().flatten(), layers)?;
         let image = |(result, names): (&StageResult, Vec<Digest>)| {
             let base = plan.lineage(result.step)[0];
             let below = steps[base.index()].layers.as_ref().map_or(0, Vec::len);
-            let image = completed(result, plan.epoch, names, steps, layers)?;
+            let mut image = completed(result, plan.epoch, names, steps, layers)?;
             match self.layering {
-                Layering::PerStep => Ok(image),
+                Layering::PerStep => {
+                    self.inline_cache(plan, layers, remote, &mut image.config)?;
+                    Ok(image)
+                }
                 Layering::Squashed => self.squashed(image, below, result.config.history.len(), layers),
             }
         };
