@@ -140,6 +140,8 @@ impl Build<'_> {
         let index = bundle.as_ref().map(|bundle| bundle.top().0.clone());
         for name in &self.tags {
             let name = name.with_default_tag().to_string();
+            // Reading all names is for the builds alone that may find some to take away.
+            let mut was_index = index.is_some();
             for (number, (image, config)) in images.iter().zip(&configs).enumerate() {
                 let record = ImageRecord {
                     config: *config,
@@ -151,9 +153,12 @@ impl Build<'_> {
                     size: image.size,
                 };
                 let platform = image.config.platform().to_string();
+                was_index |= self.store.tagged(&name, &platform)?.is_some_and(|before| before.image.index.is_some());
                 self.store.tag(&Tagged { name: name.clone(), platform, built: true, image: record })?;
             }
-            self.forget_other_members(&name, index.as_ref().map(|index| index.digest))?;
+            if was_index {
+                self.forget_other_members(&name, index.as_ref().map(|index| index.digest))?;
+            }
         }
         Ok(index)
     }

@@ -157,6 +157,11 @@ fn an_index_is_pushed_named_and_pulled_by_platform() {
     rbuild.run(["tag", &names[0], &later]).succeeded();
     assert_eq!(rbuild.run(["push", &later]).succeeded().image_id(), id);
     assert_eq!(raw(&later), index);
+    for part in ["index", "manifest"] {
+        let shown = rbuild.run(["inspect", "--show", part, "--platform", "linux/arm64", &later]).succeeded().stdout;
+        let shown: Value = serde_json::from_str(&shown).expect("JSON");
+        assert_eq!(shown == index, part == "index", "{shown}");
+    }
     // Saved it is, too; loaded by another store, it has an image for each platform.
     let saved = rbuild.path("out/saved.tar");
     let saved = saved.to_str().expect("UTF-8");
@@ -175,6 +180,7 @@ fn an_index_is_pushed_named_and_pulled_by_platform() {
     let listed = rbuild.run(["images", "--format", "json", &names[0]]).succeeded().stdout;
     let listed: Value = serde_json::from_str(&listed).expect("a list in JSON");
     assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    rbuild.run(["inspect", "--show", "index", &names[0]]).failed(1).says("stands for one image");
 }
 
 #[test]

@@ -10,11 +10,12 @@ Outputs (--output), besides rbuild's own store, which always has the image:
   DIR, type=local,dest=DIR      the result's files; mode=delete removes others, platform-split=false keeps platforms together
   -, type=tar[,dest=FILE]       the result's files in a tar
   type=oci[,dest=FILE]          an OCI layout in a tar; with tar=false,dest=DIR a directory
-  type=docker[,dest=FILE]       what docker load and podman load read
+  type=docker[,dest=FILE]       what docker load and podman load read; one platform only
   type=registry[,name=NAME]     pushed; push-by-digest=true pushes without a tag
   type=image,name=NAME          one more name in the store; with push=true as registry
   Without dest, a tar goes to standard output. Images also take: compression=gzip|zstd|uncompressed,
-  compression-level=N, force-compression=true, rewrite-timestamp=true, oci-mediatypes=true, annotation.KEY=VALUE
+  compression-level=N, force-compression=true, rewrite-timestamp=true, oci-mediatypes=true, annotation.KEY=VALUE,
+  annotation-index.KEY=VALUE, annotation-manifest[PLATFORM].KEY=VALUE and the like
 
 Caches (--cache-from, --cache-to), besides rbuild's own store, which is always asked first:
   NAME, type=registry,ref=NAME  a name in a registry; --cache-from also takes an image with a cache in it

@@ -56,6 +56,17 @@ pub(super) fn manifest_of(store: &Store, tagged: &Tagged) -> Result<Vec<u8>, Fai
         .hint("a manifest is made by an output: push it, or build with --output"))
 }
 
+/// The index that a name stands for, where images for several platforms were built together.
+pub(super) fn index_of(store: &Store, tagged: &Tagged) -> Result<Vec<u8>, Failure> {
+    if let Some(index) = &tagged.image.index
+        && let Some(bytes) = store.read_blob(index).map_err(store_failed)?
+    {
+        return Ok(bytes);
+    }
+    Err(Failure::new(FailureKind::Other, format!("{} stands for one image and has no index", tagged.name))
+        .hint("--show manifest shows the image's manifest"))
+}
+
 /// `rbuild tag`.
 pub(super) fn tag(request: &TagImage) -> Result<(), Failure> {
     let store = open_store(&request.store_root)?;

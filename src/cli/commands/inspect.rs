@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::image::{choose_for, manifest_of};
+use super::image::{choose_for, index_of, manifest_of};
 use super::list::{human, moment, pretty, print_rows, since, table};
 use super::{failed, open_store, print, store_failed};
 use crate::cli::environment::Environment;
@@ -97,7 +97,8 @@ pub(super) fn inspect(request: &Inspect) -> Result<(), Failure> {
         let config = config_of(&store, &tagged)?;
         let value = match request.part {
             ImagePart::Config => serde_json::to_value(&config),
-            ImagePart::Manifest | ImagePart::Index => serde_json::from_slice(&manifest_of(&store, &tagged)?),
+            ImagePart::Manifest => serde_json::from_slice(&manifest_of(&store, &tagged)?),
+            ImagePart::Index => serde_json::from_slice(&index_of(&store, &tagged)?),
             ImagePart::Image => Ok(image_json(&tagged, &config, &everything)),
         };
         let value = value.map_err(|error| failed(&error))?;
