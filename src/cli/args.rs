@@ -5,6 +5,7 @@
 
 mod archive;
 mod build;
+mod caches;
 mod compare;
 mod image;
 mod index;
@@ -14,6 +15,7 @@ mod manual;
 mod registry;
 mod reproducible;
 mod run;
+mod squash;
 mod storage;
 mod switch;
 
@@ -21,6 +23,7 @@ use clap::{Args, Parser};
 
 pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
+pub use caches::CacheArguments;
 pub use compare::DiffArguments;
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
 pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};
@@ -30,6 +33,7 @@ pub use manual::{CompletionArguments, ManualArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
+pub use squash::LayeringArguments;
 pub use storage::{CheckArguments, DiskUsageArguments, DoctorArguments, PruneArguments};
 pub use switch::Switch;
 use switch::SwitchArgument;
