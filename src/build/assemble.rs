@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::outputs::{Exporter, observed, shape};
 use super::{Build, BuildError, FileTimes, Output, OutputKind, PushBy};
+use crate::cache::remote::Remote;
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, PLACEHOLDER, Retime, StepOutput};
 use crate::export::{Bundle, Documents, Shape};
@@ -31,6 +32,7 @@ impl Build<'_> {
         plan: &Plan,
         steps: &[Arc<StepOutput>],
         layers: &Layers<'_>,
+        remote: &Remote,
     ) -> Result<Vec<Assembled>, BuildError> {
         let retimed = |result: &StageResult| self.retimed(result, plan.epoch, steps, layers);
         let names: Vec<Vec<Digest>> = plan.results().map(retimed).collect::<Result<_, _>>()?;
@@ -42,8 +44,13 @@ impl Build<'_> {
             let blob = self.outputs.iter().find_map(Output::blob_form);
             observed(&task, || Ok(layers.pack_all(&not_packed, blob, &task)?))?;
         }
-        let results = plan.results().zip(names);
-        results.map(|(result, names)| completed(result, plan.epoch, names, steps, layers)).collect()
+        self.fetch_promised(names.iter().flatten(), layers)?;
+        let finished = |(result, names)| {
+            let mut image = completed(result, plan.epoch, names, steps, layers)?;
+            self.inline_cache(plan, layers, remote, &mut image.config)?;
+            Ok(image)
+        };
+        plan.results().zip(names).map(finished).collect()
     }
 
     /// The layers of a result, new ones with no file later than `SOURCE_DATE_EPOCH` where that is asked for; a base's

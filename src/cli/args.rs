@@ -5,6 +5,7 @@
 
 mod archive;
 mod build;
+mod caches;
 mod compare;
 mod image;
 mod index;
@@ -21,6 +22,7 @@ use clap::{Args, Parser};
 
 pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
+pub use caches::CacheArguments;
 pub use compare::DiffArguments;
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
 pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};

@@ -6,6 +6,7 @@
 
 mod accepted;
 pub mod archive;
+mod caches;
 pub mod commands;
 pub mod compare;
 pub mod container;
@@ -21,6 +22,7 @@ mod run;
 mod several;
 pub mod storage;
 mod values;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -28,13 +30,14 @@ use std::path::PathBuf;
 
 use super::args::{BuildArguments, ExplainArguments, GlobalArguments, Switch};
 use super::environment::Environment;
+use crate::cache::remote::{CacheTarget, Place};
 use crate::executor::Resolver;
 use crate::export::Annotation;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::sandbox::{Isolation, Limits, StorageDriver};
 use crate::ui::ProgressMode;
-pub use accepted::{CacheLocation, CacheMode};
+use caches::Caches;
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
 use fields::Given;
 pub use invalid::InvalidRequest;
@@ -73,9 +76,9 @@ pub struct Request {
     /// Which steps may come from the cache.
     pub cache: CacheUse,
     /// Caches elsewhere to read.
-    pub cache_from: Vec<CacheLocation>,
+    pub cache_from: Vec<Place>,
     /// Caches elsewhere to write.
-    pub cache_to: Vec<CacheLocation>,
+    pub cache_to: Vec<CacheTarget>,
     /// When base images are looked for in their registry.
     pub pull: PullPolicy,
     /// What to write besides the store.
@@ -242,6 +245,9 @@ impl Request {
         pass_source_date_epoch(&mut build_arguments, environment);
         let mut registries = registries(&arguments.registry, environment)?;
         registries.insecure.extend(output::insecure_registries(&outputs));
+        let caches = Caches::resolve(&arguments.caches, environment)?;
+        registries.insecure.extend(caches.insecure);
+        notices.extend(caches.notices);
         let (progress, verbosity) = progress(&arguments, global, environment)?;
         let network = run::network(&arguments.network)?;
         let platforms = platforms(&arguments.platforms, environment)?;
@@ -260,8 +266,8 @@ impl Request {
             platforms,
             build_contexts: context::build_contexts(&arguments.build_contexts, environment)?,
             cache: cache_use(arguments.no_cache, arguments.no_cache_filter),
-            cache_from: accepted::cache_locations("--cache-from", &arguments.cache_from, environment)?,
-            cache_to: accepted::cache_locations("--cache-to", &arguments.cache_to, environment)?,
+            cache_from: caches.from,
+            cache_to: caches.to,
             pull: pull_policy(arguments.pull.as_deref())?,
             outputs,
             sameness: match arguments.reproducible.reproducible {

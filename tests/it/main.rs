@@ -48,6 +48,7 @@ mod recipes;
 mod registries;
 mod registry;
 mod remote;
+mod remote_cache;
 mod reproducible;
 mod running;
 mod secrets;

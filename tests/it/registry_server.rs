@@ -117,6 +117,13 @@ impl Registry {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
+    /// Removes a blob behind its back, as a disk that was lost or a careless collection does.
+    pub fn lose_blob(&self, digest: &str) {
+        let hex = digest.strip_prefix("sha256:").expect("a digest names its algorithm");
+        let blob = format!("data/docker/registry/v2/blobs/sha256/{}/{hex}", &hex[..2]);
+        fs::remove_dir_all(self.directory.path().join(blob)).expect("remove a blob of the registry");
+    }
+
     /// How many requests it answered.
     pub fn requests(&self) -> usize {
         self.log().lines().filter(|line| line.contains("HTTP/1.1\"") || line.contains("HTTP/2.0\"")).count()

@@ -136,6 +136,8 @@ fn build_with(
         execute,
         tags: request.tags.clone(),
         outputs,
+        cache_from: request.cache_from.clone(),
+        cache_to: request.cache_to.clone(),
         times: file_times(request),
         store,
         registry,
