@@ -17,13 +17,13 @@ use std::sync::Arc;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
-pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, export_files, import_files, load, save};
+pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, export_files, import_files, load, save};
 pub use bases::Pull;
 pub use changes::change_config;
 pub use checks::{Checked, check};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
-pub use outputs::{Output, OutputKind};
+pub use outputs::{Output, OutputKind, PushBy, Split};
 pub use stored::{pull_image, push_stored};
 
 use crate::cache::Cache;
@@ -38,6 +38,7 @@ use crate::executor::{
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
 use crate::image::manifest::Descriptor;
+use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::plan::{self, BaseKey, Plan};
 use crate::progress::{Outcome, Progress};
@@ -54,6 +55,8 @@ pub struct Build<'a> {
     pub scope: String,
     /// What the command line says about the plan.
     pub options: plan::Options,
+    /// The platforms to build for; of several, images under one index come out.
+    pub platforms: Vec<Platform>,
     /// What the user sent.
     pub contexts: &'a Contexts,
     /// When registries are asked for base images.
@@ -64,8 +67,6 @@ pub struct Build<'a> {
     pub tags: Vec<Reference>,
     /// What to make of the result.
     pub outputs: Vec<Output>,
-    /// Annotations of the manifest.
-    pub annotations: BTreeMap<String, String>,
     /// Where layers and results are kept.
     pub store: &'a Store,
     /// Where images come from and go to.
@@ -102,9 +103,11 @@ pub enum FileTimes {
 /// What a build made.
 #[derive(Debug, Clone)]
 pub struct Built {
-    /// The image's id: the digest of its config.
-    pub config: Digest,
-    /// The manifest, where an output wrote one.
+    /// The image's id: the digest of its config; of several images, that of their index.
+    pub id: Digest,
+    /// The config, where there is one image.
+    pub config: Option<Digest>,
+    /// The manifest, where an output wrote one; the index, where there are several images.
     pub manifest: Option<Descriptor>,
 }
 
@@ -170,15 +173,16 @@ pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
         build.namespace.expect_no_commands();
     }
     prepared.check_network()?;
-    prepared.check_architectures(&build.options)?;
+    prepared.check_architectures()?;
     let steps = execute(plan, &prepared.services(build, Purpose::Build)).inspect_err(|error| {
         if let (Some(look), Some(failed)) = (build.on_failure, prepared.aftermath.take(error)) {
             look(&failed, build.namespace);
         }
     })?;
     build.contexts.save();
-    let image = build.assemble(plan, &steps, layers)?;
-    build.export(&image, layers)
+    let images = build.assemble(plan, &steps, layers)?;
+    let index = build.name(&images, layers)?;
+    build.export(&images, index, layers)
 }
 
 /// Whether a RUN that is not in the cache will be run.
@@ -210,9 +214,9 @@ impl Prepared<'_> {
     }
 
     /// An image whose programs do not run here is told before anything runs.
-    fn check_architectures(&self, options: &plan::Options) -> Result<(), BuildError> {
+    fn check_architectures(&self) -> Result<(), BuildError> {
         let runs = self.plan.steps.iter().filter(|step| matches!(step.op, plan::Op::Run(_)));
-        let names: BTreeSet<String> = runs.map(|step| self.architecture(step, options)).collect();
+        let names: BTreeSet<String> = runs.map(|step| self.architecture(step)).collect();
         for name in names {
             check_architecture(&name).map_err(|error| BuildError::Execute(ExecuteError::NoSandbox(Arc::new(error))))?;
         }
@@ -220,7 +224,7 @@ impl Prepared<'_> {
     }
 
     /// Whose programs a step's root file system holds.
-    fn architecture(&self, step: &plan::Step, options: &plan::Options) -> String {
+    fn architecture(&self, step: &plan::Step) -> String {
         let mut step = step;
         while let Some(parent) = step.parent {
             step = &self.plan.steps[parent.index()];
@@ -229,7 +233,9 @@ impl Prepared<'_> {
             plan::Op::Base(key) => {
                 self.bases.get(key).map_or_else(String::new, |base| base.config.architecture.clone())
             }
-            _ => options.target_platform().architecture.clone(),
+            plan::Op::Scratch(platform) => platform.architecture.clone(),
+            // Nothing else continues nothing.
+            plan::Op::Run(_) | plan::Op::Copy(_) | plan::Op::Workdir(_) => String::new(),
         }
     }
 
@@ -257,8 +263,9 @@ impl Build<'_> {
         if commands == Commands::Run {
             self.check_commands_before_pulling(&dockerfile, &dated, &layers)?;
         }
-        let bases = self.resolve_bases(&dockerfile, &dated, &layers)?;
-        let plan = self.plan(&dockerfile, &dated, warnings, &bases)?;
+        let variants = self.variants(&dated);
+        let bases = self.resolve_bases(&dockerfile, &variants, &layers)?;
+        let plan = self.plan(&dockerfile, &variants, warnings, &bases)?;
         let mut options = self.execute.clone();
         if let Some(epoch) = plan.epoch {
             options.epoch = epoch;
@@ -269,8 +276,24 @@ impl Build<'_> {
             options.epoch = PLACEHOLDER;
             options.times = Times::Steady;
         }
-        options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
+        // What is written anew for its times is compressed then, and not before.
+        if self.times == FileTimes::Keep || plan.epoch.is_none() {
+            options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
+        }
         Ok(Prepared { plan, bases, layers, options, aftermath: Aftermath::default() })
+    }
+
+    /// The options for each platform.
+    fn variants(&self, options: &plan::Options) -> Vec<plan::Options> {
+        if self.platforms.len() < 2 {
+            return vec![options.clone()];
+        }
+        let variant = |platform: &Platform| plan::Options {
+            platform: Some(platform.clone()),
+            titles: plan::Titles::WithPlatform,
+            ..options.clone()
+        };
+        self.platforms.iter().map(variant).collect()
     }
 
     /// The Dockerfile, and what the parser warns of.
@@ -302,19 +325,24 @@ impl Build<'_> {
     fn plan(
         &self,
         dockerfile: &Dockerfile,
-        options: &plan::Options,
+        variants: &[plan::Options],
         warnings: Vec<Diagnostic>,
         bases: &BTreeMap<BaseKey, ResolvedBase>,
     ) -> Result<Plan, BuildError> {
         let configs: BTreeMap<BaseKey, ImageConfig> =
             bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-        let mut plan = match plan::plan(dockerfile, options, &configs) {
-            Ok(plan) => plan,
-            Err(diagnostics) => {
-                self.warn_parsed(dockerfile, warnings);
-                return Err(BuildError::Dockerfile(diagnostics));
+        let mut plans = Vec::new();
+        for options in variants {
+            match plan::plan(dockerfile, options, &configs) {
+                Ok(plan) => plans.push((options.target_platform().clone(), plan)),
+                Err(diagnostics) => {
+                    self.warn_parsed(dockerfile, warnings);
+                    return Err(BuildError::Dockerfile(diagnostics));
+                }
             }
-        };
+        }
+        let nothing = || ExecuteError::Internal("there is no platform to build for".to_owned());
+        let mut plan = plan::join(plans).ok_or_else(nothing)?;
         self.warn(dockerfile, warnings, &mut plan)?;
         Ok(plan)
     }

@@ -298,6 +298,51 @@ mod tests {
         assert_eq!(all.len(), 6);
     }
 
+    /// One thing that is put into a frame; the letters and lengths are few, so that pieces meet in every way.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    enum Piece {
+        Text(String, String),
+        Number(String, u64),
+        Absent(String),
+        List(String, Vec<String>),
+    }
+
+    fn piece() -> impl proptest::strategy::Strategy<Value = Piece> {
+        use proptest::prelude::*;
+        let text = || "[ab\0\u{1}]{0,3}";
+        prop_oneof![
+            (text(), text()).prop_map(|(name, value)| Piece::Text(name, value)),
+            (text(), 0u64..300).prop_map(|(name, value)| Piece::Number(name, value)),
+            text().prop_map(Piece::Absent),
+            (text(), prop::collection::vec(text(), 0..3)).prop_map(|(name, value)| Piece::List(name, value)),
+        ]
+    }
+
+    fn framed(pieces: &[Piece]) -> Digest {
+        let mut frame = Frame::new("p4");
+        for piece in pieces {
+            match piece {
+                Piece::Text(name, value) => frame.text(name, value),
+                Piece::Number(name, value) => frame.number(name, *value),
+                Piece::Absent(name) => frame.optional(name, None),
+                Piece::List(name, values) => frame.list(name, values.iter().map(String::as_str)),
+            };
+        }
+        frame.finish()
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn p4_other_fields_make_another_key(
+            one in proptest::collection::vec(piece(), 0..4),
+            other in proptest::collection::vec(piece(), 0..4),
+        ) {
+            proptest::prop_assert_eq!(one == other, framed(&one) == framed(&other), "{:?} {:?}", one, other);
+        }
+    }
+
     #[test]
     fn verify_reader_refuses_other_bytes_and_other_lengths() {
         let read = |bytes: &[u8], size| {

@@ -30,7 +30,7 @@ fn keys(plan: &Plan) -> String {
     for step in &plan.steps {
         let parent = step.parent.map(|parent| chains[&parent]).unwrap_or(content);
         let (key, chain) = match &step.op {
-            Op::Scratch => (key::scratch(&Platform::new("linux", "amd64", "")).digest, None),
+            Op::Scratch(platform) => (key::scratch(platform).digest, None),
             Op::Base(base) => (key::base("base", &base.platform, &[content], None).digest, None),
             Op::Workdir(op) => (key::workdir(op, &parent).digest, None),
             Op::Copy(op) => {

@@ -1,18 +1,17 @@
 //! Images between the store and files: `load`, `save`, `import`, `export`.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use super::assemble::Assembled;
-use super::outputs::{Exporter, Output, OutputKind, observed};
-use super::stored::stored;
+use super::outputs::{Exporter, Output, OutputKind, Split, observed};
+use super::stored::{stored, stored_all};
 use super::{BlobForm, BuildError, Reuse};
 use crate::archive::ArchivedImage;
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, Wanted, abreast};
-use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget, NamedImage, write_archive, write_files};
-use crate::image::config::{History, ImageConfig};
-use crate::image::media_type::{Compression, Format};
+use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget, NamedBundle, Shape, write_files, write_layout};
+use crate::image::config::{ContainerConfig, History, ImageConfig};
+use crate::image::media_type::Compression;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::progress::Progress;
@@ -126,6 +125,7 @@ fn take(
         layers: found,
         manifest: image.manifest.as_ref().map(|manifest| layers.store.put_blob(manifest)).transpose()?,
         source: None,
+        index: None,
         created: config.created.clone().unwrap_or_default(),
         size,
     };
@@ -147,31 +147,38 @@ pub struct SaveForm {
     pub compression: Option<Compression>,
 }
 
-/// Writes images of the store into one archive.
+/// Writes images of the store into one archive. A name that stands for an index stands for it there, too, but for
+/// `docker load`, which knows one image alone.
 pub fn save(
     layers: &Layers<'_>,
-    images: &[(ImageRecord, Vec<Reference>)],
+    images: &[(Tagged, Vec<Reference>)],
     form: SaveForm,
     target: &FileTarget,
     progress: &Progress,
 ) -> Result<(), BuildError> {
     let task = progress.task("saving images");
+    let target = LayoutTarget::Tar(target.clone());
     let output = Output {
-        kind: OutputKind::Layout(form.form, LayoutTarget::Tar(target.clone())),
-        format: Format::Oci,
         blob: BlobForm { compression: form.compression.unwrap_or(Compression::Gzip), level: None },
         reuse: if form.compression.is_some() { Reuse::Recompressed } else { Reuse::AsPulled },
-        names: Vec::new(),
+        ..Output::plain(OutputKind::Layout(form.form, target.clone()))
     };
     observed(&task, || {
         let mut named = Vec::new();
-        for (image, names) in images {
-            let (assembled, original) = stored(layers, image)?;
-            let exporter = Exporter { layers, annotations: &BTreeMap::new(), original: Some(original) };
-            named.push(NamedImage { image: exporter.image(&output, &assembled, &task)?, names: names.clone() });
+        for (tagged, names) in images {
+            let (exporter, images) = match form.form {
+                LayoutForm::Oci => stored_all(layers, tagged)?,
+                LayoutForm::Docker => alone(layers, &tagged.image)?,
+            };
+            named.push(NamedBundle { bundle: exporter.bundle(&output, &images, &task)?, names: names.clone() });
         }
-        Ok(write_archive(&named, output.format, form.form, target, &task)?)
+        Ok(write_layout(&named, form.form, &target, &task)?)
     })
+}
+
+/// One image, whatever index it is under.
+fn alone<'a>(layers: &'a Layers<'a>, image: &ImageRecord) -> Result<(Exporter<'a>, Vec<Assembled>), BuildError> {
+    Ok((Exporter { layers, shape: Shape::Image, index: None }, vec![stored(layers, image)?]))
 }
 
 /// Writes the files of an image, as a container of it would see them, into a tar.
@@ -183,9 +190,8 @@ pub fn export_files(
 ) -> Result<(), BuildError> {
     let task = progress.task("exporting files");
     observed(&task, || {
-        let (assembled, original) = stored(layers, image)?;
-        let exporter = Exporter { layers, annotations: &BTreeMap::new(), original: Some(original) };
-        Ok(write_files(&exporter.plain_layers(&assembled, &task)?, &FilesTarget::Tar(target.clone()))?)
+        let (exporter, images) = alone(layers, image)?;
+        Ok(write_files(&exporter.files(&images, Split::Never, &task)?, &FilesTarget::Tar(target.clone()))?)
     })
 }
 
@@ -211,18 +217,32 @@ pub fn import_files(
     let blob = BlobForm { compression: Compression::Gzip, level: None };
     let wanted = Wanted { blob: Some(blob), tree: false };
     let (layer, _) = layers.create(wanted, |out| io::copy(tar, out).map(drop))?;
-    add_layer(layers, Assembled { config, layers: Vec::new() }, layer, entry, names)
+    add_layer(layers, Assembled { config, layers: Vec::new(), size: 0, original: None }, layer, entry, names)
+}
+
+/// Makes an image of one of the store, with another config and a layer that the store has on top.
+pub fn add_to_image(
+    layers: &Layers<'_>,
+    image: &ImageRecord,
+    config: ContainerConfig,
+    layer: Digest,
+    entry: &NewLayer,
+    names: &[Reference],
+) -> Result<Tagged, BuildError> {
+    let mut below = stored(layers, image)?;
+    below.config.config = config;
+    add_layer(layers, below, layer, entry, names)
 }
 
 /// Puts a layer that the store has on an image, and gives the result names.
-pub(super) fn add_layer(
+fn add_layer(
     layers: &Layers<'_>,
     below: Assembled,
     layer: Digest,
     entry: &NewLayer,
     names: &[Reference],
 ) -> Result<Tagged, BuildError> {
-    let Assembled { mut config, layers: mut all } = below;
+    let Assembled { mut config, layers: mut all, size: _, original: _ } = below;
     let diff_id = layers.record(&layer)?.diff_id;
     config.rootfs.diff_ids.push(diff_id.ok_or_else(|| ExecuteError::Internal(format!("layer {layer} has no diffID")))?);
     config.created = Some(entry.created.clone());
@@ -243,6 +263,7 @@ pub(super) fn add_layer(
         layers: all,
         manifest: None,
         source: None,
+        index: None,
         created: entry.created.clone(),
         size,
     };

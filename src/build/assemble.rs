@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::outputs::observed;
-use super::{Build, BuildError, FileTimes, Output};
+use super::outputs::{Exporter, observed, shape};
+use super::{Build, BuildError, FileTimes, Output, OutputKind, PushBy};
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, PLACEHOLDER, Retime, StepOutput};
+use crate::export::{Bundle, Documents, Shape};
 use crate::image::config::{History, ImageConfig};
-use crate::plan::Plan;
+use crate::image::manifest::Descriptor;
+use crate::plan::{HistoryEntry, Plan, StageResult, StepId};
 use crate::store::{ImageRecord, Tagged};
 
 /// An image whose config is complete and whose layers can be had.
@@ -16,58 +18,49 @@ pub(super) struct Assembled {
     pub(super) config: ImageConfig,
     /// The layers as the store names them, lowest first.
     pub(super) layers: Vec<Digest>,
+    /// Bytes of all layers, not compressed.
+    pub(super) size: u64,
+    /// The documents of an image that was not built here and now.
+    pub(super) original: Option<Documents>,
 }
 
 impl Build<'_> {
-    /// Completes the config, and names the image in the store.
+    /// Completes the configs of the plan's results.
     pub(super) fn assemble(
         &self,
         plan: &Plan,
         steps: &[Arc<StepOutput>],
         layers: &Layers<'_>,
-    ) -> Result<Assembled, BuildError> {
-        let mut config = plan.result.config.clone();
-        let mut size = 0;
-        let names = self.retimed(plan, steps, layers)?;
+    ) -> Result<Vec<Assembled>, BuildError> {
+        let retimed = |result: &StageResult| self.retimed(result, plan.epoch, steps, layers);
+        let names: Vec<Vec<Digest>> = plan.results().map(retimed).collect::<Result<_, _>>()?;
         // A RUN's layer gets its diffID when it is packed: into the blob that an output wants, where one does.
-        let not_packed = layers.not_packed(&names)?;
+        let all: BTreeSet<Digest> = names.iter().flatten().copied().collect();
+        let not_packed = layers.not_packed(&all.into_iter().collect::<Vec<_>>())?;
         if !not_packed.is_empty() {
             let task = self.progress.task("packing layers");
             let blob = self.outputs.iter().find_map(Output::blob_form);
             observed(&task, || Ok(layers.pack_all(&not_packed, blob, &task)?))?;
         }
-        for layer in &names {
-            let record = layers.record(layer)?;
-            let missing = || ExecuteError::Internal(format!("layer {layer} has no diffID"));
-            config.rootfs.diff_ids.push(record.diff_id.ok_or_else(missing)?);
-            size += record.size;
-        }
-        let mut added: Vec<History> = plan
-            .result
-            .history
-            .iter()
-            .map(|entry| {
-                let created = entry.layer.and_then(|step| steps[step.index()].added.as_ref());
-                History { created: created.map(|(_, created)| created.clone()), ..entry.entry.clone() }
-            })
-            .collect();
-        fill_times(&mut added, plan.epoch);
-        config.history.extend(added);
-        config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
-        let image = Assembled { config, layers: names };
-        self.name(&image, size)?;
-        Ok(image)
+        let results = plan.results().zip(names);
+        results.map(|(result, names)| completed(result, plan.epoch, names, steps, layers)).collect()
     }
 
-    /// The layers of the result, new ones with no file later than `SOURCE_DATE_EPOCH` where that is asked for; a base's
+    /// The layers of a result, new ones with no file later than `SOURCE_DATE_EPOCH` where that is asked for; a base's
     /// layers stay as they were pulled.
-    fn retimed(&self, plan: &Plan, steps: &[Arc<StepOutput>], layers: &Layers<'_>) -> Result<Vec<Digest>, BuildError> {
-        let result = steps[plan.result.step.index()].layers.as_ref();
-        let result = result.ok_or(ExecuteError::NotMade(plan.result.step))?;
-        let rule = match (self.times, plan.epoch) {
+    fn retimed(
+        &self,
+        result: &StageResult,
+        epoch: Option<i64>,
+        steps: &[Arc<StepOutput>],
+        layers: &Layers<'_>,
+    ) -> Result<Vec<Digest>, BuildError> {
+        let made = steps[result.step.index()].layers.as_ref();
+        let made = made.ok_or(ExecuteError::NotMade(result.step))?;
+        let rule = match (self.times, epoch) {
             (FileTimes::Rewrite, Some(latest)) => Retime { latest, placeholder: None },
             (FileTimes::Reproducible, Some(latest)) => Retime { latest, placeholder: Some(PLACEHOLDER) },
-            (FileTimes::Rewrite | FileTimes::Reproducible, None) | (FileTimes::Keep, _) => return Ok(result.clone()),
+            (FileTimes::Rewrite | FileTimes::Reproducible, None) | (FileTimes::Keep, _) => return Ok(made.clone()),
         };
         let new: BTreeSet<Digest> = steps.iter().filter_map(|step| Some(step.added.as_ref()?.0)).collect();
         let blob = self.outputs.iter().find_map(Output::blob_form);
@@ -75,28 +68,97 @@ impl Build<'_> {
             true => Ok(layers.retimed(layer, rule, blob)?),
             false => Ok(*layer),
         };
-        result.iter().map(retimed).collect()
+        made.iter().map(retimed).collect()
     }
 
-    fn name(&self, image: &Assembled, size: u64) -> Result<(), BuildError> {
-        let config = self.store.put_blob(&image.config.to_bytes())?;
+    /// Names the images in the store: one by itself, several with their index, whose descriptor is returned.
+    pub(super) fn name(&self, images: &[Assembled], layers: &Layers<'_>) -> Result<Option<Descriptor>, BuildError> {
+        let bundle = match shape(images) {
+            Shape::Image => None,
+            Shape::Index => Some(self.indexed(images, layers)?),
+        };
+        let mut configs = Vec::new();
+        for image in images {
+            configs.push(self.store.put_blob(&image.config.to_bytes())?);
+        }
+        for (_, bytes) in bundle.iter().flat_map(Bundle::documents) {
+            self.store.put_blob(bytes)?;
+        }
         // Before the outputs: what they write elsewhere on the same disk need not be waited for.
         self.store.settle()?;
-        for tag in &self.tags {
-            let record = ImageRecord {
-                config,
-                layers: image.layers.clone(),
-                manifest: None,
-                source: None,
-                created: image.config.created.clone().unwrap_or_default(),
-                size,
-            };
-            let name = tag.with_default_tag().to_string();
-            let platform = image.config.platform().to_string();
-            self.store.tag(&Tagged { name, platform, built: true, image: record })?;
+        let index = bundle.as_ref().map(|bundle| bundle.top().0.clone());
+        for name in &self.tags {
+            let name = name.with_default_tag().to_string();
+            for (number, (image, config)) in images.iter().zip(&configs).enumerate() {
+                let record = ImageRecord {
+                    config: *config,
+                    layers: image.layers.clone(),
+                    manifest: bundle.as_ref().map(|bundle| bundle.images[number].manifest.0.digest),
+                    source: None,
+                    index: index.as_ref().map(|index| index.digest),
+                    created: image.config.created.clone().unwrap_or_default(),
+                    size: image.size,
+                };
+                let platform = image.config.platform().to_string();
+                self.store.tag(&Tagged { name: name.clone(), platform, built: true, image: record })?;
+            }
+            self.forget_other_members(&name, index.as_ref().map(|index| index.digest))?;
+        }
+        Ok(index)
+    }
+
+    /// The documents of several images, in the form that the first output has, so that nothing is compressed twice.
+    fn indexed(&self, images: &[Assembled], layers: &Layers<'_>) -> Result<Bundle, BuildError> {
+        let task = self.progress.task("exporting to image");
+        let first = self.outputs.iter().find(|output| output.blob_form().is_some());
+        // What a push need not fetch need not be fetched to be named either.
+        let kind = OutputKind::Registry(PushBy::Tag);
+        let output = match first {
+            Some(first) => Output { kind, names: Vec::new(), ..first.clone() },
+            None => Output::plain(kind),
+        };
+        let exporter = Exporter { layers, shape: Shape::Index, index: None };
+        observed(&task, || {
+            let bundle = exporter.bundle(&output, images, &task)?;
+            task.note(format!("exporting manifest list {}", bundle.top().0.digest));
+            Ok(bundle)
+        })
+    }
+
+    /// What else was under the index that a name stood for goes with it.
+    fn forget_other_members(&self, name: &str, index: Option<Digest>) -> Result<(), BuildError> {
+        for tagged in self.store.all_tagged()? {
+            if tagged.name == name && tagged.image.index.is_some() && tagged.image.index != index {
+                self.store.untag(&tagged.name, &tagged.platform)?;
+            }
         }
         Ok(())
     }
+}
+
+/// The config of a result, with its layers and their history.
+fn completed(
+    result: &StageResult,
+    epoch: Option<i64>,
+    names: Vec<Digest>,
+    steps: &[Arc<StepOutput>],
+    layers: &Layers<'_>,
+) -> Result<Assembled, BuildError> {
+    let mut config = result.config.clone();
+    let mut size = 0;
+    for layer in &names {
+        let record = layers.record(layer)?;
+        let missing = || ExecuteError::Internal(format!("layer {layer} has no diffID"));
+        config.rootfs.diff_ids.push(record.diff_id.ok_or_else(missing)?);
+        size += record.size;
+    }
+    let created = |step: StepId| steps[step.index()].added.as_ref().map(|(_, created)| created.clone());
+    let entry = |entry: &HistoryEntry| History { created: entry.layer.and_then(created), ..entry.entry.clone() };
+    let mut added: Vec<History> = result.history.iter().map(entry).collect();
+    fill_times(&mut added, epoch);
+    config.history.extend(added);
+    config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
+    Ok(Assembled { config, layers: names, size, original: None })
 }
 
 /// Entries without a layer take the time of the next layer after them, the last ones that of the last layer: so a build

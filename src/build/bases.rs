@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Build, BuildError};
-use crate::diagnostic::did_you_mean;
+use crate::diagnostic::{Span, did_you_mean};
 use crate::dockerfile::ast::Dockerfile;
 use crate::executor::{Layers, ResolvedBase};
 use crate::image::config::ImageConfig;
@@ -62,18 +62,23 @@ pub enum BaseError {
 }
 
 impl Build<'_> {
-    /// Resolves all base images that the target reaches; those that triggers of other bases bring, too.
+    /// Resolves all base images that the target reaches on any of the platforms; those that triggers of other bases bring, too.
     pub(super) fn resolve_bases(
         &self,
         dockerfile: &Dockerfile,
-        options: &Options,
+        variants: &[Options],
         layers: &Layers<'_>,
     ) -> Result<BTreeMap<BaseKey, ResolvedBase>, BuildError> {
         let mut resolved: BTreeMap<BaseKey, ResolvedBase> = BTreeMap::new();
         loop {
             let configs: BTreeMap<BaseKey, ImageConfig> =
                 resolved.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
-            let missing = needs(dockerfile, options, &configs).map_err(BuildError::Dockerfile)?;
+            let mut missing: Vec<(BaseKey, Span)> = Vec::new();
+            for options in variants {
+                let needed = needs(dockerfile, options, &configs).map_err(BuildError::Dockerfile)?;
+                let new = needed.into_iter().filter(|(key, _)| !missing.iter().any(|(known, _)| known == key));
+                missing.extend(new.collect::<Vec<_>>());
+            }
             if missing.is_empty() {
                 return Ok(resolved);
             }
@@ -123,7 +128,8 @@ impl Build<'_> {
     }
 
     fn resolve(&self, key: &BaseKey, layers: &Layers<'_>) -> Result<ResolvedBase, BaseError> {
-        let task = self.progress.task(format!("[internal] load metadata for {}", key.source));
+        let platform = if self.platforms.len() > 1 { format!("{} ", key.platform) } else { String::new() };
+        let task = self.progress.task(format!("[{platform}internal] load metadata for {}", key.source));
         task.start();
         let found = match &key.source {
             BaseSource::Image(reference) => self.resolve_image(reference, key, layers, &task),
@@ -274,6 +280,7 @@ pub(super) fn record_pulled(
         layers: config.rootfs.diff_ids.clone(),
         manifest: Some(store.put_blob(&pulled.manifest_bytes)?),
         source: Some(pulled.index_digest.unwrap_or(pulled.manifest_digest)),
+        index: None,
         created: config.created.clone().unwrap_or_default(),
         size: 0,
     };

@@ -59,7 +59,7 @@ impl Build<'_> {
         let layers = Layers::new(self.store, self.registry, self.namespace);
         let scope = if self.options.target.is_some() { plan::Scope::Target } else { plan::Scope::EveryStage };
         let options = plan::Options { scope, ..self.options.clone() };
-        let planned = self.resolve_bases(dockerfile, &options, &layers).and_then(|bases| {
+        let planned = self.resolve_bases(dockerfile, std::slice::from_ref(&options), &layers).and_then(|bases| {
             let configs = bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
             plan::plan(dockerfile, &options, &configs).map_err(BuildError::Dockerfile)
         });

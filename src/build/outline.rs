@@ -81,7 +81,7 @@ pub fn targets(build: &Build<'_>) -> Result<Vec<Target>, BuildError> {
 pub fn outline(build: &Build<'_>) -> Result<Outline, BuildError> {
     let dockerfile = parsed(build)?;
     let layers = Layers::new(build.store, build.registry, build.namespace);
-    let bases = build.resolve_bases(&dockerfile, &build.options, &layers)?;
+    let bases = build.resolve_bases(&dockerfile, std::slice::from_ref(&build.options), &layers)?;
     let configs = bases.iter().map(|(key, base)| (key.clone(), base.config.clone())).collect();
     let plan = plan::plan(&dockerfile, &build.options, &configs).map_err(BuildError::Dockerfile)?;
     let wanted = build.options.target.as_ref().map(|target| target.to_lowercase());

@@ -1,6 +1,6 @@
 //! What becomes of the image: each output gets the layers in the form that it asks for.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use super::{Build, BuildError, Built};
 use crate::digest::Digest;
 use crate::executor::{BlobForm, ExecuteError, Layers, Reuse, abreast};
 use crate::export::{
-    Documents, ExportImage, ExportLayer, FilesTarget, LayerFiles, LayoutForm, LayoutTarget, Open, push, write_files,
-    write_layout,
+    Annotation, Bundle, ExportImage, ExportLayer, FilesTarget, ImageFiles, LayerFiles, LayoutForm, LayoutTarget,
+    NamedBundle, Open, Shape, push, write_files, write_layout,
 };
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::{Compression, Format};
@@ -31,6 +31,8 @@ pub struct Output {
     pub reuse: Reuse,
     /// Names of the image in this output.
     pub names: Vec<Reference>,
+    /// Annotations of its documents.
+    pub annotations: Vec<Annotation>,
 }
 
 /// The kinds of outputs.
@@ -39,17 +41,46 @@ pub enum OutputKind {
     /// An OCI layout or a Docker archive.
     Layout(LayoutForm, LayoutTarget),
     /// Plain files.
-    Files(FilesTarget),
+    Files(FilesTarget, Split),
     /// A registry.
-    Registry,
+    Registry(PushBy),
+}
+
+/// Whether the files of each platform have a directory of their own (`linux_amd64`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Split {
+    /// Where there are several.
+    #[default]
+    WhereSeveral,
+    /// Always.
+    Always,
+    /// Never: they must not have files of the same name.
+    Never,
+}
+
+/// What a pushed image can be found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PushBy {
+    /// The tags of its names.
+    #[default]
+    Tag,
+    /// Its digest alone.
+    Digest,
 }
 
 impl Output {
+    /// An output of OCI documents over layers in gzip, without names and annotations.
+    pub(super) fn plain(kind: OutputKind) -> Output {
+        let blob = BlobForm { compression: Compression::Gzip, level: None };
+        let (names, annotations) = (Vec::new(), Vec::new());
+        Output { kind, format: Format::Oci, blob, reuse: Reuse::AsPulled, names, annotations }
+    }
+
     /// The blob that this output wants of each new layer.
     pub(super) fn blob_form(&self) -> Option<BlobForm> {
         match self.kind {
-            OutputKind::Layout(..) | OutputKind::Registry => Some(self.blob),
-            OutputKind::Files(_) => None,
+            OutputKind::Layout(..) | OutputKind::Registry(_) => Some(self.blob),
+            OutputKind::Files(..) => None,
         }
     }
 
@@ -57,25 +88,47 @@ impl Output {
         match &self.kind {
             OutputKind::Layout(LayoutForm::Oci, _) => "exporting to oci image format",
             OutputKind::Layout(LayoutForm::Docker, _) => "exporting to docker image format",
-            OutputKind::Files(FilesTarget::Directory(_)) => "exporting to client directory",
-            OutputKind::Files(FilesTarget::Tar(_)) => "exporting to client tarball",
-            OutputKind::Registry => "exporting to registry",
+            OutputKind::Files(FilesTarget::Directory(_), _) => "exporting to client directory",
+            OutputKind::Files(FilesTarget::Tar(_), _) => "exporting to client tarball",
+            OutputKind::Registry(_) => "exporting to registry",
         }
+    }
+
+    /// How many repositories of other registries a layer that lies in this one would have to be sent to.
+    fn repositories_beside(&self, registry: &str) -> usize {
+        let others = self.names.iter().filter(|name| name.registry() != registry);
+        others.map(|name| (name.registry(), name.repository())).collect::<BTreeSet<_>>().len()
     }
 }
 
 impl Build<'_> {
-    /// Makes every output, one after the other: they share their layers' blobs.
-    pub(super) fn export(&self, image: &Assembled, layers: &Layers<'_>) -> Result<Built, BuildError> {
-        let mut built = Built { config: Digest::of(&image.config.to_bytes()), manifest: None };
-        let exporter = Exporter { layers, annotations: &self.annotations, original: None };
+    /// Makes every output, one after the other: they share their layers' blobs. `index` is what several images are under
+    /// in the store.
+    pub(super) fn export(
+        &self,
+        images: &[Assembled],
+        index: Option<Descriptor>,
+        layers: &Layers<'_>,
+    ) -> Result<Built, BuildError> {
+        let exporter = Exporter { layers, shape: shape(images), index: None };
+        let mut manifest = index;
         for output in &self.outputs {
             let task = self.progress.task(output.title());
-            let manifest = observed(&task, || exporter.make(output, image, &task))?;
-            built.manifest = manifest.or(built.manifest);
+            manifest = observed(&task, || exporter.make(output, images, &task))?.or(manifest);
         }
-        Ok(built)
+        let config = match images {
+            [only] => Some(Digest::of(&only.config.to_bytes())),
+            _ => None,
+        };
+        let id = config.or(manifest.as_ref().map(|manifest| manifest.digest));
+        let id = id.ok_or_else(|| internal("nothing was built"))?;
+        Ok(Built { id, config, manifest })
     }
+}
+
+/// Several images lie under an index.
+pub(super) fn shape(images: &[Assembled]) -> Shape {
+    if images.len() > 1 { Shape::Index } else { Shape::Image }
 }
 
 /// Shows a piece of work as a task from its start to its end.
@@ -92,57 +145,71 @@ pub(super) fn observed<T>(task: &Task, work: impl FnOnce() -> Result<T, BuildErr
 /// Makes outputs of images whose layers the store knows.
 pub(super) struct Exporter<'a> {
     pub(super) layers: &'a Layers<'a>,
-    pub(super) annotations: &'a BTreeMap<String, String>,
-    /// The documents of an image that was not built here.
-    pub(super) original: Option<Documents>,
+    pub(super) shape: Shape,
+    /// The index of images that were not built here and now.
+    pub(super) index: Option<Vec<u8>>,
 }
 
 impl Exporter<'_> {
-    /// Makes one output; its manifest, where it has one.
+    /// Makes one output; the descriptor of its manifest or index, where it has one.
     pub(super) fn make(
         &self,
         output: &Output,
-        image: &Assembled,
+        images: &[Assembled],
         task: &Task,
     ) -> Result<Option<Descriptor>, BuildError> {
-        let assembled = match &output.kind {
-            OutputKind::Files(target) => {
-                write_files(&self.plain_layers(image, task)?, target)?;
+        let bundle = match &output.kind {
+            OutputKind::Files(target, split) => {
+                write_files(&self.files(images, *split, task)?, target)?;
                 return Ok(None);
             }
             OutputKind::Layout(form, target) => {
-                let export = self.image(output, image, task)?;
-                write_layout(&export, output.format, *form, &output.names, target, task)?
+                let named = [NamedBundle { bundle: self.bundle(output, images, task)?, names: output.names.clone() }];
+                write_layout(&named, *form, target, task)?;
+                let [NamedBundle { bundle, .. }] = named;
+                bundle
             }
-            OutputKind::Registry => {
-                let export = self.image(output, image, task)?;
-                push(self.layers.registry, &export, output.format, &output.names, task)?
+            OutputKind::Registry(by) => {
+                let bundle = self.bundle(output, images, task)?;
+                let names = match by {
+                    PushBy::Tag => output.names.clone(),
+                    PushBy::Digest => at_digest(&output.names, &bundle.top().0.digest)?,
+                };
+                push(self.layers.registry, &bundle, &names, task)?;
+                bundle
             }
         };
-        let (descriptor, _) = &assembled.manifest;
-        task.note(format!("exporting manifest {}", descriptor.digest));
-        task.note(format!("exporting config {}", assembled.config.0.digest));
-        Ok(Some(descriptor.clone()))
+        for image in &bundle.images {
+            task.note(format!("exporting manifest {}", image.manifest.0.digest));
+            task.note(format!("exporting config {}", image.config.0.digest));
+        }
+        if let Some((index, _)) = &bundle.index {
+            task.note(format!("exporting manifest list {}", index.digest));
+        }
+        Ok(Some(bundle.top().0.clone()))
     }
 
-    /// The image in the form that an output wants.
-    pub(super) fn image(&self, output: &Output, image: &Assembled, task: &Task) -> Result<ExportImage, BuildError> {
-        let exported = abreast(&image.layers, |_, layer| self.layer(output, layer, task))?;
-        Ok(ExportImage {
-            config: image.config.clone(),
-            layers: exported,
-            annotations: self.annotations.clone(),
-            original: self.original.clone(),
+    /// The documents of an output, and its layers' blobs in the form that it asks for.
+    pub(super) fn bundle(&self, output: &Output, images: &[Assembled], task: &Task) -> Result<Bundle, BuildError> {
+        let image = |image: &Assembled| {
+            let layers = abreast(&image.layers, |_, layer| self.layer(output, layer, task))?;
+            Ok(ExportImage { config: image.config.clone(), layers, original: image.original.clone() })
+        };
+        let images: Vec<ExportImage> = images.iter().map(image).collect::<Result<_, BuildError>>()?;
+        let bundle = Bundle::new(&images, self.shape, output.format, &output.annotations);
+        Ok(match &self.index {
+            Some(index) => bundle.keeping(index),
+            None => bundle,
         })
     }
 
     fn layer(&self, output: &Output, layer: &Digest, task: &Task) -> Result<ExportLayer, BuildError> {
         let record = self.layers.record(layer)?;
         // A base layer that nothing looked into stays in its registry: a push mounts it, or passes it through.
-        if output.kind == OutputKind::Registry
+        if matches!(output.kind, OutputKind::Registry(_))
             && output.reuse == Reuse::AsPulled
             && record.blobs.is_empty()
-            && let Some(passed) = self.pass_through(&record)?
+            && let Some(passed) = self.pass_through(output, &record)?
         {
             return Ok(passed);
         }
@@ -160,10 +227,14 @@ impl Exporter<'_> {
         })
     }
 
-    fn pass_through(&self, record: &LayerRecord) -> Result<Option<ExportLayer>, BuildError> {
+    fn pass_through(&self, output: &Output, record: &LayerRecord) -> Result<Option<ExportLayer>, BuildError> {
         let (Some(diff_id), Some(remote)) = (record.diff_id, record.remotes.first()) else { return Ok(None) };
         let Some(compression) = Compression::of_media_type(&remote.media_type) else { return Ok(None) };
         let reference: Reference = remote.repository.parse().map_err(internal)?;
+        if output.repositories_beside(reference.registry()) > 1 {
+            // Fetched once into the store it is read from there by all, rather than from the registry for each.
+            return Ok(None);
+        }
         let descriptor = Descriptor::new(&remote.media_type, remote.digest, remote.size);
         let client = self.layers.registry.clone();
         let open: Open = Arc::new(move || Ok(Box::new(client.blob(&reference, &descriptor)) as Box<dyn Read + Send>));
@@ -177,15 +248,32 @@ impl Exporter<'_> {
         }))
     }
 
-    /// The layers without compression.
-    pub(super) fn plain_layers(&self, image: &Assembled, task: &Task) -> Result<Vec<LayerFiles>, BuildError> {
+    /// The files of images, not compressed.
+    pub(super) fn files(&self, images: &[Assembled], split: Split, task: &Task) -> Result<Vec<ImageFiles>, BuildError> {
+        let is_split = match split {
+            Split::WhereSeveral => self.shape == Shape::Index,
+            Split::Always => true,
+            Split::Never => false,
+        };
         let plain = |layer: &Digest| {
             let index = self.layers.index(layer, task)?;
             let open = self.layers.reopen(layer, task)?;
             Ok(LayerFiles { digest: *layer, index, open })
         };
-        image.layers.iter().map(plain).collect()
+        let files = |image: &Assembled| {
+            let platform = image.config.platform().to_string();
+            let directory = is_split.then(|| platform.replace('/', "_"));
+            let layers = image.layers.iter().map(plain).collect::<Result<_, BuildError>>()?;
+            Ok(ImageFiles { platform, directory, layers })
+        };
+        images.iter().map(files).collect()
     }
+}
+
+/// The repositories of some names, at a digest.
+fn at_digest(names: &[Reference], digest: &Digest) -> Result<Vec<Reference>, BuildError> {
+    let at = |name: &Reference| format!("{}/{}@{digest}", name.registry(), name.repository()).parse();
+    names.iter().map(|name| at(name).map_err(internal)).collect()
 }
 
 /// The repositories that hold a blob.

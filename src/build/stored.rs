@@ -1,51 +1,70 @@
 //! Images that are in the store already, or shall be: push and pull without a build.
 
-use std::collections::BTreeMap;
-
 use super::assemble::Assembled;
 use super::bases::record_pulled;
-use super::outputs::{Exporter, Output, OutputKind, observed};
-use super::{BlobForm, BuildError, Reuse};
+use super::outputs::{Exporter, Output, OutputKind, PushBy, observed};
+use super::{BlobForm, BuildError};
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, abreast};
-use crate::export::Documents;
+use crate::export::{Documents, Shape};
 use crate::image::config::ImageConfig;
-use crate::image::manifest::Descriptor;
-use crate::image::media_type::Format;
+use crate::image::manifest::{Descriptor, Document};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::progress::Progress;
-use crate::store::ImageRecord;
+use crate::store::{ImageRecord, Tagged};
 
-/// Pushes an image of the store under a name.
+/// Pushes an image of the store under a name; where its name stands for an index, that and all images under it.
 pub fn push_stored(
     layers: &Layers<'_>,
-    image: &ImageRecord,
+    tagged: &Tagged,
     name: &Reference,
     blob: BlobForm,
     progress: &Progress,
 ) -> Result<Descriptor, BuildError> {
-    let (assembled, original) = stored(layers, image)?;
-    let output = Output {
-        kind: OutputKind::Registry,
-        format: Format::Oci,
-        blob,
-        reuse: Reuse::AsPulled,
-        names: vec![name.clone()],
-    };
+    let (exporter, images) = stored_all(layers, tagged)?;
+    let kind = OutputKind::Registry(PushBy::Tag);
+    let output = Output { blob, names: vec![name.clone()], ..Output::plain(kind) };
     let task = progress.task(format!("pushing {}", name.familiar()));
-    let exporter = Exporter { layers, annotations: &BTreeMap::new(), original: Some(original) };
-    let manifest = observed(&task, || exporter.make(&output, &assembled, &task))?;
+    let manifest = observed(&task, || exporter.make(&output, &images, &task))?;
     Ok(manifest.expect("a push has a manifest"))
 }
 
-/// An image of the store, and its documents as they are there.
-pub(super) fn stored(layers: &Layers<'_>, image: &ImageRecord) -> Result<(Assembled, Documents), BuildError> {
+/// The images that a name in the store stands for, and what exports them.
+pub(super) fn stored_all<'a>(
+    layers: &'a Layers<'a>,
+    tagged: &Tagged,
+) -> Result<(Exporter<'a>, Vec<Assembled>), BuildError> {
+    let store = layers.store;
+    let Some(index) = &tagged.image.index else {
+        let exporter = Exporter { layers, shape: Shape::Image, index: None };
+        return Ok((exporter, vec![stored(layers, &tagged.image)?]));
+    };
+    let exporter = Exporter { layers, shape: Shape::Index, index: store.read_blob(index)? };
+    let members = in_order(store.members(&tagged.name, index)?, exporter.index.as_deref());
+    let images = members.iter().map(|member| stored(layers, &member.image)).collect::<Result<_, _>>()?;
+    Ok((exporter, images))
+}
+
+/// Members of an index in its own order.
+fn in_order(mut members: Vec<Tagged>, index: Option<&[u8]>) -> Vec<Tagged> {
+    let parsed = index.and_then(|bytes| Document::parse(bytes, None).ok());
+    if let Some(Document::Index(index)) = parsed {
+        let place =
+            |member: &Tagged| index.manifests.iter().position(|entry| Some(entry.digest) == member.image.manifest);
+        members.sort_by_key(place);
+    }
+    members
+}
+
+/// An image of the store, with its documents as they are there.
+pub(super) fn stored(layers: &Layers<'_>, image: &ImageRecord) -> Result<Assembled, BuildError> {
     let missing = || ExecuteError::Internal(format!("the config {} is not in the store any more", image.config));
     let bytes = layers.store.read_blob(&image.config)?.ok_or_else(missing)?;
     let config = ImageConfig::parse(&bytes).map_err(|error| ExecuteError::Internal(error.to_string()))?;
     let manifest = image.manifest.map(|manifest| layers.store.read_blob(&manifest)).transpose()?.flatten();
-    Ok((Assembled { config, layers: image.layers.clone() }, Documents { config: bytes, manifest }))
+    let original = Some(Documents { config: bytes, manifest });
+    Ok(Assembled { config, layers: image.layers.clone(), size: image.size, original })
 }
 
 /// Pulls an image and all its layers; returns the manifest's digest.

@@ -6,13 +6,16 @@
 pub mod key;
 pub mod miss;
 
+use std::collections::BTreeMap;
 use std::fs::{File, FileTimes};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 pub use key::Key;
 pub use miss::MissReason;
 
 use crate::digest::{Digest, Frame};
+use crate::image::platform::Platform;
 use crate::store::{LayerRecord, RecordKind, SlotRecord, StepRecord, Store, StoreError};
 
 /// Looks steps up in a store and keeps their results there.
@@ -20,6 +23,8 @@ pub struct Cache<'a> {
     store: &'a Store,
     /// What makes places in this Dockerfile different from places in others: context, file, platform.
     scope: Digest,
+    /// What was made in this build although nothing may come from the cache (`--no-cache`).
+    anew: Mutex<BTreeMap<Digest, StepRecord>>,
 }
 
 /// The place of a step in a Dockerfile, for finding the record to compare a miss with.
@@ -31,12 +36,14 @@ pub struct Place<'a> {
     pub text: &'a str,
     /// How many steps of the stage come before it.
     pub ordinal: usize,
+    /// The platforms that the step is for, where a build is for more.
+    pub platforms: &'a [Platform],
 }
 
 impl<'a> Cache<'a> {
     /// A cache over a store; `scope` names the build (context, Dockerfile, platform) that misses are compared within.
     pub fn new(store: &'a Store, scope: Digest) -> Cache<'a> {
-        Cache { store, scope }
+        Cache { store, scope, anew: Mutex::default() }
     }
 
     /// The record of a step whose layer is still to be had.
@@ -69,10 +76,26 @@ impl<'a> Cache<'a> {
         self.store.write_record(RecordKind::Step, key, record)
     }
 
+    /// As [`Cache::keep`], of a step that may not come from the cache: for the same step once more in this build it may, as
+    /// BuildKit merges equal steps of one solve (`solver/jobs.go`, `loadUnlocked`).
+    pub fn keep_anew(&self, key: &Digest, record: &StepRecord) -> Result<(), StoreError> {
+        self.keep(key, record)?;
+        self.anew.lock().unwrap_or_else(PoisonError::into_inner).insert(*key, record.clone());
+        Ok(())
+    }
+
+    /// What this build made anew under a key.
+    pub fn made_anew(&self, key: &Digest) -> Option<StepRecord> {
+        self.anew.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
     fn slots(&self, place: Place<'_>) -> [Digest; 2] {
         let slot = |kind: &str| {
             let mut frame = Frame::new("rbuild.slot.1");
             frame.digest("scope", &self.scope).text("kind", kind).text("stage", place.stage);
+            for platform in place.platforms {
+                frame.text("platform", &platform.to_string());
+            }
             frame
         };
         [slot("text").text("text", place.text).finish(), slot("place").number("ordinal", place.ordinal as u64).finish()]

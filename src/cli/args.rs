@@ -5,10 +5,13 @@
 
 mod archive;
 mod build;
+mod compare;
 mod executor;
 mod image;
+mod index;
 mod limits;
 mod login;
+mod manual;
 mod registry;
 mod reproducible;
 mod run;
@@ -19,10 +22,13 @@ use clap::{Args, Parser};
 
 pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
+pub use compare::DiffArguments;
 pub use executor::{ExecutorArguments, OtherExecutorArguments};
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
+pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};
 pub use limits::LimitArguments;
 pub use login::{LoginArguments, LogoutArguments};
+pub use manual::{CompletionArguments, ManualArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
@@ -127,6 +133,11 @@ pub enum Subcommand {
     Inspect(InspectArguments),
     /// Show the steps that made an image
     History(HistoryArguments),
+    /// Compose and show indexes of several platforms' images in registries
+    Index(IndexArguments),
+    /// Show how two images differ, in their configs and files
+    #[command(after_help = compare::DIFF_HELP)]
+    Diff(DiffArguments),
     /// Write images into an archive, for docker load, podman load, rbuild load
     #[command(after_help = archive::SAVE_HELP)]
     Save(SaveArguments),
@@ -142,4 +153,9 @@ pub enum Subcommand {
     Doctor(DoctorArguments),
     /// Say how much space images and cache take
     Du(DiskUsageArguments),
+    /// Print a script that completes commands, flags and names of images
+    #[command(after_help = manual::COMPLETION_HELP)]
+    Completion(CompletionArguments),
+    /// Write manual pages into a directory
+    Man(ManualArguments),
 }

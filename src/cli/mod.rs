@@ -13,6 +13,7 @@ pub mod environment;
 pub mod failure;
 pub mod request;
 mod signals;
+pub mod template;
 mod terminal;
 
 use std::ffi::OsString;
@@ -23,12 +24,14 @@ use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::diagnostic::Color;
-use args::{Arguments, Subcommand};
+use args::{Arguments, IndexCommand, Subcommand};
 use environment::Environment;
 use failure::{Failure, FailureKind};
 use request::archive::{Export, Import, Load, Save};
 use request::commands::{Doctor, History, Images, Inspect, Pull, Push, Remove, TagImage};
+use request::compare::Compare;
 use request::container::RunImage;
+use request::index::{CreateIndex, InspectIndex};
 use request::login::{Login, Logout};
 use request::storage::{CheckStore, DiskUsage, Prune};
 use request::{InvalidRequest, Request};
@@ -62,6 +65,12 @@ pub enum Command {
     Inspect(Inspect),
     /// Show how an image was made.
     History(History),
+    /// Show how images differ.
+    Compare(Compare),
+    /// Print a script for a shell.
+    Completion(clap_complete::Shell),
+    /// Write manual pages.
+    Manual(std::path::PathBuf),
     /// Write images into an archive.
     Save(Save),
     /// Take images of an archive.
@@ -70,6 +79,10 @@ pub enum Command {
     Import(Import),
     /// Write an image's files.
     Export(Export),
+    /// Compose an index in a registry.
+    CreateIndex(CreateIndex),
+    /// Show what a name in a registry stands for.
+    InspectIndex(InspectIndex),
     /// Say what this machine can do.
     Doctor(Doctor),
     /// Say what the store holds.
@@ -193,10 +206,17 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Tag(tag) => Command::Tag(TagImage::resolve(tag, global, environment)?),
         Subcommand::Inspect(inspect) => Command::Inspect(Inspect::resolve(inspect, global, environment)?),
         Subcommand::History(history) => Command::History(History::resolve(history, global, environment)?),
+        Subcommand::Diff(diff) => Command::Compare(Compare::resolve(diff, global, environment)?),
+        Subcommand::Completion(completion) => Command::Completion(completion.shell),
+        Subcommand::Man(manual) => Command::Manual(environment.absolute(manual.directory)),
         Subcommand::Save(save) => Command::Save(Save::resolve(save, global, environment)?),
         Subcommand::Load(load) => Command::Load(Load::resolve(load, global, environment)?),
         Subcommand::Import(import) => Command::Import(Import::resolve(import, global, environment)?),
         Subcommand::Export(export) => Command::Export(Export::resolve(export, global, environment)?),
+        Subcommand::Index(index) => match index.command {
+            IndexCommand::Create(create) => Command::CreateIndex(CreateIndex::resolve(create, environment)?),
+            IndexCommand::Inspect(inspect) => Command::InspectIndex(InspectIndex::resolve(inspect, environment)?),
+        },
         Subcommand::Doctor(doctor) => Command::Doctor(Doctor::resolve(doctor, global, environment)),
         Subcommand::Du(usage) => Command::DiskUsage(DiskUsage::resolve(usage, global, environment)?),
     })

@@ -7,16 +7,19 @@
 mod accepted;
 pub mod archive;
 pub mod commands;
+pub mod compare;
 pub mod container;
 mod context;
 pub mod executor;
 mod fields;
+pub mod index;
 mod invalid;
 mod limits;
 pub mod login;
 mod output;
 mod registries;
 mod run;
+mod several;
 pub mod storage;
 mod values;
 
@@ -27,6 +30,7 @@ use std::path::PathBuf;
 use super::args::{BuildArguments, ExplainArguments, GlobalArguments, Switch};
 use super::environment::Environment;
 use crate::executor::Resolver;
+use crate::export::Annotation;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::sandbox::{Isolation, Limits, StorageDriver};
@@ -36,9 +40,7 @@ pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
 use executor::DigestFiles;
 use fields::Given;
 pub use invalid::InvalidRequest;
-pub use output::{
-    Annotation, AnnotationTarget, Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress,
-};
+pub use output::{Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress};
 pub use registries::RegistryOptions;
 use registries::registries;
 pub use run::{Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent};
@@ -246,6 +248,9 @@ impl Request {
         registries.insecure.extend(output::insecure_registries(&outputs));
         let (progress, verbosity) = progress(&arguments, global, environment)?;
         let network = run::network(&arguments.network)?;
+        let platforms = platforms(&arguments.platforms, environment)?;
+        let annotations = output::annotations(&arguments.annotations)?;
+        several::check(&outputs, &annotations, &platforms)?;
         let resolver = run::resolver(&arguments)?;
         Ok(Request {
             action: action(&arguments)?,
@@ -255,8 +260,8 @@ impl Request {
             target: arguments.target.filter(|target| !target.is_empty()),
             build_arguments,
             labels: key_values("--label", &arguments.labels)?,
-            annotations: output::annotations(&arguments.annotations)?,
-            platforms: platforms(&arguments.platforms, environment)?,
+            annotations,
+            platforms,
             build_contexts: context::build_contexts(&arguments.build_contexts, environment)?,
             cache: cache_use(arguments.no_cache, arguments.no_cache_filter),
             cache_from: accepted::cache_locations("--cache-from", &arguments.cache_from, environment)?,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::Resolver;
 use super::passwd::{UserError, lookup_user};
 use super::run::{hosts_file, name_server};
-use super::{ExecuteError, Layers};
-use crate::digest::Digest;
+use super::{BlobForm, ExecuteError, Layers};
+use crate::digest::{Digest, Frame};
 use crate::image::config::ContainerConfig;
 use crate::progress::Task;
 use crate::sandbox::{self, Cancel, Exit, SandboxError, Streams};
@@ -83,6 +83,10 @@ pub fn variables(config: &ContainerConfig, others: &[(String, String)]) -> Vec<(
 /// A container whose files are there.
 pub struct Prepared<'a> {
     layers: &'a Layers<'a>,
+    /// Layers of the image, lowest first.
+    below: Vec<Digest>,
+    /// Where what it writes goes.
+    draft: Draft,
     spec: sandbox::RunSpec,
 }
 
@@ -120,7 +124,7 @@ impl Container {
             security: sandbox::Security::Sandbox,
             shm_size: self.shm_size,
         };
-        Ok(Prepared { layers, spec })
+        Ok(Prepared { layers, below: self.layers, draft, spec })
     }
 }
 
@@ -131,6 +135,26 @@ impl Prepared<'_> {
     /// Whatever kept the command from running, or that it was cancelled.
     pub fn run(&self, streams: &Streams<'_>, cancel: &Cancel) -> Result<Exit, ContainerError> {
         Ok(self.layers.namespace.sandbox()?.run(&self.spec, streams, cancel)?)
+    }
+
+    /// Makes what the command wrote a layer, packed and in the store.
+    ///
+    /// # Errors
+    /// It cannot be kept.
+    pub fn commit(self, blob: BlobForm, task: &Task) -> Result<Digest, ContainerError> {
+        let Prepared { layers, below, draft, .. } = self;
+        // Drafts are named by their session, and no two sessions have the same name.
+        let at = draft.upper().to_string_lossy();
+        let layer = Frame::new("rbuild.committed.1").text("at", &at).finish();
+        layers.store.update_layer(&layer, |record| record.below = below).map_err(ExecuteError::from)?;
+        draft.seal(layers.store, layers.mapping()?, &layer).map_err(ExecuteError::from)?;
+        layers.pack_all(&[layer], Some(blob), task)?;
+        Ok(layer)
+    }
+
+    /// The command, with its arguments.
+    pub fn args(&self) -> &[String] {
+        &self.spec.args
     }
 }
 

@@ -98,7 +98,7 @@ pub fn explain(plan: &Plan, services: &Services<'_>, foresight: &Foresight) -> R
         let (key, verdict) = match (foresight.take(step.id), unknown, &step.op) {
             (Some((key, verdict)), _, _) => (Some(key), verdict),
             (None, Some(missing), _) => (None, Verdict::Depends(first_unmade(&explained, missing))),
-            (None, None, Op::Scratch) => (None, Verdict::Base { moved: None }),
+            (None, None, Op::Scratch(_)) => (None, Verdict::Base { moved: None }),
             (None, None, _) => return Err(ExecuteError::internal("a step was not explained")),
         };
         explained.push(Explained { step: step.id, key, verdict });

@@ -175,7 +175,7 @@ impl<'a> Layers<'a> {
             if let Some(path) = self.store.tree(&mapping.name, &TreeName::of(layer)) {
                 return Ok(path);
             }
-            let _lock = Shared::Tree.lock(layer, self.store, task)?;
+            let _lock = Shared::Tree.lock(layer, self.store, task, None)?;
             if let Some(path) = self.store.tree(&mapping.name, &TreeName::of(layer)) {
                 return Ok(path);
             }
@@ -337,7 +337,7 @@ impl<'a> Layers<'a> {
             .ok_or_else(|| ExecuteError::internal(format!("unsupported layer type {:?}", remote.media_type)))?;
         let compression = compression_name(compression).to_owned();
         let blob = BlobRecord { digest: remote.digest, size: remote.size, compression };
-        let _lock = Shared::Blob.lock(&remote.digest, self.store, task)?;
+        let _lock = Shared::Blob.lock(&remote.digest, self.store, task, None)?;
         if self.store.has_blob(&remote.digest) {
             return Ok(blob);
         }

@@ -218,7 +218,7 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
         .steps
         .iter()
         // BuildKit shows no line for scratch either: there is nothing to do.
-        .map(|step| (step.op != Op::Scratch).then(|| services.progress.task(step.title.clone())))
+        .map(|step| (!matches!(step.op, Op::Scratch(_))).then(|| services.progress.task(step.title.clone())))
         .collect();
     let mut outputs: Vec<Option<Arc<StepOutput>>> = vec![None; plan.steps.len()];
     let mut failure: Option<ExecuteError> = None;

@@ -327,7 +327,7 @@ impl Work<'_> {
         });
         let names: BTreeSet<Digest> =
             locked.map(|(resolved, content)| cache_name(resolved, content.as_ref()).finish()).collect();
-        names.iter().map(|name| Ok(Shared::Cache.lock(name, self.services.layers.store, self.task)?)).collect()
+        names.iter().map(|name| self.wait_for(Shared::Cache, name)).collect()
     }
 
     fn cache(

@@ -12,7 +12,7 @@ use crate::cache::{Key, MissReason, Place, key};
 use crate::digest::Digest;
 use crate::plan::{CopyFrom, MountSource, Op, Plan, Step, StepId};
 use crate::progress::{Outcome, Task};
-use crate::store::{SlotRecord, StepRecord};
+use crate::store::{Lock, SlotRecord, StepRecord};
 
 /// The results that a step waits for.
 pub(super) struct Inputs {
@@ -32,10 +32,10 @@ impl Inputs {
 /// into it, a blob where it is part of the result.
 pub(super) fn wanted(plan: &Plan, services: &Services<'_>) -> Vec<Wanted> {
     let mut wanted = vec![Wanted { blob: None, tree: false }; plan.steps.len()];
-    let mut result = Some(plan.result.step);
-    while let Some(id) = result {
-        wanted[id.index()].blob = services.options.blob;
-        result = plan.step(id).parent;
+    for result in plan.results() {
+        for id in plan.lineage(result.step) {
+            wanted[id.index()].blob = services.options.blob;
+        }
     }
     for step in plan.steps.iter().rev() {
         let mut looked_into = Vec::new();
@@ -51,7 +51,7 @@ pub(super) fn wanted(plan: &Plan, services: &Services<'_>) -> Vec<Wanted> {
                 CopyFrom::Step(id) => Some(id),
                 CopyFrom::Context | CopyFrom::NamedContext(_) => None,
             }),
-            Op::Scratch | Op::Base(_) | Op::Workdir(_) => {}
+            Op::Scratch(_) | Op::Base(_) | Op::Workdir(_) => {}
         }
         if wanted[step.id.index()].tree {
             looked_into.extend(step.parent);
@@ -91,10 +91,8 @@ pub(super) fn run_step(
     let step = plan.step(id);
     let work = Work { plan, step, services, task, inputs };
     match &step.op {
-        Op::Scratch => {
-            let stage = &plan.result.config;
-            let platform = crate::image::platform::Platform::new(&stage.os, &stage.architecture, &stage.variant);
-            let key = work.begun(key::scratch(&platform).digest);
+        Op::Scratch(platform) => {
+            let key = work.begun(key::scratch(platform).digest);
             Ok(StepOutput { key, layers: Some(Vec::new()), added: None })
         }
         Op::Base(base) => work.base(base),
@@ -119,6 +117,11 @@ impl Work<'_> {
         self.inputs.outputs.get(&id).map(Arc::as_ref).ok_or_else(missing)
     }
 
+    /// Takes a lock that others may hold for long.
+    pub(super) fn wait_for(&self, shared: Shared, name: &Digest) -> Result<Lock, ExecuteError> {
+        shared.lock(name, self.services.layers.store, self.task, Some(self.services.cancel))
+    }
+
     /// The layers of a step that this one waits for.
     pub(super) fn layers_of(&self, id: StepId) -> Result<&[Digest], ExecuteError> {
         self.output(id)?.layers.as_deref().ok_or(ExecuteError::NotMade(id))
@@ -140,9 +143,14 @@ impl Work<'_> {
     }
 
     pub(super) fn place(&self) -> Place<'_> {
-        let earlier = self.plan.steps[..self.step.id.index()].iter().filter(|other| other.stage == self.step.stage);
+        let earlier = self.plan.steps[..self.step.id.index()]
+            .iter()
+            .filter(|other| other.stage == self.step.stage && other.platforms == self.step.platforms);
         let text = self.step.title.split_once("] ").map_or(self.step.title.as_str(), |(_, text)| text);
-        Place { stage: self.stage_name(), text, ordinal: earlier.count() }
+        // What all of the build's platforms share has the place that it has in a build for one.
+        let is_shared = self.step.platforms.len() == self.plan.results().count();
+        let platforms = if is_shared { &[] } else { self.step.platforms.as_slice() };
+        Place { stage: self.stage_name(), text, ordinal: earlier.count(), platforms }
     }
 
     fn may_use_cache(&self) -> bool {
@@ -159,7 +167,7 @@ impl Work<'_> {
     /// The record of a key whose layer can still be had.
     pub(super) fn find(&self, key: &Digest) -> Result<Option<StepRecord>, ExecuteError> {
         if !self.may_use_cache() {
-            return Ok(None);
+            return Ok(self.services.cache.made_anew(key));
         }
         let layers = self.services.layers;
         Ok(self.services.cache.find(key, |layer, record| layers.is_available(layer, record))?)
@@ -184,7 +192,7 @@ impl Work<'_> {
             return self.foresee(key, chain, files, foresight);
         }
         // Whoever makes the same now, in this process or another, is waited for, and its result is ours.
-        let _lock = Shared::Step.lock(&key.digest, self.services.layers.store, self.task)?;
+        let _lock = self.wait_for(Shared::Step, &key.digest)?;
         if let Some(record) = self.find(&key.digest)? {
             return self.hit(key, chain, record);
         }
@@ -198,7 +206,10 @@ impl Work<'_> {
             }
             Made::Found(record) => (record, Outcome::Cached),
         };
-        cache.keep(&key.digest, &record)?;
+        match self.may_use_cache() {
+            true => cache.keep(&key.digest, &record)?,
+            false => cache.keep_anew(&key.digest, &record)?,
+        }
         cache.remember(self.place(), key, Some(record.layer))?;
         self.task.end(outcome);
         self.extend(chain, record)

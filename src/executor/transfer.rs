@@ -409,7 +409,7 @@ impl Work<'_> {
             return Err(self.changed(path.as_bytes()));
         }
         let key = Frame::new("rbuild.bind.1").digest("content", &content).finish();
-        let _lock = Shared::Step.lock(&key, self.services.layers.store, self.task)?;
+        let _lock = self.wait_for(Shared::Step, &key)?;
         if let Some(record) = self.find(&key)? {
             return Ok(record.layer);
         }

@@ -1,8 +1,18 @@
 //! Waiting for what another process, or another step, makes now: nobody should wonder why nothing happens.
 
+use std::time::{Duration, Instant};
+
+use super::ExecuteError;
 use crate::digest::Digest;
 use crate::progress::Task;
-use crate::store::{Holder, Lock, Store, StoreError};
+use crate::sandbox::Cancel;
+use crate::store::{Holder, Lock, Store};
+
+/// How long a wait is nothing to speak of.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long a lock may be free before it is noticed.
+const LONGEST_PAUSE: Duration = Duration::from_millis(30);
 
 /// What is waited for: the kind of lock, and what its holder does in words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +46,32 @@ impl Shared {
         }
     }
 
-    /// Takes the lock. A wait of more than a moment is told on the task's line.
-    pub(super) fn lock(self, name: &Digest, store: &Store, task: &Task) -> Result<Lock, StoreError> {
-        store.lock_telling(self.kind(), name, |holder| {
-            task.start();
-            task.note(self.sentence(holder));
-        })
+    /// Takes the lock. A wait of more than a moment is told on the task's line; where the build can be stopped, the
+    /// wait ends with it: who fails must not wait for what others do.
+    pub(super) fn lock(
+        self,
+        name: &Digest,
+        store: &Store,
+        task: &Task,
+        cancel: Option<&Cancel>,
+    ) -> Result<Lock, ExecuteError> {
+        let begun = Instant::now();
+        let (mut pause, mut told) = (Duration::from_millis(1), false);
+        loop {
+            if let Some(lock) = store.try_lock(self.kind(), name)? {
+                return Ok(lock);
+            }
+            if cancel.is_some_and(Cancel::is_cancelled) {
+                return Err(ExecuteError::Cancelled);
+            }
+            if !told && begun.elapsed() > SILENCE {
+                told = true;
+                task.start();
+                task.note(self.sentence(store.holder(self.kind(), name)));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 
     fn sentence(self, holder: Holder) -> String {

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Assembled, ExportError, ExportImage, FileTarget};
+use super::{Blob, Bundle, ExportError, FileTarget};
 use crate::digest::{Digest, VerifyReader};
 use crate::image::manifest::{Descriptor, Index, canonical};
-use crate::image::media_type::{Format, OCI_INDEX};
+use crate::image::media_type::OCI_INDEX;
 use crate::image::reference::Reference;
 use crate::layer::write::TarWriter;
 use crate::progress::Task;
@@ -35,38 +35,40 @@ pub enum LayoutTarget {
     Tar(FileTarget),
 }
 
-/// Writes an image as a layout.
+/// What is called something in a layout.
+pub struct NamedBundle {
+    /// An image, or several under an index.
+    pub bundle: Bundle,
+    /// Its names; may be none.
+    pub names: Vec<Reference>,
+}
+
+/// Writes images and indexes as one layout, each blob once.
 ///
 /// # Errors
 /// The target cannot be written, or a layer cannot be read or is not what its digest says.
 pub fn write_layout(
-    image: &ExportImage,
-    format: Format,
+    items: &[NamedBundle],
     form: LayoutForm,
-    names: &[Reference],
     target: &LayoutTarget,
     task: &Task,
-) -> Result<Assembled, ExportError> {
-    let assembled = image.assemble(format);
-    let layout = Layout { image, assembled: &assembled, form, names, task };
+) -> Result<(), ExportError> {
+    let layout = Layout { items, form, task };
     match target {
-        LayoutTarget::Directory(path) => layout.directory(path)?,
+        LayoutTarget::Directory(path) => layout.directory(path),
         LayoutTarget::Tar(FileTarget::Stdout) => {
             let out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
-            layout.tar(out).and_then(|mut out| out.flush()).map_err(ExportError::write(Path::new("-")))?;
+            layout.tar(out).and_then(|mut out| out.flush()).map_err(ExportError::write(Path::new("-")))
         }
         LayoutTarget::Tar(FileTarget::Path(path)) => {
-            super::files::write_file(path, |out| layout.tar(out).map(drop)).map_err(ExportError::write(path))?;
+            super::files::write_file(path, |out| layout.tar(out).map(drop)).map_err(ExportError::write(path))
         }
     }
-    Ok(assembled)
 }
 
 struct Layout<'a> {
-    image: &'a ExportImage,
-    assembled: &'a Assembled,
+    items: &'a [NamedBundle],
     form: LayoutForm,
-    names: &'a [Reference],
     task: &'a Task,
 }
 
@@ -77,7 +79,7 @@ impl Layout<'_> {
             entry.digest == new.digest
                 || (new.annotations.contains_key(key) && entry.annotations.get(key) == new.annotations.get(key))
         };
-        let entries = entries(self.image, self.assembled, self.names);
+        let entries: Vec<Descriptor> = self.items.iter().flat_map(entries).collect();
         manifests.retain(|old| !entries.iter().any(|new| replaced(old, new)));
         manifests.extend(entries);
         let media_type = Some(OCI_INDEX.to_owned());
@@ -91,14 +93,10 @@ impl Layout<'_> {
             ("oci-layout", canonical(&json!({ "imageLayoutVersion": "1.0.0" }))),
         ];
         if self.form == LayoutForm::Docker {
-            documents.insert(1, ("manifest.json", canonical(&json!([docker_item(self.assembled, self.names)]))));
+            let items: Vec<Value> = self.items.iter().filter_map(docker_item).collect();
+            documents.insert(1, ("manifest.json", canonical(&Value::from(items))));
         }
         documents
-    }
-
-    fn small_blobs(&self) -> [(&Digest, &[u8]); 2] {
-        let (config, manifest) = (&self.assembled.config, &self.assembled.manifest);
-        [(&config.0.digest, &config.1), (&manifest.0.digest, &manifest.1)]
     }
 
     fn tar<W: Write>(&self, out: W) -> io::Result<W> {
@@ -108,25 +106,21 @@ impl Layout<'_> {
         }
         enum Content<'a> {
             Bytes(&'a [u8]),
-            Layer(usize),
+            Layer(&'a Blob),
         }
         let mut blobs: BTreeMap<String, (u64, Content<'_>)> = BTreeMap::new();
-        for (digest, bytes) in self.small_blobs() {
-            blobs.insert(digest.hex(), (bytes.len() as u64, Content::Bytes(bytes)));
+        for (descriptor, bytes) in self.items.iter().flat_map(|item| item.bundle.documents()) {
+            blobs.insert(descriptor.digest.hex(), (descriptor.size, Content::Bytes(bytes)));
         }
-        for (number, layer) in self.image.layers.iter().enumerate() {
-            blobs.insert(layer.digest.hex(), (layer.size, Content::Layer(number)));
+        for layer in self.items.iter().flat_map(|item| item.bundle.layers()) {
+            blobs.insert(layer.descriptor.digest.hex(), (layer.descriptor.size, Content::Layer(layer)));
         }
         for (hex, (size, content)) in blobs {
             let path = format!("blobs/sha256/{hex}");
             match content {
                 Content::Bytes(mut bytes) => tar.append(path.as_bytes(), &file(size), None, &mut bytes)?,
-                Content::Layer(number) => {
-                    let layer = &self.image.layers[number];
-                    let mut part = self.task.part(format!("{} writing", layer.digest), size);
-                    let reader = VerifyReader::new((layer.open)()?, layer.digest, Some(size));
-                    tar.append(path.as_bytes(), &file(size), None, &mut Counted { reader, part: &mut part })?;
-                    part.finish();
+                Content::Layer(layer) => {
+                    self.layer(layer, |reader| tar.append(path.as_bytes(), &file(size), None, reader))?;
                 }
             }
         }
@@ -136,24 +130,31 @@ impl Layout<'_> {
         tar.finish()
     }
 
+    /// Reads a layer, checks it, and shows how far that has come.
+    fn layer(&self, layer: &Blob, write: impl FnOnce(&mut dyn io::Read) -> io::Result<()>) -> io::Result<()> {
+        let Descriptor { digest, size, .. } = layer.descriptor;
+        let mut part = self.task.part(format!("{digest} writing"), size);
+        let reader = VerifyReader::new((layer.open)()?, digest, Some(size));
+        write(&mut Counted { reader, part: &mut part })?;
+        part.finish();
+        Ok(())
+    }
+
     fn directory(&self, path: &Path) -> Result<(), ExportError> {
         let blobs = path.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(ExportError::write(&blobs))?;
-        for layer in &self.image.layers {
-            let target = blobs.join(layer.digest.hex());
+        for layer in self.items.iter().flat_map(|item| item.bundle.layers()) {
+            let target = blobs.join(layer.descriptor.digest.hex());
             if target.exists() {
                 continue;
             }
-            let mut part = self.task.part(format!("{} writing", layer.digest), layer.size);
-            let copied = super::files::write_file(&target, |mut out| {
-                let reader = VerifyReader::new((layer.open)()?, layer.digest, Some(layer.size));
-                io::copy(&mut Counted { reader, part: &mut part }, &mut out).map(drop)
+            let written = super::files::write_file(&target, |mut out| {
+                self.layer(layer, |reader| io::copy(reader, &mut out).map(drop))
             });
-            copied.map_err(ExportError::write(&target))?;
-            part.finish();
+            written.map_err(ExportError::write(&target))?;
         }
-        for (digest, bytes) in self.small_blobs() {
-            let target = blobs.join(digest.hex());
+        for (descriptor, bytes) in self.items.iter().flat_map(|item| item.bundle.documents()) {
+            let target = blobs.join(descriptor.digest.hex());
             super::files::write_file(&target, |out| out.write_all(bytes)).map_err(ExportError::write(&target))?;
         }
         let others = existing_entries(&path.join("index.json"))?;
@@ -166,12 +167,12 @@ impl Layout<'_> {
 }
 
 /// The entries of `index.json`: one for each name, as containerd reads them.
-pub(super) fn entries(image: &ExportImage, assembled: &Assembled, names: &[Reference]) -> Vec<Descriptor> {
-    let mut plain = assembled.manifest.0.clone();
-    if let Some(created) = &image.config.created {
+fn entries(item: &NamedBundle) -> Vec<Descriptor> {
+    let mut plain = item.bundle.top().0.clone();
+    if let Some(created) = &item.bundle.created {
         plain.annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
     }
-    if names.is_empty() {
+    if item.names.is_empty() {
         return vec![plain];
     }
     let named = |name: &Reference| {
@@ -183,16 +184,17 @@ pub(super) fn entries(image: &ExportImage, assembled: &Assembled, names: &[Refer
         }
         entry
     };
-    names.iter().map(named).collect()
+    item.names.iter().map(named).collect()
 }
 
-/// What `docker load` of all ages reads of an image in `manifest.json`.
-pub(super) fn docker_item(assembled: &Assembled, names: &[Reference]) -> Value {
+/// What `docker load` of all ages reads of an image in `manifest.json`; nothing of an index, for it knows one image alone.
+fn docker_item(item: &NamedBundle) -> Option<Value> {
+    let [image] = item.bundle.images.as_slice() else { return None };
     let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
-    let tags: Vec<String> = names.iter().map(|name| name.with_default_tag().familiar()).collect();
-    let layers: Vec<String> = assembled.layers.iter().map(|layer| blob(&layer.digest)).collect();
+    let tags: Vec<String> = item.names.iter().map(|name| name.with_default_tag().familiar()).collect();
+    let layers: Vec<String> = image.layers.iter().map(|layer| blob(&layer.descriptor.digest)).collect();
     let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
-    json!({ "Config": blob(&assembled.config.0.digest), "RepoTags": tags, "Layers": layers })
+    Some(json!({ "Config": blob(&image.config.0.digest), "RepoTags": tags, "Layers": layers }))
 }
 
 /// What an existing layout's index names.
@@ -207,7 +209,7 @@ fn existing_entries(path: &Path) -> Result<Vec<Descriptor>, ExportError> {
     }
 }
 
-pub(super) fn file(size: u64) -> Node {
+fn file(size: u64) -> Node {
     let kind = Kind::File { size, digest: None };
     Node { kind, mode: 0o644, ..Node::directory(Time::default()) }
 }

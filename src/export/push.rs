@@ -1,35 +1,87 @@
 //! Registry output.
 
-use super::{Assembled, ExportError, ExportImage};
-use crate::image::media_type::Format;
+use std::thread;
+
+use super::{Assembled, Bundle, ExportError};
 use crate::image::reference::Reference;
 use crate::progress::Task;
 use crate::registry::Client;
-use crate::registry::push::{PushContent, PushImage, PushLayer};
+use crate::registry::push::{PushContent, PushImage, PushIndex, PushLayer};
 
-/// Pushes an image under its names; layers go to each repository once.
-pub fn push(
-    client: &Client,
-    image: &ExportImage,
-    format: Format,
-    names: &[Reference],
-    task: &Task,
-) -> Result<Assembled, ExportError> {
-    let assembled = image.assemble(format);
-    for name in names {
-        let layers = image.layers.iter().zip(&assembled.layers).map(|(layer, descriptor)| {
-            let open = layer.open.clone();
-            let mount_from =
-                layer.repositories.iter().filter(|other| other.registry() == name.registry()).cloned().collect();
-            PushLayer { descriptor: descriptor.clone(), open: Box::new(move || open()), mount_from }
-        });
-        let pushed = PushContent::Image(Box::new(PushImage {
-            config: assembled.config.clone(),
-            layers: layers.collect(),
-            manifest: assembled.manifest.clone(),
-        }));
-        crate::registry::push::push(client, &name.with_default_tag(), &pushed, &[], Some(task))
-            .map_err(|source| ExportError::Push { reference: name.familiar(), source })?;
+/// Pushes an image, or several under an index, under its names: to each repository once, and to several at a time.
+///
+/// A name with a digest is pushed without a tag.
+///
+/// # Errors
+/// The first repository that could not be pushed to; the others are as far as they came.
+pub fn push(client: &Client, bundle: &Bundle, names: &[Reference], task: &Task) -> Result<(), ExportError> {
+    let repositories = by_repository(names);
+    let push_to = |names: &[Reference]| {
+        let Some((first, others)) = names.split_first() else { return Ok(()) };
+        let tags: Vec<String> = others.iter().filter_map(|name| name.tag()).map(str::to_owned).collect();
+        let pushed = crate::registry::push::push(client, first, &content(bundle, first), &tags, Some(task));
+        pushed.map(drop).map_err(|source| ExportError::Push { reference: first.familiar(), source })
+    };
+    if let [only] = repositories.as_slice() {
+        return push_to(only);
     }
-    Ok(assembled)
+    thread::scope(|scope| {
+        let pushes: Vec<_> = repositories.iter().map(|names| scope.spawn(|| push_to(names))).collect();
+        // All are waited for; the first that failed is told.
+        let results: Vec<_> = pushes.into_iter().map(|push| push.join().expect("pushing does not panic")).collect();
+        results.into_iter().collect()
+    })
+}
+
+/// The names, those of one repository together, each with a tag or a digest.
+fn by_repository(names: &[Reference]) -> Vec<Vec<Reference>> {
+    let mut repositories: Vec<Vec<Reference>> = Vec::new();
+    for name in names {
+        let name = if name.digest().is_some() { name.clone() } else { name.with_default_tag() };
+        let is_same =
+            |other: &Reference| other.registry() == name.registry() && other.repository() == name.repository();
+        match repositories.iter_mut().find(|known| known.first().is_some_and(is_same)) {
+            Some(known) => known.push(name),
+            None => repositories.push(vec![name]),
+        }
+    }
+    repositories
+}
+
+fn content(bundle: &Bundle, name: &Reference) -> PushContent {
+    let mut images: Vec<PushImage> = bundle.images.iter().map(|image| push_image(image, name)).collect();
+    match (&bundle.index, images.len()) {
+        (None, 1) => PushContent::Image(Box::new(images.remove(0))),
+        _ => PushContent::Index(Box::new(PushIndex { images, index: bundle.top().clone() })),
+    }
+}
+
+fn push_image(image: &Assembled, name: &Reference) -> PushImage {
+    let layer = |layer: &super::Blob| {
+        let open = layer.open.clone();
+        let is_near = |other: &&Reference| other.registry() == name.registry();
+        PushLayer {
+            descriptor: layer.descriptor.clone(),
+            open: Box::new(move || open()),
+            mount_from: layer.repositories.iter().filter(is_near).cloned().collect(),
+        }
+    };
+    PushImage {
+        config: image.config.clone(),
+        layers: image.layers.iter().map(layer).collect(),
+        manifest: image.manifest.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_one_repository_go_together() {
+        let names = ["r.test/a:1", "r.test/b:1", "r.test/a:2", "s.test/a"].map(|name| name.parse().unwrap());
+        let texts: Vec<Vec<String>> =
+            by_repository(&names).iter().map(|names| names.iter().map(ToString::to_string).collect()).collect();
+        assert_eq!(texts, [vec!["r.test/a:1", "r.test/a:2"], vec!["r.test/b:1"], vec!["s.test/a:latest"]]);
+    }
 }

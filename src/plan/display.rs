@@ -13,7 +13,8 @@ impl Display for Plan {
         for step in &self.steps {
             write!(f, "{step}")?;
         }
-        write!(f, "result {}", self.result.step)?;
+        let results: Vec<String> = self.results().map(|result| result.step.to_string()).collect();
+        write!(f, "result {}", results.join(" "))?;
         if let Some(epoch) = self.epoch {
             write!(f, " at {epoch}")?;
         }
@@ -36,7 +37,7 @@ impl Display for Step {
         }
         writeln!(f)?;
         match &self.op {
-            Op::Scratch => Ok(()),
+            Op::Scratch(_) => Ok(()),
             Op::Base(key) => writeln!(f, "    platform {}", key.platform),
             Op::Run(run) => write!(f, "{run}"),
             Op::Copy(copy) => write!(f, "{copy}"),

@@ -65,7 +65,7 @@ fn order(steps: &[Step], last: StepId) -> Vec<StepId> {
 }
 
 /// Renames the steps that an operation reads from.
-fn with_sources(mut op: Op, rename: &dyn Fn(StepId) -> StepId) -> Op {
+pub(super) fn with_sources(mut op: Op, rename: &dyn Fn(StepId) -> StepId) -> Op {
     match &mut op {
         Op::Copy(copy) => {
             if let CopyFrom::Step(id) = &mut copy.from {
@@ -79,7 +79,7 @@ fn with_sources(mut op: Op, rename: &dyn Fn(StepId) -> StepId) -> Op {
                 }
             }
         }
-        Op::Scratch | Op::Base(_) | Op::Workdir(_) => {}
+        Op::Scratch(_) | Op::Base(_) | Op::Workdir(_) => {}
     }
     op
 }
@@ -88,7 +88,7 @@ fn with_sources(mut op: Op, rename: &dyn Fn(StepId) -> StepId) -> Op {
 /// numbers matter little; the order in which ready steps are started is all that depends on them.
 fn cost(op: &Op) -> u64 {
     match op {
-        Op::Scratch => 0,
+        Op::Scratch(_) => 0,
         Op::Workdir(_) => 1,
         Op::Copy(_) => 2,
         Op::Base(_) => 10,

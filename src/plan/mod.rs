@@ -15,6 +15,7 @@ use crate::diagnostic::{Diagnostic, Severity, Span};
 use crate::dockerfile::ast::Dockerfile;
 pub use crate::dockerfile::mount::{Mount, MountKind, Sharing};
 use crate::image::config::{History, ImageConfig};
+use crate::image::platform::Platform;
 
 mod args;
 mod config;
@@ -27,6 +28,7 @@ mod frontend;
 pub mod git;
 mod graph;
 mod history;
+mod join;
 pub mod needs;
 pub mod options;
 mod path;
@@ -42,7 +44,8 @@ mod title;
 pub use epoch::{Epoch, EpochSource};
 pub use frontend::refused_frontend;
 pub use git::GitReference;
-pub use options::{BaseKey, BaseSource, NamedContext, Options, Scope};
+pub use join::join;
+pub use options::{BaseKey, BaseSource, NamedContext, Options, Scope, Titles};
 
 /// What has to be done, and what comes out.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +54,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The target's root file system and config.
     pub result: StageResult,
+    /// The same for further platforms, where several plans were joined.
+    pub others: Vec<StageResult>,
     /// What a user should look at, in the order of the file.
     pub warnings: Vec<Diagnostic>,
     /// The file's stages, in order.
@@ -133,13 +138,15 @@ pub struct Step {
     pub inputs: Vec<StepId>,
     /// The stage's name in lower case, which `--no-cache-filter` may name.
     pub ignore_cache_name: Option<String>,
+    /// Of joined plans, the platforms whose images need the step.
+    pub platforms: Vec<Platform>,
 }
 
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Starts from nothing.
-    Scratch,
+    /// Starts from nothing, for a platform.
+    Scratch(Platform),
     /// Starts from an image.
     Base(BaseKey),
     /// Runs a command.
@@ -379,6 +386,11 @@ impl Plan {
     /// The step with an id of this plan.
     pub fn step(&self, id: StepId) -> &Step {
         &self.steps[id.0]
+    }
+
+    /// What comes out: one result for each platform.
+    pub fn results(&self) -> impl Iterator<Item = &StageResult> {
+        std::iter::once(&self.result).chain(&self.others)
     }
 }
 

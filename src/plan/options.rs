@@ -35,6 +35,18 @@ pub struct Options {
     pub hostname: String,
     /// Which stages are looked at.
     pub scope: Scope,
+    /// What titles of steps say.
+    pub titles: Titles,
+}
+
+/// What titles of steps say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Titles {
+    /// The stage and the instruction: `[build 2/3] RUN make`.
+    #[default]
+    Plain,
+    /// The platform as well, where several are built: `[linux/arm64 build 2/3] RUN make`.
+    WithPlatform,
 }
 
 /// Which stages are looked at.
@@ -60,6 +72,7 @@ impl Default for Options {
             epoch: Epoch::AsWritten,
             hostname: DEFAULT_HOSTNAME.to_owned(),
             scope: Scope::Target,
+            titles: Titles::Plain,
         }
     }
 }

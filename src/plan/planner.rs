@@ -140,6 +140,7 @@ impl<'a> Planner<'a> {
             graph::prune(Plan {
                 steps: self.steps,
                 result,
+                others: Vec::new(),
                 warnings: Vec::new(),
                 stages: summaries,
                 arguments: self.arguments,
@@ -235,7 +236,7 @@ impl<'a> Planner<'a> {
 
     /// What stands in for a stage that is not known: nothing that hangs on its config is reported.
     pub(super) fn placeholder(&mut self, span: Span, stage: usize) -> StageState {
-        let step = self.root(Op::Scratch, span, stage);
+        let step = self.root(Op::Scratch(self.options.target_platform().clone()), span, stage);
         StageState { is_known: false, ..StageState::of_nothing(step, self.options.target_platform()) }
     }
 
@@ -257,6 +258,7 @@ impl<'a> Planner<'a> {
             parent: None,
             inputs: Vec::new(),
             ignore_cache_name: self.headers.get(stage).and_then(|header| header.name.clone()),
+            platforms: Vec::new(),
         });
         self.roots.push(Root { op, step: id, stage: None });
         id
@@ -285,7 +287,9 @@ impl<'a> Planner<'a> {
         match origin {
             Origin::Stage(index) => self.stage(*index, span).step,
             Origin::Image(key) => self.image(key, span, stage).step,
-            Origin::Scratch | Origin::Context(_) => self.root(Op::Scratch, span, stage),
+            Origin::Scratch | Origin::Context(_) => {
+                self.root(Op::Scratch(self.options.target_platform().clone()), span, stage)
+            }
         }
     }
 

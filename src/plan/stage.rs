@@ -10,7 +10,7 @@ use super::expand::{self, ExpandError, Expansion};
 use super::planner::{Planner, Reported};
 use super::stages::Origin;
 use super::{Argument, CopyFrom, CopyInstruction, CopyOp, HistoryEntry, Link, Op, Parents, Source, Step, StepId};
-use super::{history, title};
+use super::{Titles, history, title};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::dockerfile::ast::{ArgDeclaration, Instruction, Operation, Stage, Word};
 use crate::dockerfile::{self, lint};
@@ -94,6 +94,8 @@ impl StageState {
 struct Counted {
     step: StepId,
     text: String,
+    /// What it compiles for, as far as its environment says so.
+    target: Option<Platform>,
 }
 
 /// A stage on the way.
@@ -165,23 +167,29 @@ impl<'p, 'a> Walk<'p, 'a> {
         match base {
             Origin::Stage(index) => self.state = StageState::clone(&self.planner.stage(*index, span)),
             Origin::Scratch => {
-                let step = self.planner.root(Op::Scratch, self.stage.span, self.index);
+                let step = self.planner.root(self.scratch(), self.stage.span, self.index);
                 self.planner.claim(step, self.index);
                 self.state = StageState::of_nothing(step, self.planner.options.target_platform());
             }
             Origin::Image(key) => {
                 self.state = self.planner.image(key, self.stage.span, self.index);
                 self.planner.claim(self.state.step, self.index);
-                self.counted.push(Counted { step: self.state.step, text: format!("FROM {}", key.source) });
+                let text = format!("FROM {}", key.source);
+                self.counted.push(Counted { step: self.state.step, text, target: None });
                 self.check_platform(key);
             }
             Origin::Context(key) => self.enter_context(key),
         }
     }
 
+    /// Nothing, for the platform that FROM names: what is put on it is the same for all images of a build.
+    fn scratch(&self) -> Op {
+        Op::Scratch(self.planner.headers[self.index].platform.clone())
+    }
+
     /// A directory as a base: its files are the one layer.
     fn enter_context(&mut self, key: &str) {
-        let root = self.planner.root(Op::Scratch, self.stage.span, self.index);
+        let root = self.planner.root(self.scratch(), self.stage.span, self.index);
         let platform = self.planner.headers[self.index].platform.clone();
         self.state = StageState::of_nothing(root, &platform);
         let copy = CopyOp {
@@ -314,13 +322,15 @@ impl<'p, 'a> Walk<'p, 'a> {
             parent: Some(self.state.step),
             inputs,
             ignore_cache_name: self.planner.headers[self.index].name.clone(),
+            platforms: Vec::new(),
         };
         self.planner.push(step);
         let text = match self.origin {
             Firing::Written => text,
             Firing::OfStage | Firing::OfImage => format!("ONBUILD {text}"),
         };
-        self.counted.push(Counted { step: id, text });
+        let target = title::target(&self.state.environment);
+        self.counted.push(Counted { step: id, text, target });
         self.state.step = id;
         id
     }
@@ -330,7 +340,10 @@ impl<'p, 'a> Walk<'p, 'a> {
         let has_names = self.planner.headers.len() > 1;
         let name = if has_names { self.planner.stage_title(self.index) } else { String::new() };
         let total = self.counted.len();
+        let shown = self.planner.options.titles == Titles::WithPlatform;
+        let platform = self.planner.headers[self.index].platform.clone();
         for (position, counted) in self.counted.iter().enumerate() {
+            let name = if shown { title::on_platform(&platform, counted.target.as_ref(), &name) } else { name.clone() };
             let step = &mut self.planner.steps[counted.step.index()];
             if step.stage == self.index {
                 step.title = title::numbered(&name, position + 1, total, &counted.text);

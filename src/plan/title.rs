@@ -3,12 +3,53 @@
 use super::args::Environment;
 use super::git::without_passwords;
 use crate::dockerfile::ast::{Heredoc, Instruction};
+use crate::image::platform::Platform;
 
 /// Puts the number in front: the position is as wide as the total, the name is left out where it is empty.
 pub(super) fn numbered(stage: &str, position: usize, total: usize, text: &str) -> String {
     let width = total.to_string().len();
     let space = if stage.is_empty() { "" } else { " " };
     format!("[{stage}{space}{position:width$}/{total}] {text}")
+}
+
+/// The platform that automatic arguments in a command's environment name.
+pub(super) fn target(environment: &Environment) -> Option<Platform> {
+    if let Some(platform) = environment.value("TARGETPLATFORM").and_then(|text| text.parse().ok()) {
+        return Some(platform);
+    }
+    let [os, architecture, variant] =
+        ["TARGETOS", "TARGETARCH", "TARGETVARIANT"].map(|name| environment.value(name).unwrap_or_default());
+    let is_set = !(os.is_empty() && architecture.is_empty() && variant.is_empty());
+    is_set.then(|| Platform {
+        os: os.to_owned(),
+        architecture: architecture.to_owned(),
+        variant: variant.to_owned(),
+        os_version: String::new(),
+    })
+}
+
+/// The stage with the platform that it runs on before its name, and the one that it compiles for where that is another.
+pub(super) fn on_platform(platform: &Platform, target: Option<&Platform>, stage: &str) -> String {
+    let cross = target.map(|target| cross(platform, target)).unwrap_or_default();
+    let space = if stage.is_empty() { "" } else { " " };
+    format!("{platform}{cross}{space}{stage}")
+}
+
+/// `->arm64`, `->windows/amd64`; nothing where only the variant differs (BuildKit, `formatTargetPlatform`).
+fn cross(base: &Platform, target: &Platform) -> String {
+    let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
+    let (os, architecture) = (or(&target.os, &base.os), or(&target.architecture, &base.architecture));
+    let target = Platform::new(&os, &architecture, &target.variant);
+    if target.os != base.os {
+        return format!("->{target}");
+    }
+    if target.architecture == base.architecture {
+        return String::new();
+    }
+    match target.variant.as_str() {
+        "" => format!("->{}", target.architecture),
+        variant => format!("->{}/{variant}", target.architecture),
+    }
 }
 
 /// The instruction in one line: its name in capitals, the variables that are known filled in.
@@ -99,6 +140,28 @@ mod tests {
     fn positions_are_as_wide_as_the_total() {
         assert_eq!(numbered("", 1, 3, "FROM a"), "[1/3] FROM a");
         assert_eq!(numbered("builder", 2, 10, "RUN x"), "[builder  2/10] RUN x");
+    }
+
+    #[test]
+    fn platforms_are_shown_as_buildkit_shows_them() {
+        for (base, target, stage, shown) in [
+            ("linux/amd64", "", "build", "linux/amd64 build"),
+            ("linux/amd64", "", "", "linux/amd64"),
+            ("linux/amd64", "linux/arm64", "build", "linux/amd64->arm64 build"),
+            ("linux/amd64", "linux/arm/v7", "", "linux/amd64->arm/v7"),
+            ("linux/amd64", "windows/amd64", "build", "linux/amd64->windows/amd64 build"),
+            ("linux/amd64", "linux/amd64/v2", "build", "linux/amd64 build"),
+        ] {
+            let target: Option<Platform> = target.parse().ok();
+            assert_eq!(on_platform(&base.parse().unwrap(), target.as_ref(), stage), shown);
+        }
+        let mut environment = Environment::default();
+        assert_eq!(super::target(&environment), None);
+        environment.set("TARGETARCH", "arm64");
+        let base = "linux/amd64".parse().unwrap();
+        assert_eq!(on_platform(&base, super::target(&environment).as_ref(), "x"), "linux/amd64->arm64 x");
+        environment.set("TARGETPLATFORM", "linux/s390x");
+        assert_eq!(on_platform(&base, super::target(&environment).as_ref(), "x"), "linux/amd64->s390x x");
     }
 
     #[test]

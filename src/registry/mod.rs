@@ -10,15 +10,15 @@
 //! - what a registry says is escaped before it is shown.
 //!
 //! It must not know of the store, of layers' content, or of command lines. Files in reading order: [`pull`], [`push`] (whole
-//! images), `blob`, `upload` (their parts), `sources`, `registries`, `configuration` (where
-//! names lead), `session` (one registry), `auth`, `challenge`, [`credentials`], [`login`],
-//! `helper`, `http`, `proxy`, `answer`, `retry`,
-//! `tls`, `url`, `error`.
+//! images), [`compose`] (indexes), `blob`, `upload` (their parts), `sources`, `registries`, `configuration` (where names
+//! lead), `session` (one registry), `auth`, `challenge`, [`credentials`], [`login`], `helper`, `http`, `proxy`, `answer`,
+//! `retry`, `tls`, `url`, `error`.
 
 mod answer;
 mod auth;
 mod blob;
 mod challenge;
+pub mod compose;
 mod configuration;
 pub mod credentials;
 mod download;

@@ -21,7 +21,7 @@ use crate::progress::Task;
 const MANIFEST_LIMIT: u64 = 4 << 20;
 
 /// The largest image config.
-const CONFIG_LIMIT: u64 = 8 << 20;
+pub(super) const CONFIG_LIMIT: u64 = 8 << 20;
 
 /// How deep an index may lie in an index.
 const DEPTH_LIMIT: usize = 5;

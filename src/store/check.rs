@@ -363,8 +363,15 @@ mod tests {
             .unwrap();
         let step = StepRecord { layer, title: "RUN x".into(), created: String::new() };
         store.write_record(RecordKind::Step, &Digest::of(b"step"), &step).unwrap();
-        let image =
-            ImageRecord { config, layers: vec![layer], manifest: None, source: None, created: String::new(), size: 0 };
+        let image = ImageRecord {
+            config,
+            layers: vec![layer],
+            manifest: None,
+            source: None,
+            index: None,
+            created: String::new(),
+            size: 0,
+        };
         store.tag(&Tagged { name: "x".into(), platform: "linux/amd64".into(), built: true, image }).unwrap();
         (store, blob, config)
     }

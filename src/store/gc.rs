@@ -289,7 +289,7 @@ impl<'a> Inventory<'a> {
                 held.extend(tagged.image.layers);
                 continue;
             }
-            let documents = [Some(tagged.image.config), tagged.image.manifest];
+            let documents = [Some(tagged.image.config), tagged.image.manifest, tagged.image.index];
             let documents: u64 = documents.iter().flatten().map(|blob| size_of(&self.store.blob_path(blob))).sum();
             let bytes = documents + self.bytes_of(&tagged.image.layers);
             self.add(EntryKind::Pulled, path, tagged.name, bytes, tagged.image.layers);
@@ -466,6 +466,7 @@ fn reachable(store: &Store) -> Result<(BTreeSet<Digest>, BTreeSet<Digest>)> {
         layers.extend(tagged.image.layers);
         blobs.insert(tagged.image.config);
         blobs.extend(tagged.image.manifest);
+        blobs.extend(tagged.image.index);
         blobs.extend(tagged.image.source);
     }
     let mut todo: Vec<Digest> = layers.iter().copied().collect();

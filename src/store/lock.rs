@@ -3,13 +3,8 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
 
 use super::{Result, StoreError};
-
-/// How long a wait is nothing to speak of.
-const SILENCE: Duration = Duration::from_secs(1);
 
 /// Who holds a lock that is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,23 +27,6 @@ impl Lock {
     /// Waits until nobody else holds it.
     pub(super) fn exclusive(path: &Path) -> Result<Lock> {
         Lock::take(path, File::lock)
-    }
-
-    /// As [`Lock::exclusive`]; whoever waits for more than a moment is told for whom.
-    pub(super) fn exclusive_telling(path: &Path, tell: impl FnOnce(Holder) + Send) -> Result<Lock> {
-        if let Some(lock) = Lock::try_exclusive(path)? {
-            return Ok(lock);
-        }
-        std::thread::scope(|scope| {
-            let (_taken, wait) = channel::<()>();
-            scope.spawn(move || {
-                if wait.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
-                    tell(holder(path));
-                }
-            });
-            // The sender goes with this closure, and with it the thread's reason to wait.
-            Lock::exclusive(path)
-        })
     }
 
     /// Waits until nobody holds it exclusively.
@@ -95,7 +73,7 @@ fn open(path: &Path) -> Result<File> {
 }
 
 /// Who holds the lock of a file, by the kernel's list of them (`proc_locks(5)`): `1: FLOCK ADVISORY WRITE PID DEVICE:INODE …`.
-fn holder(path: &Path) -> Holder {
+pub(super) fn holder(path: &Path) -> Holder {
     let (Ok(file), Ok(locks)) = (path.metadata(), std::fs::read_to_string("/proc/locks")) else {
         return Holder::Unseen;
     };
@@ -135,17 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn a_long_wait_is_told_and_a_short_one_is_not() {
+    fn who_holds_a_lock_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let held = Lock::exclusive(&path).unwrap();
-        let (told, hear) = channel();
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| Lock::exclusive_telling(&path, move |holder| told.send(holder).unwrap()));
-            assert_eq!(hear.recv(), Ok(Holder::Own));
-            drop(held);
-            drop(waiting.join().unwrap().unwrap());
-        });
-        Lock::exclusive_telling(&path, |_| panic!("nobody was waited for")).unwrap();
+        let lock = Lock::exclusive(&path).unwrap();
+        assert_eq!(holder(&path), Holder::Own);
+        drop(lock);
+        assert_eq!(holder(&path), Holder::Unseen);
     }
 }

@@ -256,19 +256,14 @@ impl Store {
         Lock::exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
     }
 
-    /// As [`Store::lock`]; a wait of more than a moment is told with who is waited for.
-    pub fn lock_telling(
-        &self,
-        kind: &str,
-        name: &crate::digest::Digest,
-        tell: impl FnOnce(Holder) + Send,
-    ) -> Result<Lock> {
-        Lock::exclusive_telling(&self.root.join("locks").join(format!("{kind}-{}", name.hex())), tell)
-    }
-
     /// As [`Store::lock`], but does not wait: `None` where somebody holds it.
     pub fn try_lock(&self, kind: &str, name: &crate::digest::Digest) -> Result<Option<Lock>> {
         Lock::try_exclusive(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
+    }
+
+    /// Who holds a lock now.
+    pub fn holder(&self, kind: &str, name: &crate::digest::Digest) -> Holder {
+        lock::holder(&self.root.join("locks").join(format!("{kind}-{}", name.hex())))
     }
 }
 
@@ -332,15 +327,20 @@ fn check_owner(root: &Path) -> Result<()> {
 
 /// Refuses file systems on which `flock` does not hold between machines (catalogue row F12).
 fn check_local(root: &Path) -> Result<()> {
-    const NETWORK: &[i64] =
-        &[0x6969 /* NFS */, 0xff53_4d42 /* CIFS */, 0xfe53_4d42 /* SMB2 */, 0x0102_1997 /* 9P */];
     let found = rustix::fs::statfs(root).map_err(|error| StoreError::io("look at", root, error.into()))?;
     #[allow(clippy::unnecessary_cast, reason = "f_type has another width on other architectures")]
     let kind = found.f_type as i64 & 0xffff_ffff;
-    if NETWORK.contains(&kind) {
-        return Err(StoreError::Network { path: root.display().to_string() });
+    refuse_network(root, kind)
+}
+
+/// `kind` is the file system's magic number (`statfs(2)`).
+fn refuse_network(root: &Path, kind: i64) -> Result<()> {
+    const NETWORK: &[i64] =
+        &[0x6969 /* NFS */, 0xff53_4d42 /* CIFS */, 0xfe53_4d42 /* SMB2 */, 0x0102_1997 /* 9P */];
+    match NETWORK.contains(&kind) {
+        true => Err(StoreError::Network { path: root.display().to_string() }),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 fn check_version(root: &Path) -> Result<()> {
@@ -417,6 +417,13 @@ mod tests {
         drop(Store::open(&root).unwrap());
         fs::set_permissions(&root, fs::Permissions::from_mode(0o770)).unwrap();
         assert!(Store::open(&root).unwrap_err().to_string().contains("other users"));
+    }
+
+    #[test]
+    fn a_store_that_several_machines_share_is_refused() {
+        let refused = refuse_network(Path::new("/mnt/nfs"), 0x6969).unwrap_err().to_string();
+        assert!(refused.contains("/mnt/nfs is on a network file system") && refused.contains("--root"), "{refused}");
+        refuse_network(Path::new("/var"), 0xef53).unwrap();
     }
 
     #[test]

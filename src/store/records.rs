@@ -145,6 +145,9 @@ pub struct ImageRecord {
     /// The digest that the name had in its registry (the index's, where there is one).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Digest>,
+    /// The index, in the blobs, that the name stands for, where images for several platforms were built together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<Digest>,
     /// RFC 3339.
     pub created: String,
     /// Bytes of all layers, not compressed, where known.
@@ -236,6 +239,12 @@ impl Store {
     /// The image of a name and platform.
     pub fn tagged(&self, name: &str, platform: &str) -> Result<Option<Tagged>> {
         self.read_json(&self.tag_path(name, platform))
+    }
+
+    /// The images of a name that lie under one index, sorted by platform.
+    pub fn members(&self, name: &str, index: &Digest) -> Result<Vec<Tagged>> {
+        let is_member = |tagged: &Tagged| tagged.name == name && tagged.image.index == Some(*index);
+        Ok(self.all_tagged()?.into_iter().filter(is_member).collect())
     }
 
     /// All names, sorted.

@@ -8,6 +8,7 @@ use std::process::Child;
 use crate::bases::Base;
 use crate::harness::{Files, Rbuild, finish};
 use crate::image::Image;
+use crate::leftovers::on_busybox;
 
 fn context(rbuild: &Rbuild, name: &str, last: &str) -> Result<Files, String> {
     let dockerfile = format!("FROM scratch\nADD rootfs.tar.xz /\nRUN sleep 0.3; echo shared > /shared\n{last}\n");
@@ -36,6 +37,27 @@ fn build_at_once(rbuild: &Rbuild, contexts: &[&Files]) -> Vec<Image> {
 }
 
 for_each_user! {
+    fn equal_steps_of_one_build_run_once_also_without_a_cache(rbuild) {
+        let stages = ["one", "two", "three"].map(|name| {
+            format!("FROM busybox AS {name}\nRUN cat /proc/sys/kernel/random/uuid > /uuid; sleep 0.3\nRUN echo {name} > /name\n")
+        });
+        let last = "FROM scratch\nCOPY --from=one /uuid /1\nCOPY --from=two /uuid /2\nCOPY --from=three /uuid /3\n";
+        let context = match on_busybox(&rbuild, "equal", &(stages.concat() + last)) {
+            Ok(context) => context,
+            Err(reason) => skip!("{reason}"),
+        };
+        let archive = rbuild.path("out/image.tar");
+        let output = format!("type=oci,dest={}", archive.display());
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..2 {
+            rbuild.build(&context, &["--no-cache", "-o", &output]).succeeded();
+            let image = Image::read(&archive);
+            let uuid = image.content("/1");
+            assert!(image.content("/2") == uuid && image.content("/3") == uuid, "a step ran more than once");
+            assert!(seen.insert(uuid), "the step came from the cache");
+        }
+    }
+
     fn who_waits_for_another_process_is_told_for_which(rbuild) {
         let context = match context(&rbuild, "waiting", "RUN echo begun; sleep 1000") {
             Ok(context) => context,

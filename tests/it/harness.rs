@@ -167,6 +167,11 @@ pub fn has_program(name: &str) -> bool {
     std::env::split_paths(&path).chain(more).any(|directory| directory.join(name).is_file())
 }
 
+/// One of two amounts of work: what a suite does each time, or what is done before a release (`RBUILD_TEST_THOROUGH`).
+pub fn amount<T>(usual: T, thorough: T) -> T {
+    if std::env::var_os("RBUILD_TEST_THOROUGH").is_some() { thorough } else { usual }
+}
+
 /// The checkout that is tested.
 pub fn source_directory() -> PathBuf {
     std::env::var_os("RBUILD_TEST_SOURCE").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)

@@ -73,6 +73,24 @@ impl Image {
         Image::from_descriptor(&layout, &manifests[0])
     }
 
+    /// Reads the images under the only index of an OCI layout, each with its platform (`linux/arm/v7`), and the index.
+    pub fn read_index(path: &Path) -> (Value, Vec<(String, Image)>) {
+        let layout = Layout::open(path);
+        let top = layout.json("index.json");
+        let entries = top["manifests"].as_array().expect("an index has manifests");
+        assert_eq!(entries.len(), 1, "not exactly one entry: {top}");
+        let index = layout.json_blob(&entries[0]);
+        assert_eq!(index["mediaType"], entries[0]["mediaType"], "index and descriptor disagree on the type");
+        let platform = |descriptor: &Value| {
+            let parts = ["os", "architecture", "variant"].map(|key| descriptor["platform"][key].as_str());
+            parts.into_iter().flatten().collect::<Vec<_>>().join("/")
+        };
+        let images = list(&index["manifests"])
+            .map(|descriptor| (platform(descriptor), Image::from_descriptor(&layout, descriptor)))
+            .collect();
+        (index, images)
+    }
+
     fn from_descriptor(layout: &Layout, descriptor: &Value) -> Image {
         let manifest = layout.json_blob(descriptor);
         assert_eq!(manifest["schemaVersion"], 2, "wrong schema version");

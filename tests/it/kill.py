@@ -189,6 +189,8 @@ def main():
             must(*build(0, "--target=busybox", "-t", f"{registry.host}/base:1", "--push"))
         while trial.kills < KILLS:
             trial.kill_one()
+        # Whoever works with trees next removes what was left of them.
+        must(*build(trial.number, "--no-cache"))
         drafts = [name for _, names, _ in os.walk(f"{STORE}/trees") for name in names if name.endswith(".draft")]
         print(f"kills {trial.kills} damaged {trial.damaged} wrong {trial.wrong} run again {trial.run_again} "
               f"drafts {len(drafts)}; ended before the kill {trial.missed}")

@@ -6,7 +6,8 @@
 //! the variable `CI` is set.
 //!
 //! Variables: `RBUILD_TEST_BIN` (the program to test), `RBUILD_TEST_SOURCE` (the checkout), `RBUILD_TEST_CACHE` (base images,
-//! kept between runs), `UPDATE=1` (rewrite the expectations in testdata/build), `CI`.
+//! kept between runs), `UPDATE=1` (rewrite the expectations in testdata/build), `RBUILD_TEST_THOROUGH=1` (every fault, 2,000
+//! kills, 300 power cuts, 200 builds at once, five minutes of mixed work: hours), `CI`.
 
 #[macro_use]
 mod harness;
@@ -17,6 +18,7 @@ mod bases;
 mod container;
 mod corpus;
 mod image;
+mod image_commands;
 mod registry_server;
 mod terminal;
 mod web_server;
@@ -42,6 +44,7 @@ mod offline;
 mod outputs;
 mod owners;
 mod places;
+mod platforms;
 mod registries;
 mod registry;
 mod remote;
@@ -50,3 +53,4 @@ mod running;
 mod secrets;
 mod shell;
 mod store;
+mod surroundings;

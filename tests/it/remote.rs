@@ -444,6 +444,7 @@ for_each_user! {
             ("/near", redirect("/file".to_owned())),
             ("/loop", redirect("/loop".to_owned())),
             ("/ftp", redirect("ftp://127.0.0.1/file".to_owned())),
+            ("/local", redirect("file:///etc/passwd".to_owned())),
             ("/file", page),
         ];
         let server = WebServer::start(&pages, Some("Bearer s3cr3t"));
@@ -453,7 +454,7 @@ for_each_user! {
         let image = image(&rbuild, "redirects", &dockerfile, &["--secret", &secret(&server.host())]);
         assert_eq!(image.content("/a") + &image.content("/n"), "therethere");
         assert_eq!(other.requests(), ["GET /file -"], "the secret of one host went to another");
-        for (path, words) in [("/loop", "redirects"), ("/ftp", "redirect"), ("/none", "404"), ("/file", "401")] {
+        for (path, words) in [("/loop", "redirects"), ("/ftp", "redirect"), ("/local", "redirect"), ("/none", "404"), ("/file", "401")] {
             let name = path.trim_start_matches('/');
             let context =
                 rbuild.context(name).file("Dockerfile", format!("FROM scratch\n\nADD {} /\n", server.url(path)));

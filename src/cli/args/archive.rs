@@ -45,7 +45,7 @@ pub struct SaveArguments {
     /// Compress all layers so: gzip, zstd or uncompressed [default: as they are, new ones with gzip]
     #[arg(long, value_name = "COMPRESSION")]
     pub compression: Option<String>,
-    /// Of a name with several platforms, this one [default: this machine's]
+    /// Of a name with several platforms, this one [default: all in an OCI archive, this machine's for docker load]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
 }

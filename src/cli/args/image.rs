@@ -11,9 +11,13 @@ pub struct ImagesArguments {
     /// Print ids only
     #[arg(short, long)]
     pub quiet: bool,
-    /// Print table or json
+    /// Print table, json, or a template such as '{{.ID}}'; fields: ID, Repository, Tag, Digest, Platform, CreatedAt,
+    /// CreatedSince, Size
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: String,
+    /// Do not cut ids
+    #[arg(long)]
+    pub no_trunc: bool,
 }
 
 /// What `rmi` takes.
@@ -50,6 +54,9 @@ pub struct InspectArguments {
     /// Of an index, the image for this platform
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
+    /// Print json, or a template such as '{{.Id}}' or '{{range .Config.Env}}{{println .}}{{end}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
 }
 
 /// What `history` takes.
@@ -58,10 +65,11 @@ pub struct HistoryArguments {
     /// A name or an id
     #[arg(value_name = "IMAGE")]
     pub image: String,
-    /// Do not cut long commands
+    /// Do not cut long commands and ids
     #[arg(long)]
     pub no_trunc: bool,
-    /// Print table or json
+    /// Print table, json, or a template such as '{{.CreatedBy}}'; fields: ID, CreatedAt, CreatedSince, CreatedBy, Size,
+    /// Comment
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: String,
 }

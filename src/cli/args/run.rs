@@ -14,6 +14,7 @@ Examples:
   rbuild run app sh                                 a shell; with ENTRYPOINT: --entrypoint sh app
   echo 1+1 | rbuild run -i app bc
   rbuild run -v .:/src -w /src node:22 npm test
+  rbuild run --commit base:patched -c 'CMD [\"sh\"]' base sh -c 'apt-get update && apt-get -y upgrade'
 
 Ctrl-C, SIGTERM and the like go to the command; the second one kills it.
 Exit status: the command's; 126 if it cannot be executed, 127 if it is not there, 125 if something
@@ -75,6 +76,15 @@ pub struct RunArguments {
     /// Show nothing of a pull
     #[arg(short, long, switch())]
     pub quiet: Switch,
+    /// Make an image of what the command wrote, where it ends with 0; the config stays the image's (repeatable)
+    #[arg(long = "commit", value_name = "NAME", help_heading = "Commit")]
+    pub commit: Vec<String>,
+    /// Change the config of that image as this instruction of a Dockerfile does (repeatable)
+    #[arg(short, long = "change", value_name = "INSTRUCTION", help_heading = "Commit", requires = "commit")]
+    pub changes: Vec<String>,
+    /// What its history says about it
+    #[arg(long, value_name = "TEXT", help_heading = "Commit", requires = "commit")]
+    pub message: Option<String>,
     /// Accepted: nothing of a container ever stays
     #[arg(long, hide = true, optional_switch())]
     pub rm: Option<Switch>,

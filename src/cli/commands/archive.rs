@@ -25,18 +25,18 @@ use crate::store::{Store, Tagged};
 use crate::ui::{ProgressMode, Ui};
 
 /// What works on layers needs; a layer that is still in its registry is fetched from there.
-struct Workshop {
+pub(super) struct Workshop {
     registry: Client,
     namespace: Namespace,
 }
 
 impl Workshop {
-    fn new(store: &Store) -> Workshop {
+    pub(super) fn new(store: &Store) -> Workshop {
         let registry = Client::new(ClientOptions::load());
         Workshop { registry, namespace: Namespace::new(Options::new(store.root().join("trees"))) }
     }
 
-    fn layers<'a>(&'a self, store: &'a Store) -> Layers<'a> {
+    pub(super) fn layers<'a>(&'a self, store: &'a Store) -> Layers<'a> {
         Layers::new(store, &self.registry, &self.namespace)
     }
 }
@@ -55,7 +55,11 @@ pub(super) fn save(request: &Save, environment: &Environment) -> Result<(), Fail
     let store = open_store(&request.store_root)?;
     let mut images: Vec<(Tagged, Vec<Reference>)> = Vec::new();
     for selector in &request.images {
-        let tagged = choose_for(&store, selector, request.platform.as_ref())?;
+        let mut tagged = choose_for(&store, selector, request.platform.as_ref())?;
+        if request.platform.is_some() || selector.name.is_none() {
+            // One image of those under the index.
+            tagged.image.index = None;
+        }
         // As docker: who is asked for by id has no name in the archive.
         let name = selector.name.clone().filter(|name| name.to_string() == tagged.name);
         match images.iter_mut().find(|(other, _)| other.image.config == tagged.image.config) {
@@ -63,7 +67,6 @@ pub(super) fn save(request: &Save, environment: &Environment) -> Result<(), Fail
             None => images.push((tagged, name.into_iter().collect())),
         }
     }
-    let images: Vec<_> = images.into_iter().map(|(tagged, names)| (tagged.image, names)).collect();
     let workshop = Workshop::new(&store);
     let layers = workshop.layers(&store);
     let form = SaveForm { form: request.form, compression: request.compression };

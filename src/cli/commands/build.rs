@@ -11,15 +11,15 @@ use super::shell::Shell;
 use super::{client, failed, open_store, print, say, storage, warn_of_damage};
 use super::{explain, report};
 use crate::build::{
-    Build, BuildError, Built, Checked, FileTimes, Foreseen, Outline, Output, OutputKind, Pull, Reuse, Target, build,
-    check, foresee, outline, planned, targets,
+    Build, BuildError, Built, Checked, FileTimes, Foreseen, Outline, Output, OutputKind, Pull, PushBy, Reuse, Split,
+    Target, build, check, foresee, outline, planned, targets,
 };
 use crate::cli::environment::Environment;
 use crate::cli::failure::{FULL, Failure, FailureKind};
 use crate::cli::request::executor::{pinned, pinned_with_tag};
 use crate::cli::request::{
-    self, Action, AnnotationTarget, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage,
-    NamedContext, NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request, Sameness,
+    self, Action, CacheUse, CompressionAlgorithm, Destination, Entitlement, HostAddress, LayoutImage, NamedContext,
+    NetworkMode, OnError, OutputRequest, PullPolicy, Recompress, ReportFormat, Request, Sameness,
 };
 use crate::cli::signals::{OnSignal, was_signalled};
 use crate::diagnostic::{Color, Diagnostic, Severity, Source};
@@ -38,13 +38,6 @@ use crate::ui::Ui;
 
 /// Builds, and prints the image's id where `--quiet` asks for it.
 pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Failure> {
-    if let [first, _, ..] = request.platforms.as_slice() {
-        // One of them would be built and the others forgotten, which nobody would notice before production.
-        let message = "several platforms in one build are not supported by this version";
-        return Err(
-            Failure::new(FailureKind::Usage, message).hint(format!("build them one by one: --platform {first}"))
-        );
-    }
     let store = open_store(&request.store_root)?;
     let ended = build_in(&store, request, environment);
     warn_of_damage(&store);
@@ -102,7 +95,7 @@ fn build_in(store: &Store, request: &Request, environment: &Environment) -> Resu
     if request.outputs.iter().any(|output| output.destination == Some(Destination::Stdout)) {
         return Ok(());
     }
-    print(&format!("{}\n", built.config))
+    print(&format!("{}\n", built.id))
 }
 
 fn color(environment: &Environment) -> Color {
@@ -129,12 +122,13 @@ fn build_with(
     let namespace = Namespace::new(sandbox);
     let execute =
         execute_options(request, agents, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
-    let outputs = request.outputs.iter().filter_map(output).collect();
+    let outputs = request.outputs.iter().filter_map(|one| output(request, one)).collect();
     let open_shell = |failed: &FailedRun, namespace: &Namespace| shell.open(failed, namespace);
     let whole = Build {
         source: &inputs.source,
         scope: inputs.scope.clone(),
         options: plan_options(request),
+        platforms: request.platforms.clone(),
         contexts: &inputs.contexts,
         pull: match request.pull {
             PullPolicy::Missing => Pull::Missing,
@@ -144,7 +138,6 @@ fn build_with(
         execute,
         tags: request.tags.clone(),
         outputs,
-        annotations: annotations(request),
         times: file_times(request),
         store,
         registry,
@@ -296,20 +289,12 @@ fn file_times(request: &Request) -> FileTimes {
     if request.sameness == Sameness::WholeImage {
         return FileTimes::Reproducible;
     }
-    let rewrites =
-        |output: &OutputRequest| output.attributes.get("rewrite-timestamp").is_some_and(|value| value == "true");
+    let rewrites = |output: &OutputRequest| output.switch("rewrite-timestamp") == Some(true);
     if request.outputs.iter().any(rewrites) { FileTimes::Rewrite } else { FileTimes::Keep }
 }
 
-fn annotations(request: &Request) -> BTreeMap<String, String> {
-    let of_outputs = request.outputs.iter().flat_map(|output| &output.annotations);
-    let on_manifest =
-        request.annotations.iter().chain(of_outputs).filter(|one| one.target == AnnotationTarget::Manifest);
-    on_manifest.map(|one| (one.key.clone(), one.value.clone())).collect()
-}
-
 /// An output as the build makes it; `None` for `type=image` without push, which is what the store keeps anyway.
-fn output(request: &OutputRequest) -> Option<Output> {
+fn output(build: &Request, request: &OutputRequest) -> Option<Output> {
     let file = |destination: &Option<Destination>| match destination {
         Some(Destination::Path(path)) => FileTarget::Path(path.clone()),
         Some(Destination::Stdout) | None => FileTarget::Stdout,
@@ -326,12 +311,14 @@ fn output(request: &OutputRequest) -> Option<Output> {
             OutputKind::Layout(LayoutForm::Oci, LayoutTarget::Directory(directory(destination)))
         }
         request::OutputKind::Docker => OutputKind::Layout(LayoutForm::Docker, LayoutTarget::Tar(file(destination))),
-        request::OutputKind::Local => OutputKind::Files(FilesTarget::Directory(directory(destination))),
-        request::OutputKind::Tar => OutputKind::Files(FilesTarget::Tar(file(destination))),
-        request::OutputKind::Registry => OutputKind::Registry,
+        request::OutputKind::Local => OutputKind::Files(FilesTarget::Directory(directory(destination)), split(request)),
+        request::OutputKind::Tar => OutputKind::Files(FilesTarget::Tar(file(destination)), split(request)),
+        request::OutputKind::Registry => OutputKind::Registry(match request.switch("push-by-digest") {
+            Some(true) => PushBy::Digest,
+            Some(false) | None => PushBy::Tag,
+        }),
     };
-    let wants_docker = request.kind == request::OutputKind::Docker
-        || request.attributes.get("oci-mediatypes").is_some_and(|value| value == "false");
+    let wants_docker = request.kind == request::OutputKind::Docker || request.switch("oci-mediatypes") == Some(false);
     let compression = match request.compression.algorithm {
         Some(CompressionAlgorithm::Uncompressed) => Compression::None,
         Some(CompressionAlgorithm::Zstd) => Compression::Zstd,
@@ -346,7 +333,16 @@ fn output(request: &OutputRequest) -> Option<Output> {
             Recompress::Always => Reuse::Recompressed,
         },
         names: request.names.clone(),
+        annotations: build.annotations.iter().chain(&request.annotations).cloned().collect(),
     })
+}
+
+fn split(request: &OutputRequest) -> Split {
+    match request.switch("platform-split") {
+        None => Split::WhereSeveral,
+        Some(true) => Split::Always,
+        Some(false) => Split::Never,
+    }
 }
 
 /// `--iidfile` and `--metadata-file`.
@@ -356,7 +352,7 @@ fn write_results(request: &Request, built: &Built) -> Result<(), Failure> {
             .map_err(|error| Failure::new(FailureKind::Other, format!("write {}: {error}", path.display())))
     };
     if let Some(path) = &request.image_id_file {
-        write(path, built.config.to_string())?;
+        write(path, built.id.to_string())?;
     }
     if let Some(manifest) = &built.manifest {
         write_digests(request, &manifest.digest.to_string())?;
@@ -364,7 +360,9 @@ fn write_results(request: &Request, built: &Built) -> Result<(), Failure> {
     let Some(path) = &request.metadata_file else { return Ok(()) };
     let mut metadata = serde_json::Map::new();
     let mut add = |name: &str, value: serde_json::Value| metadata.insert(name.to_owned(), value);
-    add("containerimage.config.digest", built.config.to_string().into());
+    if let Some(config) = &built.config {
+        add("containerimage.config.digest", config.to_string().into());
+    }
     if let Some(manifest) = &built.manifest {
         add("containerimage.digest", manifest.digest.to_string().into());
         add("containerimage.descriptor", serde_json::to_value(manifest).map_err(|error| failed(&error))?);

@@ -38,7 +38,7 @@ pub(super) fn run(request: &CheckStore) -> Result<(), Failure> {
     };
     match request.listing {
         Listing::Json => print(&json(&findings, request.remedy)?)?,
-        Listing::Table | Listing::Ids => print(&text(&findings, request.remedy))?,
+        Listing::Table | Listing::Ids | Listing::Template(..) => print(&text(&findings, request.remedy))?,
     }
     match (findings.checked.damage.len(), request.remedy) {
         (0, _) | (_, Remedy::Repair) => Ok(()),

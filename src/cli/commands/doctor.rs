@@ -12,7 +12,7 @@ pub(super) fn run(request: &Doctor) -> Result<(), Failure> {
     report.findings.extend(amenities(&std::env::var_os("PATH").unwrap_or_default()));
     match request.listing {
         Listing::Json => print(&format!("{}\n", json(&report)?)),
-        Listing::Table | Listing::Ids => print(&text(&report)),
+        Listing::Table | Listing::Ids | Listing::Template(..) => print(&text(&report)),
     }
 }
 

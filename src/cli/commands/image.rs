@@ -60,9 +60,16 @@ pub(super) fn manifest_of(store: &Store, tagged: &Tagged) -> Result<Vec<u8>, Fai
 pub(super) fn tag(request: &TagImage) -> Result<(), Failure> {
     let store = open_store(&request.store_root)?;
     let tagged = choose(&store, &request.image)?;
+    // A name that stands for an index stands for all images under it.
+    let members = match &tagged.image.index {
+        Some(index) => store.members(&tagged.name, index).map_err(store_failed)?,
+        None => vec![tagged],
+    };
     for name in &request.names {
-        let copy = Tagged { name: name.to_string(), built: true, ..tagged.clone() };
-        store.tag(&copy).map_err(store_failed)?;
+        for member in &members {
+            let copy = Tagged { name: name.to_string(), built: true, ..member.clone() };
+            store.tag(&copy).map_err(store_failed)?;
+        }
     }
     Ok(())
 }

@@ -139,6 +139,9 @@ impl Inputs {
                 return Err(no_dockerfile(&without_credentials(address)));
             }
         };
+        if let ContextSource::Directory(context) = &request.context {
+            refuse_link_outside(&path, context)?;
+        }
         let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 Failure::new(FailureKind::Other, format!("there is no Dockerfile at {}", path.display()))
@@ -172,6 +175,22 @@ fn dockerfile_path(request: &Request, context: &Path) -> Option<PathBuf> {
     }
 }
 
+/// A context is not trusted: a file in it that is a link to elsewhere would be shown in messages, a private key for one.
+fn refuse_link_outside(file: &Path, context: &Path) -> Result<(), Failure> {
+    // Who names a file that is elsewhere means it.
+    if !file.starts_with(context) {
+        return Ok(());
+    }
+    let (Ok(real), Ok(root)) = (file.canonicalize(), context.canonicalize()) else { return Ok(()) };
+    if real.starts_with(root) {
+        return Ok(());
+    }
+    let problem = format!("{} leads to {}, which is outside the context", file.display(), real.display());
+    Err(Failure::new(FailureKind::Other, problem).hint(
+        "what a context has is not followed out of it; name a Dockerfile elsewhere with --file, copy an ignore file",
+    ))
+}
+
 fn locate_in(context: &Path) -> Option<PathBuf> {
     let path = context.join(".dockerignore");
     path.is_file().then_some(path)
@@ -180,6 +199,7 @@ fn locate_in(context: &Path) -> Option<PathBuf> {
 fn directory(path: &Path, ignore: Option<PathBuf>, store: &Store) -> Result<Context, Failure> {
     let rules = match &ignore {
         Some(file) => {
+            refuse_link_outside(file, path)?;
             let text = std::fs::read(file)
                 .map_err(|error| Failure::new(FailureKind::Other, format!("read {}: {error}", file.display())))?;
             IgnoreRules::parse(&text)

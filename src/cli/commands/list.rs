@@ -1,14 +1,17 @@
-//! Commands that only tell: `images`, `history`, `inspect`.
+//! `rbuild images`, and how lists are printed.
 
 use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::image::{choose, manifest_of};
+use serde_json::{Value, json};
+
 use super::{failed, open_store, print, store_failed, warn_of_damage};
+use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
-use crate::cli::request::commands::{CommandLength, History, ImagePart, Images, Inspect, Listing};
-use crate::image::config::ImageConfig;
+use crate::cli::request::commands::{Heading, Images, Listing, TextLength};
+use crate::cli::template::Template;
 use crate::image::reference::Reference;
-use crate::store::{Store, Tagged};
+use crate::store::Tagged;
 
 /// Bytes as people read them, in powers of ten as docker prints them.
 pub(super) fn human(bytes: u64) -> String {
@@ -52,8 +55,76 @@ fn columns(name: &str) -> (String, String) {
     }
 }
 
+/// A moment as tables show it.
+pub(super) fn moment(rfc3339: &str) -> String {
+    rfc3339.split('.').next().unwrap_or_default().trim_end_matches('Z').replace('T', " ")
+}
+
+/// How long ago a moment was, in docker's words.
+pub(super) fn since(rfc3339: &str, now: SystemTime) -> String {
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let Some(then) = crate::image::time::seconds(rfc3339) else { return "N/A".to_owned() };
+    let seconds = now.saturating_sub(u64::try_from(then).unwrap_or_default());
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match seconds {
+        0 => "Less than a second ago".to_owned(),
+        1 => "1 second ago".to_owned(),
+        2..60 => format!("{seconds} seconds ago"),
+        60..120 => "About a minute ago".to_owned(),
+        120..3600 => format!("{minutes} minutes ago"),
+        _ if hours == 1 => "About an hour ago".to_owned(),
+        _ if hours < 48 => format!("{hours} hours ago"),
+        _ if hours < 24 * 14 => format!("{} days ago", hours / 24),
+        _ if hours < 24 * 60 => format!("{} weeks ago", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months ago", hours / 24 / 30),
+        _ => format!("{} years ago", hours / 24 / 365),
+    }
+}
+
+/// Prints rows by a template, one line each, under the names of its fields where that is asked for.
+pub(super) fn print_rows(rows: &[Value], template: &Template, heading: Heading) -> Result<(), Failure> {
+    let mut lines = Vec::new();
+    if let (Heading::Shown, Some(Value::Object(first))) = (heading, rows.first()) {
+        let names = first.keys().map(|key| (key.clone(), Value::from(heading_of(key)))).collect();
+        lines.push(Value::Object(names));
+    }
+    lines.extend(rows.iter().cloned());
+    let mut shown = Vec::new();
+    for line in &lines {
+        shown.push(
+            template.render(line).map_err(|error| Failure::new(FailureKind::Usage, format!("--format: {error}")))?,
+        );
+    }
+    match heading {
+        Heading::None => print(&shown.into_iter().map(|line| line + "\n").collect::<String>()),
+        Heading::Shown => {
+            let rows: Vec<Vec<String>> =
+                shown.iter().map(|line| line.split('\t').map(str::to_owned).collect()).collect();
+            print(&table(&rows))
+        }
+    }
+}
+
+/// `CreatedBy` → `CREATED BY`, as docker heads its columns.
+fn heading_of(field: &str) -> String {
+    match field {
+        "ID" => "IMAGE ID".to_owned(),
+        "CreatedSince" => "CREATED".to_owned(),
+        _ => {
+            let mut text = String::new();
+            for character in field.chars() {
+                if character.is_ascii_uppercase() && !text.is_empty() {
+                    text.push(' ');
+                }
+                text.push(character.to_ascii_uppercase());
+            }
+            text
+        }
+    }
+}
+
 /// `rbuild images`: what was built or pulled under a name.
-pub(super) fn images(request: &Images) -> Result<(), Failure> {
+pub(super) fn images(request: &Images, environment: &Environment) -> Result<(), Failure> {
     let store = open_store(&request.store_root)?;
     let wanted = |tagged: &Tagged| {
         let (repository, tag) = columns(&tagged.name);
@@ -61,20 +132,8 @@ pub(super) fn images(request: &Images) -> Result<(), Failure> {
     };
     let all: Vec<Tagged> = store.all_tagged().map_err(store_failed)?.into_iter().filter(wanted).collect();
     warn_of_damage(&store);
-    match request.listing {
-        Listing::Json => {
-            let rows: Vec<serde_json::Value> = all
-                .iter()
-                .map(|tagged| {
-                    let (repository, tag) = columns(&tagged.name);
-                    serde_json::json!({
-                        "id": tagged.image.config, "repository": repository, "tag": tag, "platform": tagged.platform,
-                        "created": tagged.image.created, "size": tagged.image.size, "built": tagged.built,
-                    })
-                })
-                .collect();
-            print(&pretty(&rows.into())?)
-        }
+    match &request.listing {
+        Listing::Json => print(&pretty(&all.iter().map(image_json).collect::<Vec<_>>().into())?),
         Listing::Ids => {
             let mut ids: Vec<String> = all.iter().map(|tagged| tagged.image.config.to_string()).collect();
             ids.dedup();
@@ -85,98 +144,45 @@ pub(super) fn images(request: &Images) -> Result<(), Failure> {
                 vec![["REPOSITORY", "TAG", "IMAGE ID", "PLATFORM", "CREATED", "SIZE"].map(str::to_owned).to_vec()];
             for tagged in &all {
                 let (repository, tag) = columns(&tagged.name);
-                let created =
-                    tagged.image.created.split('.').next().unwrap_or_default().trim_end_matches('Z').replace('T', " ");
-                // The size of a pulled image is known once something looked into its layers.
-                let size = if tagged.image.size == 0 { "-".to_owned() } else { human(tagged.image.size) };
-                rows.push(vec![repository, tag, tagged.image.config.short(), tagged.platform.clone(), created, size]);
+                let (id, created) = (shown_id(tagged, request.ids), moment(&tagged.image.created));
+                rows.push(vec![repository, tag, id, tagged.platform.clone(), created, size(tagged)]);
             }
             print(&table(&rows))
         }
-    }
-}
-
-fn config_of(store: &Store, tagged: &Tagged) -> Result<ImageConfig, Failure> {
-    let missing = || {
-        Failure::new(
-            FailureKind::Other,
-            format!("the config of {} is not in the store any more; build or pull it again", tagged.name),
-        )
-    };
-    let bytes = store.read_blob(&tagged.image.config).map_err(store_failed)?.ok_or_else(missing)?;
-    ImageConfig::parse(&bytes).map_err(|error| failed(&error))
-}
-
-/// `rbuild history`: how an image came to be, newest first.
-pub(super) fn history(request: &History) -> Result<(), Failure> {
-    let store = open_store(&request.store_root)?;
-    let tagged = choose(&store, &request.image)?;
-    let config = config_of(&store, &tagged)?;
-    if request.listing == Listing::Json {
-        return print(&pretty(&serde_json::to_value(&config.history).map_err(|error| failed(&error))?)?);
-    }
-    let mut layers = tagged.image.layers.iter();
-    let mut rows = Vec::new();
-    for entry in &config.history {
-        let layer = if entry.empty_layer { None } else { layers.next() };
-        let size = match layer {
-            Some(layer) => {
-                let record: Option<crate::store::LayerRecord> =
-                    store.read_record(crate::store::RecordKind::Layer, layer).map_err(store_failed)?;
-                human(record.map_or(0, |record| record.size))
-            }
-            None => "0B".to_owned(),
-        };
-        let mut text = entry.created_by.replace(['\n', '\t'], " ");
-        if request.commands == CommandLength::Cut && text.chars().count() > 60 {
-            text = text.chars().take(59).collect::<String>() + "…";
+        Listing::Template(template, heading) => {
+            let row = |tagged: &Tagged| {
+                let (repository, tag) = columns(&tagged.name);
+                let digest = tagged.image.source.or(tagged.image.manifest);
+                json!({
+                    "ID": shown_id(tagged, request.ids), "Repository": repository, "Tag": tag, "Platform": tagged.platform,
+                    "Digest": digest.map_or_else(|| "<none>".to_owned(), |digest| digest.to_string()),
+                    "CreatedAt": moment(&tagged.image.created), "Size": size(tagged),
+                    "CreatedSince": since(&tagged.image.created, environment.now),
+                })
+            };
+            print_rows(&all.iter().map(row).collect::<Vec<_>>(), template, *heading)
         }
-        let created = entry
-            .created
-            .as_deref()
-            .unwrap_or("-")
-            .split('.')
-            .next()
-            .unwrap_or_default()
-            .trim_end_matches('Z')
-            .replace('T', " ");
-        rows.push(vec![created, size, text]);
     }
-    rows.push(["CREATED", "SIZE", "CREATED BY"].map(str::to_owned).to_vec());
-    rows.reverse();
-    print(&table(&rows))
 }
 
-/// `rbuild inspect`: an image's documents.
-pub(super) fn inspect(request: &Inspect) -> Result<(), Failure> {
-    let store = open_store(&request.store_root)?;
-    let mut all = Vec::new();
-    for selector in &request.images {
-        let tagged = choose(&store, selector)?;
-        let config = config_of(&store, &tagged)?;
-        let value = match request.part {
-            ImagePart::Config => serde_json::to_value(&config),
-            ImagePart::Manifest | ImagePart::Index => {
-                let bytes = manifest_of(&store, &tagged)?;
-                serde_json::from_slice(&bytes)
-            }
-            ImagePart::Image => Ok(serde_json::json!({
-                "Id": tagged.image.config,
-                "RepoTags": [tagged.name.parse::<Reference>().map_or_else(|_| tagged.name.clone(), |name| name.familiar())],
-                "Created": tagged.image.created,
-                "Architecture": config.architecture,
-                "Variant": config.variant,
-                "Os": config.os,
-                "Author": config.author,
-                "Size": tagged.image.size,
-                "Config": config.config,
-                "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
-            })),
-        };
-        all.push(value.map_err(|error| failed(&error))?);
+fn image_json(tagged: &Tagged) -> Value {
+    let (repository, tag) = columns(&tagged.name);
+    json!({
+        "id": tagged.image.config, "repository": repository, "tag": tag, "platform": tagged.platform,
+        "created": tagged.image.created, "size": tagged.image.size, "built": tagged.built,
+    })
+}
+
+fn shown_id(tagged: &Tagged, length: TextLength) -> String {
+    match length {
+        TextLength::Cut => tagged.image.config.short(),
+        TextLength::Full => tagged.image.config.to_string(),
     }
-    let only = if all.len() == 1 && request.part != ImagePart::Image { all.pop() } else { None };
-    print(&pretty(&only.unwrap_or_else(|| all.into()))?)
+}
+
+/// The size of a pulled image is known once something looked into its layers.
+fn size(tagged: &Tagged) -> String {
+    if tagged.image.size == 0 { "-".to_owned() } else { human(tagged.image.size) }
 }
 
 #[cfg(test)]
@@ -190,6 +196,28 @@ mod tests {
         {
             assert_eq!(human(bytes), text);
         }
+    }
+
+    #[test]
+    fn ages_are_said_as_docker_says_them() {
+        let now = UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        for (seconds, text) in [
+            (0, "Less than a second ago"),
+            (1, "1 second ago"),
+            (59, "59 seconds ago"),
+            (61, "About a minute ago"),
+            (600, "10 minutes ago"),
+            (3600, "About an hour ago"),
+            (7200, "2 hours ago"),
+            (3 * 86_400, "3 days ago"),
+            (21 * 86_400, "3 weeks ago"),
+            (100 * 86_400, "3 months ago"),
+            (900 * 86_400, "2 years ago"),
+        ] {
+            assert_eq!(since(&crate::image::time::rfc3339(1_000_000_000 - seconds, None), now), text);
+        }
+        assert_eq!(since("", now), "N/A");
+        assert_eq!(heading_of("CreatedBy"), "CREATED BY");
     }
 
     #[test]

@@ -4,12 +4,16 @@ mod agents;
 mod archive;
 mod build;
 mod check;
+mod compare;
 mod doctor;
 mod explain;
 mod image;
+mod index;
 mod inputs;
+mod inspect;
 mod list;
 mod login;
+mod manual;
 mod remote;
 mod report;
 mod run;
@@ -35,6 +39,7 @@ use crate::store::{Alone, Store, StoreError};
 pub(super) fn run(command: Command, environment: &Environment) -> Result<u8, Failure> {
     match command {
         Command::Run(request) => run::run(&request, environment),
+        Command::Compare(request) => compare::diff(&request),
         other => answer(other, environment).map(|()| 0),
     }
 }
@@ -42,9 +47,9 @@ pub(super) fn run(command: Command, environment: &Environment) -> Result<u8, Fai
 fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
     match command {
         Command::Build(request) => build::run(&request, environment),
-        Command::Images(request) => list::images(&request),
-        Command::History(request) => list::history(&request),
-        Command::Inspect(request) => list::inspect(&request),
+        Command::Images(request) => list::images(&request, environment),
+        Command::History(request) => inspect::history(&request, environment),
+        Command::Inspect(request) => inspect::inspect(&request),
         Command::DiskUsage(request) => storage::disk_usage(&request),
         Command::Tag(request) => image::tag(&request),
         Command::Remove(request) => image::remove(&request),
@@ -56,12 +61,17 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Load(request) => archive::load(&request),
         Command::Import(request) => archive::import(&request),
         Command::Export(request) => archive::export(&request, environment),
+        Command::CreateIndex(request) => index::create(&request, environment),
+        Command::InspectIndex(request) => index::inspect(&request),
         Command::Login(request) => login::login(&request, environment),
         Command::Logout(request) => login::logout(&request),
         Command::Doctor(request) => doctor::run(&request),
         Command::Show(text) => print(&text),
-        // It has an exit code of its own.
+        Command::Completion(shell) => manual::completion(shell),
+        Command::Manual(directory) => manual::manual(&directory),
+        // They have exit codes of their own.
         Command::Run(request) => run::run(&request, environment).map(drop),
+        Command::Compare(request) => compare::diff(&request).map(drop),
     }
 }
 

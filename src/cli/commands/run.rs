@@ -5,19 +5,24 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::archive::changed;
 use super::image::choose;
+use super::inspect::config_of;
 use super::{client, failed, open_store, store_failed};
-use crate::build;
+use crate::build::{self, BlobForm, NewLayer};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
-use crate::cli::request::container::{BindAccess, HostMount, HostSource, Input, RunImage, Screen};
+use crate::cli::request::archive::created;
+use crate::cli::request::container::{BindAccess, Commit, HostMount, HostSource, Input, RunImage, Screen};
 use crate::cli::request::{HostAddress, NetworkMode, PullPolicy};
 use crate::cli::signals::OnSignal;
 use crate::cli::terminal::Terminal;
 use crate::executor::container::{Container, ContainerError, Prepared, command, variables};
 use crate::executor::private_network;
 use crate::executor::{Layers, Namespace};
-use crate::image::config::ImageConfig;
+use crate::image::config::ContainerConfig;
+use crate::image::media_type::Compression;
+use crate::image::reference::Reference;
 use crate::progress::{Outcome, Progress};
 use crate::registry::Client;
 use crate::sandbox::{
@@ -52,10 +57,42 @@ fn run_here(request: &RunImage, environment: &Environment) -> Result<u8, Failure
     let namespace = Namespace::new(Options::new(store.root().join("trees")));
     let layers = Layers::new(&store, &registry, &namespace);
     let tagged = find(request, environment, &layers, &registry)?;
+    // What is wrong with a change is told before the command runs.
+    let change = |commit: &Commit| changed(&config_of(&store, &tagged)?, &commit.changes);
+    let config = request.commit.as_ref().map(change).transpose()?;
     let container = container(request, &store, &tagged)?;
     let prepared = prepare(container, &layers, request, environment)?;
     let exit = attach(&prepared, request, &foreground, &cancel)?;
+    match (&request.commit, config, exit.shell_code()) {
+        (Some(commit), Some(config), 0) => {
+            let created = created(environment).map_err(|error| failed(&error))?;
+            let created_by = prepared.args().join(" ");
+            let entry = NewLayer { created_by, comment: commit.message.clone(), created };
+            keep(prepared, &layers, &tagged, config, &entry, &commit.names)?;
+        }
+        (Some(_), _, code) => eprintln!("note: nothing was committed, for the command ended with {code}"),
+        (None, ..) => {}
+    }
     Ok(u8::try_from(exit.shell_code().clamp(0, 255)).unwrap_or(NOT_RUN))
+}
+
+/// Makes an image of what the command wrote.
+fn keep(
+    prepared: Prepared<'_>,
+    layers: &Layers<'_>,
+    tagged: &Tagged,
+    config: ContainerConfig,
+    entry: &NewLayer,
+    names: &[Reference],
+) -> Result<(), Failure> {
+    let blob = BlobForm { compression: Compression::Gzip, level: None };
+    let layer = prepared.commit(blob, &Progress::silent().task("")).map_err(|error| failed(&error))?;
+    let made =
+        build::add_to_image(layers, &tagged.image, config, layer, entry, names).map_err(|error| failed(&error))?;
+    layers.store().settle().map_err(store_failed)?;
+    let names: Vec<String> = names.iter().map(Reference::familiar).collect();
+    eprintln!("committed {} as {}", made.image.config, names.join(", "));
+    Ok(())
 }
 
 /// The image, pulled where it is not here.
@@ -109,10 +146,7 @@ fn is_whole(layers: &Layers<'_>, tagged: &Tagged) -> Result<bool, Failure> {
 
 /// What is run: the image's config with what the command line says instead.
 fn container(request: &RunImage, store: &Store, tagged: &Tagged) -> Result<Container, Failure> {
-    let bytes = store.read_blob(&tagged.image.config).map_err(store_failed)?;
-    let gone =
-        || Failure::new(FailureKind::Other, format!("the config of {} is not in the store any more", tagged.name));
-    let config = ImageConfig::parse(&bytes.ok_or_else(gone)?).map_err(|error| failed(&error))?.config;
+    let config = config_of(store, tagged)?.config;
     let args = command(&config, request.entrypoint.as_deref(), &request.command);
     if args.is_empty() {
         return Err(Failure::new(FailureKind::Other, format!("{} has neither ENTRYPOINT nor CMD", request.image.text))

@@ -22,7 +22,7 @@ pub(super) fn push(request: &Push, environment: &Environment) -> Result<(), Fail
     let ui = Ui::start(request.progress, &environment.ui());
     let progress = Progress::new(ui.sink());
     let blob = BlobForm { compression: Compression::Gzip, level: None };
-    let pushed = build::push_stored(&layers, &tagged.image, &request.destination, blob, &progress);
+    let pushed = build::push_stored(&layers, &tagged, &request.destination, blob, &progress);
     ui.finish();
     let descriptor = pushed.map_err(|error| failed(&error))?;
     print(&format!("{}\n", descriptor.digest))

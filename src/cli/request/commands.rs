@@ -10,6 +10,7 @@ use crate::cli::args::{
     PushArguments, RemoveArguments, TagArguments,
 };
 use crate::cli::environment::Environment;
+use crate::cli::template::Template;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::ui::ProgressMode;
@@ -49,7 +50,7 @@ fn selectors(texts: &[String]) -> Result<Vec<ImageSelector>, InvalidRequest> {
 }
 
 /// How a list is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listing {
     /// A table for people.
     Table,
@@ -57,14 +58,36 @@ pub enum Listing {
     Json,
     /// Ids, one per line.
     Ids,
+    /// A line of one's own for each.
+    Template(Template, Heading),
+}
+
+/// Whether the columns of a template have names above them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heading {
+    /// They have (`table {{.ID}}`).
+    Shown,
+    /// They have not.
+    None,
 }
 
 fn listing(format: &str) -> Result<Listing, InvalidRequest> {
     match format {
         "table" => Ok(Listing::Table),
         "json" => Ok(Listing::Json),
-        value => Err(Given { flag: "--format", value, expected: "table or json" }.invalid()),
+        value => match value.strip_prefix("table ") {
+            Some(text) => Ok(Listing::Template(template(text)?, Heading::Shown)),
+            None => Ok(Listing::Template(template(value)?, Heading::None)),
+        },
     }
+}
+
+fn template(text: &str) -> Result<Template, InvalidRequest> {
+    let given = Given { flag: "--format", value: text, expected: "table, json or a template such as {{.ID}}" };
+    if !text.contains("{{") {
+        return Err(given.invalid());
+    }
+    Template::parse(text).map_err(|error| given.because(&error.to_string()))
 }
 
 /// What to do with what was found.
@@ -94,6 +117,8 @@ pub struct Images {
     pub filter: Option<String>,
     /// How to print them.
     pub listing: Listing,
+    /// Whether ids are cut in tables.
+    pub ids: TextLength,
 }
 
 impl Images {
@@ -103,7 +128,8 @@ impl Images {
         environment: &Environment,
     ) -> Result<Images, InvalidRequest> {
         let listing = if arguments.quiet { Listing::Ids } else { listing(&arguments.format)? };
-        Ok(Images { store_root: store_root(global, environment)?, filter: arguments.filter, listing })
+        let ids = TextLength::of(arguments.no_trunc);
+        Ok(Images { store_root: store_root(global, environment)?, filter: arguments.filter, listing, ids })
     }
 }
 
@@ -254,6 +280,8 @@ pub struct Inspect {
     pub part: ImagePart,
     /// Of an index, the image for this platform; this machine's where none.
     pub platform: Option<Platform>,
+    /// What of it is printed, in a form of one's own.
+    pub template: Option<Template>,
 }
 
 /// What of an image is shown.
@@ -284,7 +312,12 @@ impl Inspect {
                 return Err(Given { flag: "--show", value, expected: "image, manifest, config or index" }.invalid());
             }
         };
+        let template = match arguments.format.as_deref() {
+            None | Some("json") => None,
+            Some(text) => Some(template(text)?),
+        };
         Ok(Inspect {
+            template,
             store_root: store_root(global, environment)?,
             images: selectors(&arguments.images)?,
             part,
@@ -303,16 +336,22 @@ pub struct History {
     /// How to print it.
     pub listing: Listing,
     /// Whether long commands are cut.
-    pub commands: CommandLength,
+    pub commands: TextLength,
 }
 
-/// Whether long commands are cut.
+/// Whether long texts are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommandLength {
+pub enum TextLength {
     /// To fit into a line.
     Cut,
     /// Not.
     Full,
+}
+
+impl TextLength {
+    fn of(no_trunc: bool) -> TextLength {
+        if no_trunc { TextLength::Full } else { TextLength::Cut }
+    }
 }
 
 impl History {
@@ -325,7 +364,7 @@ impl History {
             store_root: store_root(global, environment)?,
             image: ImageSelector::parse(&arguments.image)?,
             listing: listing(&arguments.format)?,
-            commands: if arguments.no_trunc { CommandLength::Full } else { CommandLength::Cut },
+            commands: TextLength::of(arguments.no_trunc),
         })
     }
 }

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use super::commands::{ImageSelector, quiet_or};
 use super::fields::Given;
 use super::run::{ExtraHost, NetworkMode, hosts, network};
-use super::{InvalidRequest, PullPolicy, RegistryOptions, byte_size, platform, pull_policy, registries, store_root};
+use super::{
+    InvalidRequest, PullPolicy, RegistryOptions, byte_size, platform, pull_policy, references, registries, store_root,
+};
 use crate::cli::args::{GlobalArguments, RunArguments, Switch};
 use crate::cli::environment::{Environment, Stdio};
 use crate::image::platform::Platform;
+use crate::image::reference::Reference;
 use crate::ui::ProgressMode;
 
 /// `run`.
@@ -42,6 +45,8 @@ pub struct RunImage {
     pub hostname: String,
     /// Bytes of `/dev/shm`.
     pub shm_size: u64,
+    /// What becomes of what the command writes.
+    pub commit: Option<Commit>,
     /// Whether the command can read what `rbuild` can.
     pub input: Input,
     /// What its standard streams are.
@@ -52,6 +57,17 @@ pub struct RunImage {
     pub progress: ProgressMode,
     /// Sentences about flags that do not do what they do elsewhere.
     pub notices: Vec<String>,
+}
+
+/// An image that is made of what a command wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Its names.
+    pub names: Vec<Reference>,
+    /// Instructions that change the config.
+    pub changes: Vec<String>,
+    /// What its history says about it.
+    pub message: String,
 }
 
 /// What a command reads.
@@ -129,7 +145,11 @@ impl RunImage {
             )
         });
         let network = network(&arguments.network)?;
+        let names = references("--commit", &arguments.commit)?;
+        let message = arguments.message.unwrap_or_default();
+        let commit = (!names.is_empty()).then_some(Commit { names, changes: arguments.changes, message });
         Ok(RunImage {
+            commit,
             store_root: store_root(global, environment)?,
             image,
             platform,

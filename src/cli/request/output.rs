@@ -7,6 +7,7 @@ use super::fields::Given;
 use super::{InvalidRequest, platform, reference, references};
 use crate::cli::args::{BuildArguments, Switch};
 use crate::cli::environment::{Environment, Stdio};
+use crate::export::{Annotation, AnnotationTarget};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
@@ -26,6 +27,13 @@ pub struct OutputRequest {
     /// All else, by key: `rewrite-timestamp`, `oci-mediatypes`, `push-by-digest`, `platform-split`, `mode`, ….
     /// Values that are true or false have been checked and are written `true` or `false`.
     pub attributes: BTreeMap<String, String>,
+}
+
+impl OutputRequest {
+    /// What an attribute that is true or false says, where it is given.
+    pub fn switch(&self, key: &str) -> Option<bool> {
+        self.attributes.get(key).map(|value| value == "true")
+    }
 }
 
 /// The form of an output.
@@ -88,32 +96,6 @@ pub enum Recompress {
     Always,
 }
 
-/// An OCI annotation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Annotation {
-    /// What it is put on.
-    pub target: AnnotationTarget,
-    /// Only for this platform's image.
-    pub platform: Option<Platform>,
-    /// Its key.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-}
-
-/// What an annotation is put on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnnotationTarget {
-    /// The image's manifest.
-    Manifest,
-    /// The manifest's descriptor in the index.
-    ManifestDescriptor,
-    /// The index.
-    Index,
-    /// The index's descriptor in the layout.
-    IndexDescriptor,
-}
-
 const TYPES: [&str; 7] = ["image", "registry", "oci", "docker", "local", "tar", "cacheonly"];
 
 /// Keys of outputs that are images. Those whose names end in `*` stand for all that begin so.
@@ -141,7 +123,8 @@ const IMAGE_KEYS: [&str; 21] = [
     "attest:*",
 ];
 const FILE_KEYS: [&str; 5] = ["type", "dest", "mode", "platform-split", "attestation-prefix"];
-const SWITCHES: [&str; 10] = [
+const SWITCHES: [&str; 11] = [
+    "unpack",
     "force-compression",
     "rewrite-timestamp",
     "oci-mediatypes",
@@ -154,7 +137,7 @@ const SWITCHES: [&str; 10] = [
     "platform-split",
 ];
 /// Keys that are about containerd's own store, and say nothing here.
-const MEANINGLESS: [&str; 3] = ["unpack", "store", "prefer-nondist-layers"];
+const MEANINGLESS: [&str; 4] = ["unpack", "store", "prefer-nondist-layers", "dangling-name-prefix"];
 
 /// Understands `--output` and `--push`; a `type=image` adds its names to the tags.
 pub(super) fn outputs(
@@ -172,6 +155,10 @@ pub(super) fn outputs(
         push(&mut outputs);
     }
     for output in &mut outputs {
+        if output.switch("push-by-digest") == Some(true) && !output.names.is_empty() {
+            // Tags are what it shall not have; those of --tag are of the image in the store.
+            continue;
+        }
         add_names(&mut output.names, tags);
         if output.kind == OutputKind::Image {
             *tags = output.names.clone();
@@ -268,6 +255,14 @@ fn output(
         Some(names) => references("--output", &names.split(',').map(str::to_owned).collect::<Vec<_>>())?,
         None => Vec::new(),
     };
+    if attributes.get("unpack").is_some_and(|value| value == "true") {
+        return Err(InvalidRequest::NotSupported {
+            flag: format!("--output {text}"),
+            hint:
+                "leave unpack out: it is for containerd's snapshots; rbuild unpacks layers where a command needs them"
+                    .to_owned(),
+        });
+    }
     let compression = compression(given, &mut attributes, notices)?;
     let annotations = take_annotations(given, &mut attributes)?;
     attributes.retain(|key, _| !MEANINGLESS.contains(&key.as_str()) && !key.starts_with("attest:"));

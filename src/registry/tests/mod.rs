@@ -32,6 +32,7 @@
 //! | 25 | proxies, IPv6 | `a_registry_behind_a_proxy_is_reached_through_it`, `a_registry_on_an_ipv6_address_is_reached` | the same way in |
 
 mod auth;
+mod compose;
 mod places;
 mod pull;
 mod push;

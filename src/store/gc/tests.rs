@@ -97,8 +97,15 @@ fn what_a_named_image_needs_stays_and_a_pulled_one_goes_last() {
     let [held, pulled] = ["held", "pulled"].map(|name| step(&store, name, 60, 1 << 20, &[], &mut sizes));
     let config = store.put_blob(b"config").unwrap();
     for (name, layer, built) in [("mine", held, true), ("base", pulled, false)] {
-        let image =
-            ImageRecord { config, layers: vec![layer], manifest: None, source: None, created: String::new(), size: 0 };
+        let image = ImageRecord {
+            config,
+            layers: vec![layer],
+            manifest: None,
+            source: None,
+            index: None,
+            created: String::new(),
+            size: 0,
+        };
         store.tag(&Tagged { name: name.into(), platform: "linux/amd64".into(), built, image }).unwrap();
     }
     let foresee = |kinds| store.foresee_collection(&policy(0, Some(0), kinds), &sizes).unwrap();

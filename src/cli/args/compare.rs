@@ -1,0 +1,31 @@
+//! What `diff` takes.
+
+use clap::Args;
+
+pub(super) const DIFF_HELP: &str = "\
+Shows the configs field by field, and the files: A added, D deleted, C changed, with what of it changed.
+
+Examples:
+  rbuild diff app:1 app:2
+  rbuild diff --semantic --exit-code app:1 app:again     a build is reproducible but for its times
+  rbuild diff --format json app:1 app:2 | jq '.files[].path'";
+
+/// What `diff` takes.
+#[derive(Debug, Args)]
+pub struct DiffArguments {
+    /// A name or an id
+    #[arg(value_name = "IMAGE")]
+    pub before: String,
+    /// Another one
+    #[arg(value_name = "OTHER")]
+    pub after: String,
+    /// Leave out what differs between two builds of the same: times, and the history
+    #[arg(long)]
+    pub semantic: bool,
+    /// End with 1 where there is a difference
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Print text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: String,
+}

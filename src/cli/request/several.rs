@@ -1,0 +1,58 @@
+//! What cannot be said of outputs together with the platforms that are built: told before anything is built.
+
+use super::{InvalidRequest, OutputKind, OutputRequest};
+use crate::export::{Annotation, AnnotationTarget};
+use crate::image::platform::Platform;
+
+/// Refuses what BuildKit's exporters refuse at the end of a build.
+pub(super) fn check(
+    outputs: &[OutputRequest],
+    annotations: &[Annotation],
+    platforms: &[Platform],
+) -> Result<(), InvalidRequest> {
+    let contradiction =
+        |problem: &str, hint: String| Err(InvalidRequest::Contradiction { problem: problem.to_owned(), hint });
+    if let [first, _, ..] = platforms
+        && outputs.iter().any(|output| output.kind == OutputKind::Docker)
+    {
+        let problem = "docker exporter does not currently support exporting manifest lists";
+        return contradiction(problem, format!("write type=oci, or build for one platform: --platform {first}"));
+    }
+    let of_outputs = outputs.iter().flat_map(|output| output.annotations.iter().map(move |one| (one, Some(output))));
+    for (one, output) in annotations.iter().map(|one| (one, None)).chain(of_outputs) {
+        check_annotation(one, platforms)?;
+        let is_docker = |output: &OutputRequest| output.switch("oci-mediatypes") == Some(false);
+        if one.target != AnnotationTarget::Manifest && output.map_or_else(|| outputs.iter().any(is_docker), is_docker) {
+            let problem = "cannot export annotations with \"oci-mediatypes=false\"";
+            return contradiction(
+                problem,
+                "leave one of them out: Docker's media types have no annotations".to_owned(),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn check_annotation(one: &Annotation, platforms: &[Platform]) -> Result<(), InvalidRequest> {
+    let is_about_index = matches!(one.target, AnnotationTarget::Index | AnnotationTarget::IndexDescriptor);
+    if is_about_index && platforms.len() < 2 {
+        return Err(InvalidRequest::Contradiction {
+            problem: "index annotations not supported for single platform export".to_owned(),
+            hint: format!("one platform has no index; put it on the manifest: manifest:{}", one.key),
+        });
+    }
+    match &one.platform {
+        Some(platform) if is_about_index => Err(InvalidRequest::Contradiction {
+            problem: format!("an index is for all platforms and has no annotation for {platform}"),
+            hint: "leave the platform out, or put it on the platform's manifest".to_owned(),
+        }),
+        Some(platform) if !platforms.contains(platform) => {
+            let built: Vec<String> = platforms.iter().map(Platform::to_string).collect();
+            Err(InvalidRequest::Contradiction {
+                problem: format!("invalid annotation: no platform {platform} found in source"),
+                hint: format!("it is built for {}", built.join(", ")),
+            })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,195 @@
+//! An image, or several under one index, as documents and blobs: what layouts and registries get.
+
+use super::annotations::annotations_of;
+use super::{Annotation, AnnotationTarget, Open};
+use crate::digest::Digest;
+use crate::image::config::ImageConfig;
+use crate::image::manifest::{Descriptor, Document, Index, Manifest, canonical};
+use crate::image::media_type::{Compression, Format, OCI_INDEX, OCI_MANIFEST};
+use crate::image::reference::Reference;
+
+/// A layer that is ready for outputs.
+#[derive(Clone)]
+pub struct ExportLayer {
+    /// Digest of its tar.
+    pub diff_id: Digest,
+    /// How its blob is compressed.
+    pub compression: Compression,
+    /// The blob's digest.
+    pub digest: Digest,
+    /// The blob's size in bytes.
+    pub size: u64,
+    /// Opens the blob; it may have to be fetched first.
+    pub open: Open,
+    /// Repositories that hold the blob: a push to their registry can mount it.
+    pub repositories: Vec<Reference>,
+}
+
+/// An image that is ready for outputs.
+#[derive(Clone)]
+pub struct ExportImage {
+    /// Its config, complete.
+    pub config: ImageConfig,
+    /// Its layers, lowest first.
+    pub layers: Vec<ExportLayer>,
+    /// The documents that it came with, where nothing has changed it: an image that only passes through keeps its id.
+    pub original: Option<Documents>,
+}
+
+/// An image's documents, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Documents {
+    /// The config.
+    pub config: Vec<u8>,
+    /// The manifest, where there is one.
+    pub manifest: Option<Vec<u8>>,
+}
+
+/// A blob that a manifest names.
+#[derive(Clone)]
+pub struct Blob {
+    /// Its descriptor.
+    pub descriptor: Descriptor,
+    /// Opens it.
+    pub open: Open,
+    /// Repositories that hold it.
+    pub repositories: Vec<Reference>,
+}
+
+/// An image as documents.
+#[derive(Clone)]
+pub struct Assembled {
+    /// The config and its descriptor.
+    pub config: (Descriptor, Vec<u8>),
+    /// The manifest and its descriptor, platform included.
+    pub manifest: (Descriptor, Vec<u8>),
+    /// The layers.
+    pub layers: Vec<Blob>,
+}
+
+/// What an output with documents holds.
+#[derive(Clone)]
+pub struct Bundle {
+    /// The images.
+    pub images: Vec<Assembled>,
+    /// The index over them, where there is one.
+    pub index: Option<(Descriptor, Vec<u8>)>,
+    /// When the first image was made (RFC 3339).
+    pub created: Option<String>,
+}
+
+/// Whether images lie under an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One image, which a name stands for itself.
+    Image,
+    /// A name stands for an index, even where that holds but one image.
+    Index,
+}
+
+impl ExportImage {
+    /// Writes config and manifest in a format; of an image that came from elsewhere they are what they were, as far as they
+    /// still describe its blobs.
+    pub fn assemble(&self, format: Format, annotations: &[Annotation]) -> Assembled {
+        let original = self.original.as_ref();
+        let config_bytes = original.map_or_else(|| self.config.to_bytes(), |documents| documents.config.clone());
+        if let Some(bytes) = original.and_then(|documents| documents.manifest.as_ref())
+            && annotations.is_empty()
+            && let Some(assembled) = self.as_it_came(&config_bytes, bytes)
+        {
+            return assembled;
+        }
+        let config = Descriptor::of(format.config(), &config_bytes);
+        let blob = |layer: &ExportLayer| Blob {
+            descriptor: Descriptor::new(format.layer(layer.compression), layer.digest, layer.size),
+            open: layer.open.clone(),
+            repositories: layer.repositories.clone(),
+        };
+        let layers: Vec<Blob> = self.layers.iter().map(blob).collect();
+        let platform = self.config.platform();
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(format.manifest().to_owned()),
+            artifact_type: None,
+            config: config.clone(),
+            layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
+            subject: None,
+            annotations: annotations_of(annotations, AnnotationTarget::Manifest, Some(&platform)),
+        };
+        let manifest_bytes = canonical(&manifest);
+        let mut descriptor = Descriptor::of(format.manifest(), &manifest_bytes);
+        descriptor.annotations = annotations_of(annotations, AnnotationTarget::ManifestDescriptor, Some(&platform));
+        descriptor.platform = Some(platform);
+        Assembled { config: (config, config_bytes), manifest: (descriptor, manifest_bytes), layers }
+    }
+
+    /// With the manifest that it came with, where that names these very blobs.
+    fn as_it_came(&self, config: &[u8], manifest: &[u8]) -> Option<Assembled> {
+        let Ok(Document::Manifest(parsed)) = Document::parse(manifest, None) else { return None };
+        let is_same = parsed.config.digest == Digest::of(config)
+            && parsed.layers.iter().map(|layer| &layer.digest).eq(self.layers.iter().map(|layer| &layer.digest));
+        let media_type = parsed.media_type.as_deref().unwrap_or(OCI_MANIFEST);
+        let mut descriptor = Descriptor::of(media_type, manifest);
+        descriptor.platform = Some(self.config.platform());
+        let blob = |(descriptor, layer): (&Descriptor, &ExportLayer)| Blob {
+            descriptor: descriptor.clone(),
+            open: layer.open.clone(),
+            repositories: layer.repositories.clone(),
+        };
+        is_same.then(|| Assembled {
+            config: (parsed.config.clone(), config.to_vec()),
+            manifest: (descriptor, manifest.to_vec()),
+            layers: parsed.layers.iter().zip(&self.layers).map(blob).collect(),
+        })
+    }
+}
+
+impl Bundle {
+    /// Writes the documents of images in a format.
+    pub fn new(images: &[ExportImage], shape: Shape, format: Format, annotations: &[Annotation]) -> Bundle {
+        let created = images.first().and_then(|image| image.config.created.clone());
+        let images: Vec<Assembled> = images.iter().map(|image| image.assemble(format, annotations)).collect();
+        let index = (shape == Shape::Index).then(|| index_of(&images, format, annotations));
+        Bundle { images, index, created }
+    }
+
+    /// With the index that the images came with, where that names these very images.
+    pub fn keeping(mut self, index: &[u8]) -> Bundle {
+        let Ok(Document::Index(parsed)) = Document::parse(index, None) else { return self };
+        let named = parsed.manifests.iter().map(|entry| &entry.digest);
+        if self.index.is_some() && named.eq(self.images.iter().map(|image| &image.manifest.0.digest)) {
+            let media_type = parsed.media_type.as_deref().unwrap_or(OCI_INDEX);
+            self.index = Some((Descriptor::of(media_type, index), index.to_vec()));
+        }
+        self
+    }
+
+    /// What a name stands for: the index where there is one, else the manifest.
+    pub fn top(&self) -> &(Descriptor, Vec<u8>) {
+        // Without an index there is one image.
+        self.index.as_ref().unwrap_or_else(|| &self.images[0].manifest)
+    }
+
+    /// The documents: configs, manifests, the index.
+    pub fn documents(&self) -> impl Iterator<Item = &(Descriptor, Vec<u8>)> {
+        self.images.iter().flat_map(|image| [&image.config, &image.manifest]).chain(&self.index)
+    }
+
+    /// The layers of all images; one that several have comes several times.
+    pub fn layers(&self) -> impl Iterator<Item = &Blob> {
+        self.images.iter().flat_map(|image| &image.layers)
+    }
+}
+
+fn index_of(images: &[Assembled], format: Format, annotations: &[Annotation]) -> (Descriptor, Vec<u8>) {
+    let index = Index {
+        schema_version: 2,
+        media_type: Some(format.index().to_owned()),
+        manifests: images.iter().map(|image| image.manifest.0.clone()).collect(),
+        annotations: annotations_of(annotations, AnnotationTarget::Index, None),
+    };
+    let bytes = canonical(&index);
+    let mut descriptor = Descriptor::of(format.index(), &bytes);
+    descriptor.annotations = annotations_of(annotations, AnnotationTarget::IndexDescriptor, None);
+    (descriptor, bytes)
+}
