@@ -3,8 +3,10 @@
 mod archived;
 mod assemble;
 mod bases;
+mod caches;
 mod changes;
 mod checks;
+mod differences;
 mod epoch;
 mod foresight;
 mod layout;
@@ -19,14 +21,17 @@ pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
 pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, export_files, import_files, load, save};
 pub use bases::Pull;
+pub use caches::CacheFailure;
 pub use changes::change_config;
 pub use checks::{Checked, check};
+pub use differences::{ChangeKind, Differences, Field, FileChange, Strictness, differences};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
 pub use outputs::{Output, OutputKind, PushBy, Split};
 pub use stored::{pull_image, push_stored};
 
 use crate::cache::Cache;
+use crate::cache::remote::{CacheTarget, Place, Remote};
 use crate::diagnostic::{Color, Diagnostic, Severity, Source, Span};
 use crate::digest::{Digest, Frame};
 use crate::dockerfile::ast::Dockerfile;
@@ -67,6 +72,10 @@ pub struct Build<'a> {
     pub tags: Vec<Reference>,
     /// What to make of the result.
     pub outputs: Vec<Output>,
+    /// Caches elsewhere that steps may come from, in the order in which they are asked.
+    pub cache_from: Vec<Place>,
+    /// Caches that get what this build has.
+    pub cache_to: Vec<CacheTarget>,
     /// Where layers and results are kept.
     pub store: &'a Store,
     /// Where images come from and go to.
@@ -79,6 +88,8 @@ pub struct Build<'a> {
     pub cancel: &'a Cancel,
     /// Whether files of new layers may be later than the build's own time.
     pub times: FileTimes,
+    /// Whether steps keep their layers.
+    pub layering: Layering,
     /// What is done when a RUN has failed, while all that it had is still there.
     pub on_failure: Option<&'a OnFailure<'a>>,
     /// How warnings are drawn.
@@ -98,6 +109,16 @@ pub enum FileTimes {
     Rewrite,
     /// `--reproducible`: those of all that the build made become the moment that dates it, and there always is one.
     Reproducible,
+}
+
+/// How the layers of an image come from its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layering {
+    /// One for each step that changes files.
+    #[default]
+    PerStep,
+    /// One above those of the base image (`--squash`).
+    Squashed,
 }
 
 /// What a build made.
@@ -154,6 +175,15 @@ pub enum BuildError {
     /// An output failed.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// A cache that had to be written could not be.
+    #[error("write cache {name}")]
+    Cache {
+        /// The cache.
+        name: String,
+        /// Why.
+        #[source]
+        source: CacheFailure,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -167,22 +197,23 @@ pub enum BuildError {
 /// # Errors
 /// The first thing that went wrong; of a Dockerfile's mistakes all are told at once, before anything runs.
 pub fn build(build: &Build<'_>) -> Result<Built, BuildError> {
-    let prepared = build.prepare(Commands::Run)?;
+    let (prepared, remote) = build.prepare_with_caches(Commands::Run)?;
     let Prepared { plan, layers, .. } = &prepared;
     if !plan.steps.iter().any(|step| matches!(step.op, plan::Op::Run(_))) {
         build.namespace.expect_no_commands();
     }
     prepared.check_network()?;
     prepared.check_architectures()?;
-    let steps = execute(plan, &prepared.services(build, Purpose::Build)).inspect_err(|error| {
-        if let (Some(look), Some(failed)) = (build.on_failure, prepared.aftermath.take(error)) {
-            look(&failed, build.namespace);
+    loop {
+        let error = match build.attempt(&prepared, &remote) {
+            Ok(built) => return Ok(built),
+            Err(error) => error,
+        };
+        // What a cache promised and does not have is made here instead.
+        if !build.give_up_broken(&error, layers, &remote)? {
+            return Err(error);
         }
-    })?;
-    build.contexts.save();
-    let images = build.assemble(plan, &steps, layers)?;
-    let index = build.name(&images, layers)?;
-    build.export(&images, index, layers)
+    }
 }
 
 /// Whether a RUN that is not in the cache will be run.
@@ -239,14 +270,21 @@ impl Prepared<'_> {
         }
     }
 
-    fn services<'b>(&'b self, build: &'b Build<'_>, purpose: Purpose<'b>) -> Services<'b> {
+    fn services<'b>(
+        &'b self,
+        build: &'b Build<'_>,
+        remote: &'b Remote,
+        cancel: &'b Cancel,
+        purpose: Purpose<'b>,
+    ) -> Services<'b> {
         Services {
+            remote,
             layers: &self.layers,
             cache: Cache::new(build.store, Frame::new("rbuild.scope.1").text("scope", &build.scope).finish()),
             contexts: build.contexts,
             bases: &self.bases,
             progress: build.progress,
-            cancel: build.cancel,
+            cancel,
             options: &self.options,
             purpose,
             aftermath: build.on_failure.map(|_| &self.aftermath),
@@ -255,6 +293,25 @@ impl Prepared<'_> {
 }
 
 impl Build<'_> {
+    /// Carries the plan out, as far as caches keep what they promise.
+    fn attempt(&self, prepared: &Prepared<'_>, remote: &Remote) -> Result<Built, BuildError> {
+        let Prepared { plan, layers, .. } = prepared;
+        // A step that fails stops the others of this attempt, not of the next.
+        let cancel = self.cancel.nested();
+        let services = prepared.services(self, remote, &cancel, Purpose::Build);
+        let steps = execute(plan, &services).inspect_err(|error| {
+            if let (Some(look), Some(failed)) = (self.on_failure, prepared.aftermath.take(error)) {
+                look(&failed, self.namespace);
+            }
+        })?;
+        self.contexts.save();
+        let images = self.assemble(plan, &steps, layers, remote)?;
+        let index = self.name(&images, layers)?;
+        let built = self.export(&images, index, layers)?;
+        self.export_caches(plan, layers, remote)?;
+        Ok(built)
+    }
+
     /// Parses, resolves the bases and plans.
     fn prepare(&self, commands: Commands) -> Result<Prepared<'_>, BuildError> {
         let (dockerfile, warnings) = self.load_dockerfile()?;
@@ -272,8 +329,9 @@ impl Build<'_> {
             options.created = Some(epoch);
         }
         if self.times == FileTimes::Reproducible {
-            // The moment comes into the image's layers at the end; a cached step was made with another.
+            // The moment comes into the image at the end; a cached step was made with another.
             options.epoch = PLACEHOLDER;
+            options.created = None;
             options.times = Times::Steady;
         }
         // What is written anew for its times is compressed then, and not before.

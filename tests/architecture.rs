@@ -26,7 +26,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("registry", &["digest", "image", "progress"]),
     ("sandbox", &["digest", "owners", "rootfs", "sys", "tree"]),
     ("snapshot", &["digest", "owners", "rootfs", "store", "sys", "tree"]),
-    ("cache", &["digest", "image", "plan", "registry", "store"]),
+    ("cache", &["digest", "image", "plan", "progress", "registry", "store"]),
     (
         "executor",
         &[
@@ -66,6 +66,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "sandbox",
             "snapshot",
             "store",
+            // `diff` compares images file by file.
+            "tree",
         ],
     ),
     ("ui", &["diagnostic", "progress"]),
@@ -88,6 +90,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "sandbox",
             "store",
             "sys",
+            // `diff` compares two file systems as data.
+            "tree",
             "ui",
         ],
     ),

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 /// How many rows each chapter has.
-const CHAPTERS: [(&str, usize); 4] = [("C", 6), ("T", 11), ("P", 5), ("F", 12)];
+const CHAPTERS: [(&str, usize); 7] = [("C", 6), ("T", 11), ("P", 5), ("F", 12), ("S", 18), ("D", 10), ("K", 6)];
 
-/// Names of all functions below a directory.
+/// Names of all functions below a directory, and of the sandbox's cases, which are listed with theirs.
 fn functions(directory: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).expect("list a directory of the sources").flatten() {
         let path = entry.path();
@@ -17,6 +17,8 @@ fn functions(directory: &Path, names: &mut BTreeSet<String>) {
             let text = fs::read_to_string(&path).expect("read a source file");
             let definitions = text.lines().filter_map(|line| line.trim_start().strip_prefix("fn "));
             names.extend(definitions.filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())));
+            let cases = text.lines().filter_map(|line| line.trim_start().strip_prefix("(\""));
+            names.extend(cases.filter_map(|rest| Some(rest.rsplit_once("\", ")?.0.to_owned())));
         }
     }
 }

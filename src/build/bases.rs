@@ -15,7 +15,7 @@ use crate::plan::{BaseKey, BaseSource, Options};
 use crate::progress::{Outcome, Task};
 use crate::registry::pull::PulledImage;
 use crate::registry::{RegistryError, pull};
-use crate::store::{ImageRecord, RemoteBlob, Store, StoreError, Tagged};
+use crate::store::{ImageRecord, RemoteBlob, RemoteOrigin, Store, StoreError, Tagged};
 
 /// When registries are asked for base images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +107,8 @@ impl Build<'_> {
         options: &Options,
         layers: &Layers<'_>,
     ) -> Result<(), BuildError> {
-        if !runs_commands(dockerfile, options) {
+        // Where caches are asked, too, all of the commands may be in them.
+        if !runs_commands(dockerfile, options) || !self.cache_from.is_empty() {
             return Ok(());
         }
         let bases = needs(dockerfile, options, &BTreeMap::new()).map_err(BuildError::Dockerfile)?;
@@ -267,11 +268,13 @@ pub(super) fn record_pulled(
             media_type: descriptor.media_type.clone(),
             digest: descriptor.digest,
             size: descriptor.size,
+            origin: RemoteOrigin::Image,
         };
         store.update_layer(diff_id, |record| {
             record.diff_id = Some(*diff_id);
             if !record.remotes.contains(&remote) {
-                record.remotes.push(remote);
+                // Whoever may write a cache has no say in a base image: the image's own place is asked first.
+                record.remotes.insert(0, remote);
             }
         })?;
     }

@@ -18,9 +18,9 @@ pub struct Foreseen {
 /// # Errors
 /// The Dockerfile is wrong, a base image's config cannot be had, or what is to be copied cannot be read.
 pub fn foresee(build: &Build<'_>) -> Result<Foreseen, BuildError> {
-    let prepared = build.prepare(Commands::Leave)?;
+    let (prepared, remote) = build.prepare_with_caches(Commands::Leave)?;
     let foresight = Foresight::default();
-    let services = prepared.services(build, Purpose::Explain(&foresight));
+    let services = prepared.services(build, &remote, build.cancel, Purpose::Explain(&foresight));
     let steps = explain(&prepared.plan, &services, &foresight)?;
     build.contexts.save();
     Ok(Foreseen { steps, plan: prepared.plan })

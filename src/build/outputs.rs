@@ -88,7 +88,7 @@ impl Output {
         match &self.kind {
             OutputKind::Layout(LayoutForm::Oci, _) => "exporting to oci image format",
             OutputKind::Layout(LayoutForm::Docker, _) => "exporting to docker image format",
-            OutputKind::Files(FilesTarget::Directory(_), _) => "exporting to client directory",
+            OutputKind::Files(FilesTarget::Directory(..), _) => "exporting to client directory",
             OutputKind::Files(FilesTarget::Tar(_), _) => "exporting to client tarball",
             OutputKind::Registry(_) => "exporting to registry",
         }
@@ -203,13 +203,13 @@ impl Exporter<'_> {
         })
     }
 
-    fn layer(&self, output: &Output, layer: &Digest, task: &Task) -> Result<ExportLayer, BuildError> {
+    pub(super) fn layer(&self, output: &Output, layer: &Digest, task: &Task) -> Result<ExportLayer, BuildError> {
         let record = self.layers.record(layer)?;
         // A base layer that nothing looked into stays in its registry: a push mounts it, or passes it through.
         if matches!(output.kind, OutputKind::Registry(_))
             && output.reuse == Reuse::AsPulled
             && record.blobs.is_empty()
-            && let Some(passed) = self.pass_through(output, &record)?
+            && let Some(passed) = self.pass_through(output, layer, &record)?
         {
             return Ok(passed);
         }
@@ -227,7 +227,12 @@ impl Exporter<'_> {
         })
     }
 
-    fn pass_through(&self, output: &Output, record: &LayerRecord) -> Result<Option<ExportLayer>, BuildError> {
+    fn pass_through(
+        &self,
+        output: &Output,
+        layer: &Digest,
+        record: &LayerRecord,
+    ) -> Result<Option<ExportLayer>, BuildError> {
         let (Some(diff_id), Some(remote)) = (record.diff_id, record.remotes.first()) else { return Ok(None) };
         let Some(compression) = Compression::of_media_type(&remote.media_type) else { return Ok(None) };
         let reference: Reference = remote.repository.parse().map_err(internal)?;
@@ -237,7 +242,8 @@ impl Exporter<'_> {
         }
         let descriptor = Descriptor::new(&remote.media_type, remote.digest, remote.size);
         let client = self.layers.registry.clone();
-        let open: Open = Arc::new(move || Ok(Box::new(client.blob(&reference, &descriptor)) as Box<dyn Read + Send>));
+        let watch = self.layers.watch(layer, record);
+        let open: Open = Arc::new(move || Ok(watch(Box::new(client.blob(&reference, &descriptor)))));
         Ok(Some(ExportLayer {
             diff_id,
             compression,
@@ -258,7 +264,7 @@ impl Exporter<'_> {
         let plain = |layer: &Digest| {
             let index = self.layers.index(layer, task)?;
             let open = self.layers.reopen(layer, task)?;
-            Ok(LayerFiles { digest: *layer, index, open })
+            Ok(LayerFiles { index, open })
         };
         let files = |image: &Assembled| {
             let platform = image.config.platform().to_string();

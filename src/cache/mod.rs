@@ -5,6 +5,7 @@
 
 pub mod key;
 pub mod miss;
+pub mod remote;
 
 use std::collections::BTreeMap;
 use std::fs::{File, FileTimes};

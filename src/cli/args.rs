@@ -5,6 +5,7 @@
 
 mod archive;
 mod build;
+mod caches;
 mod compare;
 mod executor;
 mod image;
@@ -15,6 +16,7 @@ mod manual;
 mod registry;
 mod reproducible;
 mod run;
+mod squash;
 mod storage;
 mod switch;
 
@@ -22,6 +24,7 @@ use clap::{Args, Parser};
 
 pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
+pub use caches::CacheArguments;
 pub use compare::DiffArguments;
 pub use executor::{ExecutorArguments, OtherExecutorArguments};
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
@@ -32,6 +35,7 @@ pub use manual::{CompletionArguments, ManualArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
+pub use squash::LayeringArguments;
 pub use storage::{CheckArguments, DiskUsageArguments, DoctorArguments, PruneArguments};
 pub use switch::Switch;
 use switch::SwitchArgument;

@@ -21,7 +21,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use clap::{CommandFactory, FromArgMatches};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::diagnostic::Color;
 use args::{Arguments, IndexCommand, Subcommand};
@@ -119,7 +119,7 @@ impl UsageError {
 
 /// The whole program: understands argv, does what it says, reports what went wrong.
 pub fn main() -> std::process::ExitCode {
-    forbid_cores();
+    keep_memory_to_itself();
     let outcome =
         Environment::capture().map_err(|error| Failure::of(FailureKind::Other, &error)).and_then(|environment| {
             let argv: Vec<OsString> = std::env::args_os().collect();
@@ -141,9 +141,12 @@ pub fn main() -> std::process::ExitCode {
     }
 }
 
-/// This process holds credentials and secrets, which a core file would keep on disk. Who wants one for a fault of ours can
-/// still attach a debugger.
-fn forbid_cores() {
+/// This process holds credentials and secrets, which a core file would keep on disk, and which other processes of the same
+/// user, those of a RUN among them, could read through `/proc` or as a debugger. The holder is another program's start and
+/// so can be looked into again, as it must be to get its ids; it has no secrets.
+fn keep_memory_to_itself() {
+    // It always works; if it ever does not, the namespaces still keep a RUN away.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
     let limit = rustix::process::getrlimit(Resource::Core);
     // Lowering a limit always works; if it ever does not, the build is as good without.
     setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit }).ok();

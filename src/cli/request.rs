@@ -6,6 +6,7 @@
 
 mod accepted;
 pub mod archive;
+mod caches;
 pub mod commands;
 pub mod compare;
 pub mod container;
@@ -22,6 +23,7 @@ mod run;
 mod several;
 pub mod storage;
 mod values;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -29,13 +31,15 @@ use std::path::PathBuf;
 
 use super::args::{BuildArguments, ExplainArguments, GlobalArguments, Switch};
 use super::environment::Environment;
+use crate::build::Layering;
+use crate::cache::remote::{CacheTarget, Place};
 use crate::executor::Resolver;
 use crate::export::Annotation;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::sandbox::{Isolation, Limits, StorageDriver};
 use crate::ui::ProgressMode;
-pub use accepted::{CacheLocation, CacheMode};
+use caches::Caches;
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
 use executor::DigestFiles;
 use fields::Given;
@@ -75,15 +79,17 @@ pub struct Request {
     /// Which steps may come from the cache.
     pub cache: CacheUse,
     /// Caches elsewhere to read.
-    pub cache_from: Vec<CacheLocation>,
+    pub cache_from: Vec<Place>,
     /// Caches elsewhere to write.
-    pub cache_to: Vec<CacheLocation>,
+    pub cache_to: Vec<CacheTarget>,
     /// When base images are looked for in their registry.
     pub pull: PullPolicy,
     /// What to write besides the store.
     pub outputs: Vec<OutputRequest>,
     /// What two builds of the same thing have in common.
     pub sameness: Sameness,
+    /// How layers come from steps.
+    pub layering: Layering,
     /// Where to write the image's id.
     pub image_id_file: Option<PathBuf>,
     /// Where to write digests as JSON.
@@ -246,11 +252,16 @@ impl Request {
         pass_source_date_epoch(&mut build_arguments, environment);
         let mut registries = registries(&arguments.registry, environment)?;
         registries.insecure.extend(output::insecure_registries(&outputs));
+        let caches = Caches::resolve(&arguments.caches, environment)?;
+        registries.insecure.extend(caches.insecure);
+        notices.extend(caches.notices);
+        let layering = layering(arguments.layering.squash, &caches.to)?;
         let (progress, verbosity) = progress(&arguments, global, environment)?;
         let network = run::network(&arguments.network)?;
         let platforms = platforms(&arguments.platforms, environment)?;
         let annotations = output::annotations(&arguments.annotations)?;
         several::check(&outputs, &annotations, &platforms)?;
+        several::check_removal(&outputs, &context)?;
         let resolver = run::resolver(&arguments)?;
         Ok(Request {
             action: action(&arguments)?,
@@ -264,10 +275,11 @@ impl Request {
             platforms,
             build_contexts: context::build_contexts(&arguments.build_contexts, environment)?,
             cache: cache_use(arguments.no_cache, arguments.no_cache_filter),
-            cache_from: accepted::cache_locations("--cache-from", &arguments.cache_from, environment)?,
-            cache_to: accepted::cache_locations("--cache-to", &arguments.cache_to, environment)?,
+            cache_from: caches.from,
+            cache_to: caches.to,
             pull: pull_policy(arguments.pull.as_deref())?,
             outputs,
+            layering,
             sameness: match arguments.reproducible.reproducible {
                 Switch::On => Sameness::WholeImage,
                 Switch::Off => Sameness::Files,
@@ -324,6 +336,19 @@ fn action(arguments: &BuildArguments) -> Result<Action, InvalidRequest> {
         Some("targets") => Ok(Action::Targets(format)),
         Some("plan") if format == ReportFormat::Text => Ok(Action::Plan),
         Some(_) => Err(given.invalid()),
+    }
+}
+
+/// A cache within an image names the layers that the image has.
+fn layering(squash: Switch, caches: &[CacheTarget]) -> Result<Layering, InvalidRequest> {
+    match squash {
+        Switch::Off => Ok(Layering::PerStep),
+        Switch::On if caches.contains(&CacheTarget::Inline) => Err(InvalidRequest::Contradiction {
+            problem: "--cache-to type=inline cannot be used with --squash: the image has no layers of single steps"
+                .to_owned(),
+            hint: "give the cache a place of its own: --cache-to type=registry,ref=NAME".to_owned(),
+        }),
+        Switch::On => Ok(Layering::Squashed),
     }
 }
 

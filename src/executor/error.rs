@@ -111,7 +111,7 @@ impl ExecuteError {
         ExecuteError::Layer { layer: *layer, source }
     }
 
-    pub(super) fn internal(error: impl fmt::Display) -> ExecuteError {
+    pub(crate) fn internal(error: impl fmt::Display) -> ExecuteError {
         ExecuteError::Internal(error.to_string())
     }
 

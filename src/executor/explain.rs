@@ -40,6 +40,8 @@ pub enum Verdict {
         layer: Digest,
         /// When that was made (RFC 3339).
         created: String,
+        /// The cache elsewhere that has it; none where the store has.
+        from: Option<String>,
     },
     /// It has to run.
     Runs {

@@ -54,10 +54,7 @@ pub enum GitError {
         remote: String,
     },
     /// There is no git, and a directory of this machine is a repository.
-    #[error(
-        "git is not installed here, and is needed to date the build by the last commit of {directory}; \
-         install it, or set SOURCE_DATE_EPOCH"
-    )]
+    #[error("git is not installed here, and is needed to date the build by the last commit of {directory}")]
     NoGitHere {
         /// The directory.
         directory: String,

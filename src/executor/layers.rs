@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, Once};
 
 use super::ingest::{BlobForm, Ingest, Ingested, compression_name};
 use super::namespace::Namespace;
+use super::promised::Promised;
 use super::waiting::Shared;
 use super::workers::ImpliedDirectory;
 use super::{ExecuteError, abreast};
-use crate::digest::{Digest, Frame};
+use crate::digest::{Digest, Frame, VerifyReader};
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::Compression;
 use crate::image::reference::Reference;
@@ -64,7 +65,9 @@ pub struct Layers<'a> {
     making: Mutex<BTreeMap<(Digest, Form), Making>>,
     swept: Once,
     /// Layers of which some form can be had.
-    available: Mutex<BTreeSet<Digest>>,
+    pub(super) available: Mutex<BTreeSet<Digest>>,
+    /// Layers that a cache elsewhere has.
+    pub(super) promised: Promised,
 }
 
 /// Opens a layer's tar anew each time it is called.
@@ -86,7 +89,8 @@ impl<'a> Layers<'a> {
     /// Layers of a store; missing blobs come from the registry, trees are made in the namespace.
     pub fn new(store: &'a Store, registry: &'a Client, namespace: &'a Namespace) -> Layers<'a> {
         let (indexes, making, available) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Layers { store, registry, namespace, indexes, making, swept: Once::new(), available }
+        let promised = Promised::default();
+        Layers { store, registry, namespace, indexes, making, swept: Once::new(), available, promised }
     }
 
     /// The id mapping of trees. Who asks first has removed what dead processes left of theirs.
@@ -109,6 +113,7 @@ impl<'a> Layers<'a> {
     pub fn is_available(&self, layer: &Digest, record: &LayerRecord) -> bool {
         record.blobs.values().any(|blob| self.store.has_blob(&blob.digest))
             || !record.remotes.is_empty()
+            || self.promised.holds(layer)
             // Asked before it is known whether a namespace will be needed at all: a tree that was made with other ids
             // than those that this user has now is of no use.
             || (self.store.tree(&self.namespace.likely_mapping_name(), &TreeName::of(layer)).is_some()
@@ -131,7 +136,7 @@ impl<'a> Layers<'a> {
     fn once<T>(&self, layer: &Digest, form: Form, make: impl FnOnce() -> Result<T>) -> Result<T> {
         let lock = Arc::clone(self.making.lock().expect("no holder panics").entry((*layer, form)).or_default());
         let _guard = lock.lock().expect("no holder panics");
-        make()
+        make().inspect_err(|_| self.suspect(layer))
     }
 
     /// What is in a layer.
@@ -281,10 +286,11 @@ impl<'a> Layers<'a> {
             let record = self.record(layer)?;
             let pulled = || if reuse == Reuse::AsPulled { self.pulled(&record) } else { None };
             if let Some(blob) = self.stored(&record, &form.name()).or_else(pulled) {
-                return Ok(blob);
+                return self.examined(layer, blob, task);
             }
-            if reuse == Reuse::AsPulled && record.blobs.is_empty() && !record.remotes.is_empty() {
-                return self.pull(layer, &record, task);
+            if reuse == Reuse::AsPulled && record.blobs.is_empty() && self.can_be_pulled(layer, &record) {
+                let blob = self.pull(layer, &record, task)?;
+                return self.examined(layer, blob, task);
             }
             let mut tar = self.open_tar(layer, task)?;
             let mut part = task.part(format!("packing {}", layer.short()), record.size);
@@ -309,15 +315,27 @@ impl<'a> Layers<'a> {
         self.once(layer, Form::Blob, || {
             let record = self.record(layer)?;
             let here = record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
-            here.map_or_else(|| self.pull(layer, &record, task), Ok)
+            let blob = here.map_or_else(|| self.pull(layer, &record, task), Ok)?;
+            self.examined(layer, blob, task)
         })
+    }
+
+    /// Whether somebody else has a layer's blob.
+    fn can_be_pulled(&self, layer: &Digest, record: &LayerRecord) -> bool {
+        !record.remotes.is_empty() || self.promised.blob(layer).is_some()
     }
 
     /// Fetches a layer's blob; its digest is verified while it arrives.
     fn pull(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<BlobRecord> {
         let mut failure = None;
-        for remote in &record.remotes {
-            match self.fetch(remote, task) {
+        let of_registries = record.remotes.iter().map(|remote| self.fetch(remote, task));
+        let of_caches = self
+            .promised
+            .blob(layer)
+            .into_iter()
+            .map(|(descriptor, storage)| self.take(&descriptor, || storage.open(&descriptor), task));
+        for fetched in of_registries.chain(of_caches) {
+            match fetched {
                 Ok(blob) => {
                     let name = format!("{PULLED}{}", blob.compression);
                     self.store.update_layer(layer, |record| {
@@ -333,20 +351,33 @@ impl<'a> Layers<'a> {
 
     fn fetch(&self, remote: &RemoteBlob, task: &Task) -> Result<BlobRecord> {
         let repository: Reference = remote.repository.parse().map_err(ExecuteError::internal)?;
-        let compression = Compression::of_media_type(&remote.media_type)
-            .ok_or_else(|| ExecuteError::internal(format!("unsupported layer type {:?}", remote.media_type)))?;
+        let descriptor = Descriptor::new(&remote.media_type, remote.digest, remote.size);
+        self.take(&descriptor, || Ok(Box::new(self.registry.blob(&repository, &descriptor))), task)
+    }
+
+    /// Takes a blob that somebody else has into the store.
+    fn take(
+        &self,
+        descriptor: &Descriptor,
+        open: impl FnOnce() -> io::Result<Box<dyn Read + Send>>,
+        task: &Task,
+    ) -> Result<BlobRecord> {
+        let Descriptor { digest, size, media_type, .. } = descriptor;
+        let compression = Compression::of_media_type(media_type)
+            .ok_or_else(|| ExecuteError::internal(format!("unsupported layer type {media_type:?}")))?;
         let compression = compression_name(compression).to_owned();
-        let blob = BlobRecord { digest: remote.digest, size: remote.size, compression };
-        let _lock = Shared::Blob.lock(&remote.digest, self.store, task, None)?;
-        if self.store.has_blob(&remote.digest) {
+        let blob = BlobRecord { digest: *digest, size: *size, compression };
+        let _lock = Shared::Blob.lock(digest, self.store, task, None)?;
+        if self.store.has_blob(digest) {
             return Ok(blob);
         }
-        let descriptor = Descriptor::new(&remote.media_type, remote.digest, remote.size);
-        let mut part = task.part(remote.digest.to_string(), remote.size);
-        let mut reader = self.registry.blob(&repository, &descriptor);
+        let failed = |error| ExecuteError::layer(digest, error);
+        let mut part = task.part(digest.to_string(), *size);
+        // The store verifies the digest; no source may go on for ever.
+        let mut reader = open().map_err(failed)?.take(size.saturating_add(1));
         let mut writer = self.store.blob_writer()?;
-        copy(&mut reader, &mut writer, &mut part).map_err(|error| ExecuteError::layer(&remote.digest, error))?;
-        writer.commit(Some(remote.digest))?;
+        copy(&mut reader, &mut writer, &mut part).map_err(failed)?;
+        writer.commit(Some(*digest))?;
         part.finish();
         Ok(blob)
     }
@@ -357,15 +388,15 @@ impl<'a> Layers<'a> {
         let here = record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
         let blob = match here {
             Some(blob) => blob,
-            None if record.remotes.is_empty() => return self.pack(layer, &record, task),
-            None => self.pull(layer, &record, task)?,
+            None if self.can_be_pulled(layer, &record) => self.pull(layer, &record, task)?,
+            None => return self.pack(layer, &record, task),
         };
         let file = self.store.open_blob(&blob.digest)?;
         let tar = decompress(io::BufReader::with_capacity(256 << 10, file))
             .map_err(|error| ExecuteError::layer(layer, error))?;
         // A blob may have been damaged since it was stored; what comes out of it must be the layer that is asked for.
         match record.diff_id {
-            Some(diff_id) => Ok(Box::new(crate::digest::VerifyReader::new(tar, diff_id, None))),
+            Some(diff_id) => Ok(Box::new(VerifyReader::new(tar, diff_id, None))),
             None => Ok(tar),
         }
     }

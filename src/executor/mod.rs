@@ -10,6 +10,7 @@ mod aftermath;
 mod agent;
 mod audit;
 mod base;
+mod carried;
 pub mod container;
 pub mod contexts;
 pub mod copy;
@@ -19,16 +20,19 @@ mod error;
 mod explain;
 pub mod git;
 pub mod ingest;
+mod known;
 pub mod layers;
 mod log;
 mod mask;
 mod measure;
 pub mod namespace;
 pub mod passwd;
+mod promised;
 mod resolver;
 mod retime;
 mod run;
 mod schedule;
+mod squash;
 mod steady;
 mod step;
 mod transfer;
@@ -45,6 +49,7 @@ pub use abreast::abreast;
 pub use aftermath::{Aftermath, FailedRun};
 pub use audit::Audited;
 pub use base::ResolvedBase;
+pub use carried::{NotPacked, PackedMount};
 pub use contexts::{Context, Contexts, Dates};
 pub use devices::CDI_DIRECTORIES;
 pub use download::{DownloadError, Downloads, FetchedFile};
@@ -62,6 +67,7 @@ pub use workers::WORKERS;
 pub use crate::layer::retime::Retime;
 
 use crate::cache::Cache;
+use crate::cache::remote::Remote;
 use crate::digest::Digest;
 use crate::plan::{BaseKey, Op, Plan, StepId};
 use crate::progress::{Outcome, Progress, Task};
@@ -74,6 +80,8 @@ pub struct Services<'a> {
     pub layers: &'a Layers<'a>,
     /// Finds and keeps results.
     pub cache: Cache<'a>,
+    /// What caches elsewhere have, and get.
+    pub remote: &'a Remote,
     /// What the user sent.
     pub contexts: &'a Contexts,
     /// The base images of the plan.

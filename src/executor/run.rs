@@ -22,7 +22,7 @@ use crate::plan::{Mount, MountKind, MountSource, Network, ResolvedMount, RunOp, 
 use crate::progress::Stream;
 use crate::sandbox;
 use crate::snapshot::{Draft, StackView};
-use crate::store::{LayerRecord, Lock, RecordKind, TreeName};
+use crate::store::{LayerRecord, Lock, RecordKind, TreeDraft, TreeName};
 use crate::tree::View;
 
 /// Bytes in which no command does what it was to do.
@@ -70,10 +70,7 @@ impl Work<'_> {
             MountSource::Empty => None,
             MountSource::Context => Some(self.context_content(&self.services.contexts.main, path)?),
             MountSource::NamedContext(name) => Some(self.context_content(self.named_context(name)?, path)?),
-            MountSource::Step(id) => {
-                let view = self.services.layers.view(self.layers_of(*id)?, self.task)?;
-                Some(self.view_content(&view, path)?)
-            }
+            MountSource::Step(id) => Some(self.mounted_content(*id, path)?),
         })
     }
 
@@ -351,7 +348,9 @@ impl Work<'_> {
             },
         };
         let dir = self.cache_directory(&name, resolved, content)?;
-        store.use_mount(&name, &format!("cache mount {}", target(&resolved.mount)))?;
+        let title = format!("cache mount {}", target(&resolved.mount));
+        store.use_mount(&name, &title)?;
+        self.services.remote.note_mount(name, title);
         let is_read_only = resolved.mount.read_only == Some(true);
         let access = if is_read_only { sandbox::Access::ReadOnly } else { sandbox::Access::ReadWrite };
         let kind = sandbox::MountKind::Cache { dir, access };
@@ -375,6 +374,30 @@ impl Work<'_> {
         if directory.is_dir() {
             return Ok(directory);
         }
+        let mut draft = self.seeded(resolved, content)?;
+        if let Some(found) = self.services.remote.mount(name) {
+            let (target, cache) = (target(&resolved.mount), found.storage.name());
+            match layers.restore_mount(draft.path(), &found) {
+                Ok(()) => self.task.note(format!("cache mount {target} taken from the cache {cache}")),
+                Err(error) => {
+                    self.task.note(format!("cache mount {target} is not taken from the cache {cache}: {error}"));
+                    layers.namespace.remove(&[draft.path().to_owned()])?;
+                    draft = self.seeded(resolved, content)?;
+                }
+            }
+        }
+        std::fs::rename(draft.path(), &directory).map_err(|error| self.not_prepared(resolved, error))?;
+        Ok(directory)
+    }
+
+    fn not_prepared(&self, resolved: &ResolvedMount, error: std::io::Error) -> ExecuteError {
+        self.refuse(format!("cannot prepare cache mount {}: {error}", target(&resolved.mount)))
+    }
+
+    /// A new cache mount without a name.
+    fn seeded(&self, resolved: &ResolvedMount, content: Option<&Digest>) -> Result<TreeDraft, ExecuteError> {
+        let layers = self.services.layers;
+        let mapping = layers.mapping()?;
         let lowers = match (&resolved.source, begins(&resolved.mount)) {
             (MountSource::Empty, _) | (_, Begins::Empty(_)) => Vec::new(),
             (_, Begins::Directory) => self.mount_trees(resolved, content)?,
@@ -389,17 +412,14 @@ impl Work<'_> {
             gid,
             records: layers.namespace.ownership()? == sandbox::Ownership::Recorded,
         };
-        let failed = |error: std::io::Error| {
-            self.refuse(format!("cannot prepare cache mount {}: {error}", target(&resolved.mount)))
-        };
+        let failed = |error: std::io::Error| self.not_prepared(resolved, error);
         let mut fds = vec![super::layers::open_directory(draft.path()).map_err(failed)?];
         for lower in &lowers {
             fds.push(super::layers::open_directory(lower).map_err(failed)?);
         }
         let args = serde_json::to_vec(&seed).map_err(ExecuteError::internal)?;
         layers.namespace.worker(super::workers::SEED, &args, fds)?.wait()?;
-        std::fs::rename(draft.path(), &directory).map_err(failed)?;
-        Ok(directory)
+        Ok(draft)
     }
 
     /// A secret as a file in memory, as a variable, or both.

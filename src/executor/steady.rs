@@ -40,7 +40,8 @@ impl Work<'_> {
         Ok(self.marked("rbuild.steady.content.1", content))
     }
 
-    fn marked(&self, mark: &str, digest: Digest) -> Digest {
+    /// What stands for something as this kind of build makes it.
+    pub(super) fn marked(&self, mark: &str, digest: Digest) -> Digest {
         match self.services.options.times {
             Times::Real => digest,
             Times::Steady => Frame::new(mark).digest("real", &digest).finish(),

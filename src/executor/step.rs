@@ -72,6 +72,13 @@ pub(super) struct Work<'a> {
     inputs: &'a Inputs,
 }
 
+/// A result that was found.
+struct Hit {
+    record: StepRecord,
+    /// The cache elsewhere that has it; none where the store has.
+    from: Option<String>,
+}
+
 /// The result of a step's work.
 pub(super) enum Made {
     /// A new layer.
@@ -173,6 +180,27 @@ impl Work<'_> {
         Ok(self.services.cache.find(key, |layer, record| layers.is_available(layer, record))?)
     }
 
+    /// As [`Work::find`], else what a cache elsewhere has. Its layer is taken over, not fetched.
+    fn find_anywhere(&self, key: &Digest) -> Result<Option<Hit>, ExecuteError> {
+        if let Some(record) = self.find(key)? {
+            return Ok(Some(Hit { record, from: None }));
+        }
+        let Some(found) = self.services.remote.step(key).filter(|_| self.may_use_cache()) else { return Ok(None) };
+        if let Purpose::Build = self.services.purpose {
+            self.services.layers.take_over(&found)?;
+            self.services.cache.keep(key, &found.record)?;
+        }
+        Ok(Some(Hit { from: Some(found.storage.name()), record: found.record }))
+    }
+
+    /// Takes a step's result from a cache whose key is known before what it reads is looked into.
+    pub(super) fn settle_known(&self, key: &Key, chain: Digest) -> Result<Option<StepOutput>, ExecuteError> {
+        match self.find_anywhere(&key.digest)? {
+            Some(hit) => self.hit(key, chain, hit).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Takes a step's result from the cache, or says why that is not possible, makes it and keeps it.
     ///
     /// `chain` is what stands for the resulting root file system; `files` compares the files that the step reads with
@@ -185,8 +213,8 @@ impl Work<'_> {
         make: impl FnOnce() -> Result<Made, ExecuteError>,
     ) -> Result<StepOutput, ExecuteError> {
         let cache = &self.services.cache;
-        if let Some(record) = self.find(&key.digest)? {
-            return self.hit(key, chain, record);
+        if let Some(output) = self.settle_known(key, chain)? {
+            return Ok(output);
         }
         if let Purpose::Explain(foresight) = self.services.purpose {
             return self.foresee(key, chain, files, foresight);
@@ -194,7 +222,7 @@ impl Work<'_> {
         // Whoever makes the same now, in this process or another, is waited for, and its result is ours.
         let _lock = self.wait_for(Shared::Step, &key.digest)?;
         if let Some(record) = self.find(&key.digest)? {
-            return self.hit(key, chain, record);
+            return self.hit(key, chain, Hit { record, from: None });
         }
         self.task.start();
         let before = cache.before(self.place())?;
@@ -211,6 +239,7 @@ impl Work<'_> {
             false => cache.keep_anew(&key.digest, &record)?,
         }
         cache.remember(self.place(), key, Some(record.layer))?;
+        self.services.remote.note_step(self.step.id.index(), key.digest, &record);
         self.task.end(outcome);
         self.extend(chain, record)
     }
@@ -247,15 +276,20 @@ impl Work<'_> {
         Ok(StepOutput { key: chain, layers: None, added: None })
     }
 
-    fn hit(&self, key: &Key, chain: Digest, record: StepRecord) -> Result<StepOutput, ExecuteError> {
+    fn hit(&self, key: &Key, chain: Digest, hit: Hit) -> Result<StepOutput, ExecuteError> {
+        let Hit { record, from } = hit;
         match self.services.purpose {
             Purpose::Build => {
                 self.task.start();
+                if let Some(cache) = from {
+                    self.task.note(format!("found in the cache {cache}"));
+                }
+                self.services.remote.note_step(self.step.id.index(), key.digest, &record);
                 self.services.cache.remember(self.place(), key, Some(record.layer))?;
                 self.task.end(Outcome::Cached);
             }
             Purpose::Explain(foresight) => {
-                let verdict = Verdict::Cached { layer: record.layer, created: record.created.clone() };
+                let verdict = Verdict::Cached { layer: record.layer, created: record.created.clone(), from };
                 foresight.note(self.step.id, key, verdict);
             }
         }

@@ -13,8 +13,8 @@ use super::passwd::lookup_owner;
 use super::step::{Made, Work};
 use super::waiting::Shared;
 use super::{ExecuteError, StepOutput};
-use crate::cache::key;
 use crate::cache::miss::FileChanges;
+use crate::cache::{Key, key};
 use crate::digest::{Digest, Frame};
 use crate::layer::emit::EmitEntry;
 use crate::layer::index::{Index, Item};
@@ -122,6 +122,9 @@ impl Work<'_> {
     }
 
     pub(super) fn transfer(&self, op: &CopyOp) -> Result<StepOutput, ExecuteError> {
+        if let Some(output) = self.known_copy(op)? {
+            return Ok(output);
+        }
         let origin = self.origin(&op.from)?;
         let copying = Copying { op, origin, fetched: self.fetch_all(op)? };
         let ignored = |path: &[u8]| match &copying.origin {
@@ -136,12 +139,10 @@ impl Work<'_> {
         self.warn(&told);
         copying.fill_digests(&mut by_source).map_err(|error| self.read_error(error))?;
         let content = self.content(&by_source)?;
-        let parent = self.parent()?;
-        let key = key::copy(op, &parent.key, &content);
-        let chain = match op.link {
-            Link::Follow => key.digest,
-            Link::Independent => key::chain(&parent.key, &key.digest),
-        };
+        if told.is_empty() {
+            self.note_copied(op, content)?;
+        }
+        let (key, chain) = self.copy_key(op, &content)?;
         let (by_source, placed) = (Cell::new(Some(by_source)), OnceCell::new());
         let place = || -> Result<&Recipe, ExecuteError> {
             match placed.get() {
@@ -179,6 +180,17 @@ impl Work<'_> {
                 self.make_copy(&copying, recipe)
             }
         })
+    }
+
+    /// The key of a copy, and what stands for the root file system after it.
+    pub(super) fn copy_key(&self, op: &CopyOp, content: &Digest) -> Result<(Key, Digest), ExecuteError> {
+        let parent = self.parent()?;
+        let key = key::copy(op, &parent.key, content);
+        let chain = match op.link {
+            Link::Follow => key.digest,
+            Link::Independent => key::chain(&parent.key, &key.digest),
+        };
+        Ok((key, chain))
     }
 
     fn warn<'t>(&self, warnings: impl IntoIterator<Item = &'t String>) {

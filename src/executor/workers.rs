@@ -29,6 +29,10 @@ pub const EMIT: &str = "emit";
 /// Fills a new cache mount (first descriptor) from trees (the others); the argument is a [`Seed`].
 pub const SEED: &str = "seed";
 
+/// Unpacks a tar (second descriptor) into a new cache mount (first); the argument says whether owners are recorded rather
+/// than set.
+pub const FILL: &str = "fill";
+
 /// Measures directories (descriptors) and writes their sizes to a pipe (last).
 pub const MEASURE: &str = "measure";
 
@@ -53,6 +57,7 @@ pub const WORKERS: &[Worker] = &[
     (PACK, run_pack),
     (EMIT, run_emit),
     (SEED, run_seed),
+    (FILL, run_fill),
     (MEASURE, super::measure::run_measure),
     (super::steady::STEADY_WORKER, super::steady::run_steady),
 ];
@@ -144,6 +149,18 @@ fn run_seed(args: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
     own(&target, owner, ownership).map_err(|error| error.to_string())?;
     let mode = rustix::fs::Mode::from_raw_mode(seed.mode.unwrap_or(below.mode));
     rustix::fs::chmodat(&target, ".", mode, rustix::fs::AtFlags::empty()).map_err(|error| error.to_string())
+}
+
+fn run_fill(args: &[u8], fds: Vec<OwnedFd>) -> Result<(), String> {
+    let records: bool = serde_json::from_slice(args).map_err(|error| error.to_string())?;
+    let mut fds = fds.into_iter();
+    let (Some(directory), Some(tar)) = (fds.next(), fds.next()) else {
+        return Err("fill needs 2 descriptors".to_owned());
+    };
+    let mut tar = io::BufReader::with_capacity(256 << 10, File::from(tar));
+    let ownership = if records { Ownership::Record } else { Ownership::Keep };
+    unpack(&mut tar, &RootDir::from_fd(directory), ownership, Style::Plain).map_err(|error| chain(&error))?;
+    io::copy(&mut tar, &mut io::sink()).map(drop).map_err(|error| error.to_string())
 }
 
 /// Gives a directory to an owner, in the file system or on record.

@@ -95,7 +95,7 @@ mod tests {
                     r#"{{"os":"linux","architecture":"{}","rootfs":{{"type":"layers","diff_ids":[]}}}}"#,
                     platform.architecture
                 );
-                let source = BaseSource::Image("docker.io/library/base:latest".parse().unwrap());
+                let source = BaseSource::Image("base:latest".parse().unwrap());
                 (BaseKey { source, platform }, crate::image::config::ImageConfig::parse(config.as_bytes()).unwrap())
             })
             .into();

@@ -14,6 +14,7 @@ struct State {
     cancelled: bool,
     next: u64,
     running: Vec<(u64, Arc<OwnedFd>)>,
+    nested: Vec<Cancel>,
 }
 
 /// Keeps a process killable until it is dropped.
@@ -36,6 +37,20 @@ impl Cancel {
         for (_, process) in &state.running {
             kill(process);
         }
+        for nested in &state.nested {
+            nested.cancel();
+        }
+    }
+
+    /// A handle that is cancelled with this one, and can be cancelled alone.
+    pub fn nested(&self) -> Cancel {
+        let nested = Cancel::new();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.cancelled {
+            nested.cancel();
+        }
+        state.nested.push(nested.clone());
+        nested
     }
 
     /// Whether [`Cancel::cancel`] was called.

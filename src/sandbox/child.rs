@@ -80,6 +80,8 @@ pub(super) struct SetUp {
     pub(super) shown: Vec<PathBuf>,
     /// The image's root, once mounted.
     pub(super) root: Option<RootDir>,
+    /// The command's working directory, found in the root.
+    directory: Option<OwnedFd>,
     /// The host's /proc, through which a process finds itself whatever /proc the image gets.
     pub(super) proc: Option<OwnedFd>,
     mapped: Option<OwnedFd>,
@@ -138,14 +140,15 @@ const STEPS: &[Step<'static>] = &[
     // After the user's mounts, so that none of them can lie over a mask.
     ("mask what tells of the host", standard::mask),
     ("make kernel settings read-only", standard::protect),
+    // Before the old root lies on the new one for a while, where `..` could lead.
+    ("enter the working directory", find_working_directory),
     ("enter the image's root", enter_root),
-    // It enters at the root of the mounts, which is the image's now.
     ("let the recorder of file owners in", recorder::hand_over),
     ("set the host name", set_hostname),
     ("switch the loopback interface on", loopback_up),
     // In the new root, as a terminal is one of its own.
     ("connect the standard streams", streams::connect),
-    ("enter the working directory", enter_working_directory),
+    ("stay in the working directory", enter_working_directory),
     ("limit resources", privileges::limit_resources),
     // As late as can be: the tool needs a while.
     ("wait for the network", connector::attach::wait),
@@ -201,6 +204,7 @@ fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
         stubs: None,
         scratch: None,
         root: None,
+        directory: None,
         proc: None,
         mapped: given.mapped,
         job: job.try_clone()?,
@@ -263,12 +267,17 @@ pub(super) fn make_mounts_private() -> Result<(), Reason> {
 fn enter_root(setup: &mut SetUp) -> Result<(), Reason> {
     fchdir(setup.root()?)?;
     // Both names are the same directory, so the old root ends up on top of the new one and is taken off again
-    // (pivot_root(2), "pivot_root(".", ".")"): no directory in the image is needed to put it in.
-    rustix::process::pivot_root(".", ".").doing("pivot_root")?;
+    // (pivot_root(2), "pivot_root(".", ".")"): no directory in the image is needed to put it in. Until [`let_go_of_host`]
+    // has taken it off, no path may be looked up in which the image could have a `..`.
+    rustix::process::pivot_root(".", ".").doing("pivot_root")
+}
+
+/// Takes the old root off the new one. The kernel returns when every processor has noticed, which takes as long as half of
+/// the set-up: so the shim does it, while the command's process drops its power.
+fn let_go_of_host(setup: &SetUp) -> Result<(), Reason> {
+    fchdir(setup.root()?)?;
     unmount(".", UnmountFlags::DETACH).doing("let go of the host's root")?;
-    rustix::process::chdir("/")?;
-    setup.root = Some(RootDir::open(std::path::Path::new("/"))?);
-    Ok(())
+    Ok(rustix::process::chdir("/")?)
 }
 
 fn set_hostname(setup: &mut SetUp) -> Result<(), Reason> {
@@ -282,20 +291,28 @@ fn loopback_up(setup: &mut SetUp) -> Result<(), Reason> {
     }
 }
 
-/// A working directory reached through a link like `/proc/self/fd/7` would be outside (CVE-2024-21626).
-fn enter_working_directory(setup: &mut SetUp) -> Result<(), Reason> {
-    enter_directory(setup.root()?, &setup.order.cwd)
+fn find_working_directory(setup: &mut SetUp) -> Result<(), Reason> {
+    setup.directory = Some(find_directory(setup.root()?, &setup.order.cwd)?);
+    Ok(())
 }
 
-/// Of the root of this process.
-pub(super) fn enter_directory(root: &RootDir, cwd: &str) -> Result<(), Reason> {
-    let path = OFlags::PATH | OFlags::DIRECTORY;
-    let directory = root.open_at(cwd.as_bytes(), path, Mode::empty()).map_err(|error| {
+fn enter_working_directory(setup: &mut SetUp) -> Result<(), Reason> {
+    let directory = setup.directory.take().ok_or_else(|| Reason("it was not found".to_owned()))?;
+    enter_directory(&directory, &setup.order.cwd)
+}
+
+/// A working directory reached through a link like `/proc/self/fd/7` would be outside (CVE-2024-21626).
+pub(super) fn find_directory(root: &RootDir, cwd: &str) -> Result<OwnedFd, Reason> {
+    root.open_at(cwd.as_bytes(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(|error| {
         let outside = "it is outside the root, or a loop of links";
         let said = if error.raw_os_error() == Some(libc::ELOOP) { outside.to_owned() } else { error.to_string() };
         Reason(format!("{cwd:?}: {said}"))
-    })?;
-    fchdir(&directory).doing(cwd)?;
+    })
+}
+
+/// Beneath the root of this process.
+pub(super) fn enter_directory(directory: &OwnedFd, cwd: &str) -> Result<(), Reason> {
+    fchdir(directory).doing(cwd)?;
     let real = rustix::process::getcwd(Vec::new())?;
     if !real.to_bytes().starts_with(b"/") {
         return Err(Reason(format!("{cwd:?}: the working directory is outside the root")));
@@ -310,17 +327,30 @@ fn split(setup: SetUp, proof: SingleThreaded) -> ! {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         fail(&setup.job, "hide the shim", error.into());
     }
+    let (alone, announce) = match rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) {
+        Ok(ends) => ends,
+        Err(error) => fail(&setup.job, "fork the command", error.into()),
+    };
     match process::fork(proof) {
         Err(error) => fail(&setup.job, "fork the command", error.into()),
         Ok(Forked::Parent { pid, child }) => {
+            drop(alone);
+            if let Err(reason) = let_go_of_host(&setup) {
+                // Before the command's process sees the end of its pipe.
+                fail(&setup.job, "let go of the host's root", reason);
+            }
+            if let Err(error) = rustix::io::write(&announce, b"g") {
+                fail(&setup.job, "let the command begin", error.into());
+            }
             // Without it signals reach nobody; main is gone then, or will hear of the command's end.
             drop(wire::reply(&setup.job, &Reply::Running, &[child.as_fd()]));
             shim(setup, pid)
         }
         Ok(Forked::Child) => {
+            drop(announce);
             let SetUp { order, filters, recorder, job, proc, .. } = setup;
             let (recorder, proc) = (recorder.as_ref(), proc.as_ref());
-            let outset = Outset { order: &order, filters: &filters, recorder, proc, root: None };
+            let outset = Outset { order: &order, filters: &filters, recorder, proc, root: None, alone: Some(&alone) };
             command::become_command(&outset, command::STEPS, &job)
         }
     }
@@ -352,13 +382,28 @@ fn wait_as_pid_1(job: OwnedFd) -> ! {
                     // Stopped or continued: not asked for.
                     (None, None) => continue,
                 };
-                match wire::reply(&job, &Reply::Exited(status), &[]) {
+                let told = wire::reply(&job, &Reply::Exited(status), &[]);
+                match told.and_then(|()| if is_alone() { wire::reply(&job, &Reply::Alone, &[]) } else { Ok(()) }) {
                     Ok(()) => process::exit_now(0),
                     Err(_) => process::exit_now(125),
                 }
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => process::exit_now(125),
+        }
+    }
+}
+
+/// Whether this is the last process of its pid namespace. Whatever lost its parent there is a child of pid 1, so one
+/// without children has the namespace for itself, and only its children could make new processes.
+fn is_alone() -> bool {
+    // Children that send another signal than SIGCHLD when they end count too (wait(2), __WALL).
+    let of_every_kind = WaitOptions::NOHANG | WaitOptions::from_bits_retain(libc::__WALL.unsigned_abs());
+    loop {
+        match rustix::process::wait(of_every_kind) {
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) => return false,
+            Err(error) => return error == rustix::io::Errno::CHILD,
         }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Outset<'a> {
     pub(super) proc: Option<&'a OwnedFd>,
     /// Where it is a directory like any other: the image's root.
     pub(super) root: Option<BorrowedFd<'a>>,
+    /// Where it was mounted: gives a byte once the host's root is gone from below it.
+    pub(super) alone: Option<&'a OwnedFd>,
 }
 
 pub(super) type Step = (&'static str, fn(&Outset<'_>) -> Result<(), Reason>);
@@ -51,6 +53,8 @@ pub(super) const STEPS: &[Step] = &[
     ("become the user", privileges::become_user),
     // The change of ids cleared it. The shim's death ends this process anyway; this is for the moment in between.
     ("tie the command's life to the shim", privileges::die_with_parent),
+    // Up to here no path was looked up. The program is one, and looks up others.
+    ("wait for the host's root to be gone", wait_for_root),
     // After the last thing was opened: the program gets 0, 1 and 2 (CVE-2024-21626).
     ("close all other descriptors", |_| Ok(descriptors::close_on_exec_from(3)?)),
 ];
@@ -60,6 +64,11 @@ pub(super) fn take_terminal(outset: &Outset<'_>) -> Result<(), Reason> {
         true => Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?),
         false => Ok(()),
     }
+}
+
+fn wait_for_root(outset: &Outset<'_>) -> Result<(), Reason> {
+    let alone = outset.alone.ok_or_else(|| Reason("nobody would tell".to_owned()))?;
+    Ok(wire::wait_for_byte(alone)?)
 }
 
 pub(super) fn become_command(outset: &Outset<'_>, steps: &[Step], job: &OwnedFd) -> ! {

@@ -9,8 +9,9 @@
 //! # Contract
 //! * Whatever the image holds and the command does, nothing outside is reached: paths in the image go through
 //!   [`crate::rootfs`], mounts travel as descriptors, and no result of a step that protects is ignored.
-//! * After the command nothing of it is left: its processes end with pid 1 of its namespace, its mounts with their
-//!   namespace, and all of that with the holder, which dies with this process, even by `kill -9`.
+//! * After the command none of its processes is left, and nobody can change what it made. What the kernel still has to
+//!   take apart (pid 1 of its namespace, which is ours; its mounts, which end with their namespace) goes on beside, and
+//!   with all the rest ends with the holder, which dies with this process, even by `kill -9`.
 //! * What arrives in [`RunSpec::upper`] is what the command changed, and nothing of the sandbox's own.
 //!
 //! # Who owns what
@@ -32,6 +33,7 @@ mod chroot;
 mod command;
 mod connector;
 mod copied;
+mod ending;
 mod entry;
 mod error;
 mod foreign;
@@ -84,8 +86,10 @@ pub use worker::Worker;
 use crate::rootfs::RootDir;
 use crate::sys::mount::{map_owners, set_attributes};
 use copied::Copied;
+use ending::Endings;
 use entry::Limited;
 use order::{Bytes, Order, OrderedKind, OrderedMount, Place};
+use outcome::Attendance;
 use streams::{Ends, OrderedStreams};
 use trial::Trial;
 use wire::{Job, Reply};
@@ -115,6 +119,7 @@ pub struct Sandbox {
     refused: OnceLock<String>,
     /// What each command may use at most.
     limited: Limited,
+    endings: Endings,
     /// Waits for the holder. It started it too: the parent-death signal comes when the starting *thread* ends.
     keeper: Option<JoinHandle<()>>,
 }
@@ -214,6 +219,7 @@ impl Sandbox {
             });
         }
         self.check_possible(spec)?;
+        self.endings.await_those_of(spec);
         let (ends, sent) = Ends::open(streams).map_err(|source| SandboxError::Talk { source })?;
         if self.user_namespace.is_some() {
             // A pipe belongs to who made it, here somebody whom the sandbox does not know: `/dev/stdout` could not be opened.
@@ -233,7 +239,16 @@ impl Sandbox {
         };
         // The command's ends have to be its own, or the end of the output would never be seen.
         drop(sent);
-        let exit = outcome::follow(&job, ends, entry, cancel)?;
+        let attendance = match (&entry, &spec.network, self.ownership) {
+            (Some(_), ..) | (_, Network::Private(_), _) => Attendance::All,
+            (None, _, Ownership::Recorded) => Attendance::Recorder,
+            (None, _, Ownership::Kept) => Attendance::None,
+        };
+        let exit = outcome::follow(&job, ends, entry, attendance, cancel);
+        if matches!(exit, Ok(_) | Err(SandboxError::Program { .. })) {
+            self.endings.add(spec.upper.clone(), job);
+        }
+        let exit = exit?;
         if let Made::Copied { refused } = &exit.root {
             if let Some(refused) = refused {
                 // Whoever told first said the same.
@@ -452,7 +467,9 @@ impl WorkerHandle {
                     | Reply::Terminal
                     | Reply::Running
                     | Reply::ProgramFailed { .. }
-                    | Reply::Exited(_),
+                    | Reply::Exited(_)
+                    | Reply::Alone
+                    | Reply::Recorded,
                 ) => {}
                 None => return Err(SandboxError::HolderGone),
             }

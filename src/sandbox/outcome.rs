@@ -14,18 +14,30 @@ use super::spec::{Exit, Made, Status};
 use super::streams::Ends;
 use super::wire::{self, Reply};
 
+/// What has to have ended besides the command before its changes may be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attendance {
+    /// Nothing: the shim's end may be left to itself.
+    None,
+    /// The recorder of owners, which writes when the command has ended.
+    Recorder,
+    /// Everything, as something is taken away afterwards that it uses: a control group, a network.
+    All,
+}
+
 /// Serves the command's streams until all of its processes are gone.
 pub(super) fn follow(
     job: &OwnedFd,
     mut ends: Ends<'_>,
     mut entry: Option<Entry>,
+    attendance: Attendance,
     cancel: &Cancel,
 ) -> Result<Exit, SandboxError> {
     let memory = OomCounter::read(entry.as_ref().and_then(Entry::memory_events));
     let mut heard = Heard::default();
     let mut registration = None;
-    while heard.gone.is_none() || ends.are_open() {
-        let ready = wait(heard.gone.is_none().then_some(job), &ends)?;
+    while !heard.is_over(attendance) || ends.are_open() {
+        let ready = wait((!heard.is_over(attendance)).then_some(job), &ends)?;
         // Output before news of the end: what was written before it is told before it.
         ends.serve(&ready.streams).map_err(|source| SandboxError::Talk { source })?;
         if ready.job {
@@ -46,7 +58,7 @@ pub(super) fn follow(
                 Err(SandboxError::HolderGone) if cancel.is_cancelled() => return Err(SandboxError::Cancelled),
                 Err(error) => return Err(error),
             }
-            if heard.gone.is_some() {
+            if heard.is_over(attendance) {
                 ends.stop_input();
             }
         }
@@ -93,10 +105,22 @@ struct Heard {
     exited: Option<Status>,
     failed: Option<SandboxError>,
     copied: Option<Option<String>>,
+    is_alone: bool,
+    is_recorded: bool,
     gone: Option<Status>,
 }
 
 impl Heard {
+    /// Whether none of the command's processes is left, nor anything that it needs.
+    fn is_over(&self, attendance: Attendance) -> bool {
+        let is_attended = match attendance {
+            Attendance::None => true,
+            Attendance::Recorder => self.is_recorded,
+            Attendance::All => false,
+        };
+        self.gone.is_some() || (self.is_alone && is_attended)
+    }
+
     /// Takes one reply in.
     fn listen(&mut self, job: &OwnedFd) -> Result<News, SandboxError> {
         let received = wire::receive_reply(job).map_err(|source| SandboxError::Talk { source })?;
@@ -106,6 +130,8 @@ impl Heard {
             Reply::Running => return Ok(descriptors.into_iter().next().map_or(News::None, News::Command)),
             Reply::Terminal => return Ok(descriptors.into_iter().next().map_or(News::None, News::Terminal)),
             Reply::Exited(status) => self.exited = Some(status),
+            Reply::Alone => self.is_alone = true,
+            Reply::Recorded => self.is_recorded = true,
             Reply::Gone(status) => self.gone = Some(status),
             Reply::Copied(refused) => self.copied = Some(refused),
             // The first failure is the cause; the shim reports the end of the command's process after it.
@@ -129,15 +155,14 @@ impl Heard {
         if let Some(failed) = self.failed {
             return Err(failed);
         }
-        let killed = memory.killed_since();
         let root = self.copied.map_or(Made::Mounted, |refused| Made::Copied { refused });
         match (self.exited, self.gone) {
             (Some(status), _) => {
-                let by_kill = status.shell_code() == 128 + libc::SIGKILL;
-                Ok(Exit { status, out_of_memory: killed && (memory.is_own() || by_kill), root })
+                let may_be = memory.is_own() || status.shell_code() == 128 + libc::SIGKILL;
+                Ok(Exit { status, out_of_memory: may_be && memory.killed_since(), root })
             }
             // The shim died: nobody but the kernel kills it.
-            (None, Some(status @ Status::Signal(libc::SIGKILL))) if killed => {
+            (None, Some(status @ Status::Signal(libc::SIGKILL))) if memory.killed_since() => {
                 Ok(Exit { status, out_of_memory: true, root })
             }
             (None, status) => {

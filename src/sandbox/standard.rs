@@ -160,8 +160,9 @@ pub(super) fn mask(setup: &mut SetUp) -> Result<(), Reason> {
         return Ok(());
     }
     let root = setup.root()?;
+    let mut nothing = None;
     for path in MASKED {
-        mask_one(root, path).doing(path)?;
+        mask_one(root, path, &mut nothing).doing(path)?;
     }
     // One per processor, and only where the hardware has it.
     for number in 0_u32.. {
@@ -169,7 +170,7 @@ pub(super) fn mask(setup: &mut SetUp) -> Result<(), Reason> {
         if !exists(root, &processor)? {
             break;
         }
-        mask_one(root, &format!("{processor}/thermal_throttle"))?;
+        mask_one(root, &format!("{processor}/thermal_throttle"), &mut nothing)?;
     }
     Ok(())
 }
@@ -182,17 +183,21 @@ fn exists(root: &RootDir, path: &str) -> Result<bool, Reason> {
     }
 }
 
-/// An empty file or directory over what is there; nothing where nothing is.
-fn mask_one(root: &RootDir, path: &str) -> Result<(), Reason> {
+/// An empty file or directory over what is there; nothing where nothing is. The empty directory is made once: another file
+/// system costs more than another mount of it.
+fn mask_one(root: &RootDir, path: &str, nothing: &mut Option<OwnedFd>) -> Result<(), Reason> {
     let place = match root.open_without_links(path.as_bytes(), OFlags::PATH, Mode::empty()) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
-    let mount = match file_type(place.as_fd())? {
-        FileType::Directory => tmpfs(0o555, None, READ_ONLY)?,
-        _ => device("null", 1, 3)?,
-    };
-    attach(&mount, &place)
+    if file_type(place.as_fd())? != FileType::Directory {
+        return attach(&device("null", 1, 3)?, &place);
+    }
+    match nothing {
+        Some(first) => attach(&clone_tree(first)?, &place),
+        // Attached first, as Linux before 6.15 clones nothing from a detached mount.
+        None => attach(nothing.insert(tmpfs(0o555, None, READ_ONLY)?), &place),
+    }
 }
 
 pub(super) fn protect(setup: &mut SetUp) -> Result<(), Reason> {

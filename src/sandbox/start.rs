@@ -14,6 +14,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::Sandbox;
+use super::ending::Endings;
 use super::entry::Limited;
 use super::error::SandboxError;
 use super::holder;
@@ -168,6 +169,7 @@ pub(super) fn start_holder(base: PathBuf, confined: Confined) -> Result<Sandbox,
         storage: StorageDriver::Auto,
         refused: OnceLock::new(),
         limited: Limited::default(),
+        endings: Endings::default(),
         keeper: Some(keeper),
     };
     if let Some(map) = map {

@@ -6,7 +6,7 @@
 //! as the last one, from the holder. Both are `SOCK_SEQPACKET`, so a message is whole and senders need no lock.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -67,6 +67,11 @@ pub(super) enum Reply {
     ProgramFailed { program: String, errno: i32 },
     /// From the shim: how the command ended.
     Exited(Status),
+    /// From the shim, after that: nothing of the command is left but the shim itself, which has nothing to do any more but
+    /// to end. With it end the mounts, which takes the kernel as long as many a command.
+    Alone,
+    /// From the recorder of owners: what it knows is written down.
+    Recorded,
     /// From the holder, always last: the child is gone, and all its processes with it.
     Gone(Status),
 }
@@ -77,8 +82,8 @@ pub(super) const IDS_MAPPED: u8 = b'm';
 pub(super) const READY: u8 = b'r';
 pub(super) const START_FAILED: u8 = b'f';
 
-/// Longest message: below the default send buffer of a unix socket.
-const MAX_MESSAGE: usize = 64 * 1024;
+/// Longest message: below the default send buffer of a unix socket, and little to clear for each that is received.
+const MAX_MESSAGE: usize = 16 * 1024;
 /// Descriptors per message: the kernel's limit is 253 (`SCM_MAX_FD`).
 const MAX_DESCRIPTORS: usize = 128;
 
@@ -206,8 +211,11 @@ pub(super) fn receive_reply(socket: impl AsFd) -> io::Result<Option<(Reply, Vec<
 }
 
 /// Waits for one byte; the pipe's end (its writer died) is an error.
-pub(super) fn wait_for_byte(pipe: OwnedFd) -> io::Result<()> {
-    File::from(pipe).read_exact(&mut [0])
+pub(super) fn wait_for_byte(pipe: impl AsFd) -> io::Result<()> {
+    match rustix::io::retry_on_intr(|| rustix::io::read(&pipe, &mut [0]))? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

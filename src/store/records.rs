@@ -86,6 +86,26 @@ pub struct RemoteBlob {
     pub digest: Digest,
     /// The blob's size in bytes.
     pub size: u64,
+    /// Who says that it is there.
+    #[serde(default, skip_serializing_if = "RemoteOrigin::is_image")]
+    pub origin: RemoteOrigin,
+}
+
+/// Who says that a registry has a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RemoteOrigin {
+    /// The manifest of an image: without the layer there is no such image.
+    #[default]
+    Image,
+    /// A cache: where the layer cannot be had, its step is carried out.
+    Cache,
+}
+
+impl RemoteOrigin {
+    fn is_image(&self) -> bool {
+        *self == RemoteOrigin::Image
+    }
 }
 
 /// The result of a step.

@@ -25,14 +25,27 @@ extern "C" fn wake(signal: libc::c_int) {
     unsafe { libc::write(fd, (&raw const byte).cast(), 1) };
 }
 
+fn is_ignored(signal: Signal) -> io::Result<bool> {
+    // SAFETY: a zeroed sigaction is valid; the call sets nothing and writes one to `now`, which outlives it.
+    let (result, now) = unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        (libc::sigaction(signal.as_raw(), std::ptr::null(), &raw mut now), now)
+    };
+    if result == 0 { Ok(now.sa_sigaction == libc::SIG_IGN) } else { Err(io::Error::last_os_error()) }
+}
+
 impl Signals {
-    /// Catches these from now on.
+    /// Catches these from now on, but for those that whoever started this process had it ignore: `nohup`, or a shell that
+    /// runs it in the background, wants it to go on.
     pub fn catch(signals: &[Signal]) -> io::Result<Signals> {
         use std::os::fd::AsRawFd;
         let pipe = io::pipe()?;
         let (reader, writer) = PIPE.get_or_init(|| pipe);
         WAKE.store(writer.as_raw_fd(), Ordering::Relaxed);
         for signal in signals {
+            if is_ignored(*signal)? {
+                continue;
+            }
             // SAFETY: a zeroed sigaction is valid (no flags, empty mask); the handler does async-signal-safe things only.
             let result = unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();

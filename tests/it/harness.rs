@@ -311,7 +311,7 @@ impl Rbuild {
         program: impl AsRef<OsStr>,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Command {
-        let mut command = Command::new(program);
+        let mut command = not_ignoring_interrupts(program.as_ref());
         command.args(arguments).env_clear().envs(&self.variables).current_dir(self.path("out"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if suite_user() == User::Root && self.user != User::Root {
@@ -357,6 +357,23 @@ impl Rbuild {
     pub fn start(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Child {
         start(self.command(arguments).process_group(0))
     }
+}
+
+/// A command. A suite that a shell started in the background has SIGINT ignored, and so would what it starts.
+fn not_ignoring_interrupts(program: &OsStr) -> Command {
+    const INTERRUPT: u64 = 1 << 1;
+    static IGNORED: OnceLock<bool> = OnceLock::new();
+    let is_ignored = || {
+        let status = fs::read_to_string("/proc/self/status").expect("read the status of this process");
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a line of it").trim();
+        u64::from_str_radix(mask, 16).expect("a mask") & INTERRUPT != 0
+    };
+    if !*IGNORED.get_or_init(is_ignored) {
+        return Command::new(program);
+    }
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(program);
+    command
 }
 
 /// Starts a command; one that was copied a moment ago may still be held open by a fork of another test.

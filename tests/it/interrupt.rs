@@ -1,6 +1,7 @@
 //! A build that is interrupted or killed leaves nothing behind, and the next one goes on.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::bases::Base;
 use crate::harness::{Files, Rbuild, Run, finish, succeed};
+use crate::leftovers::on_busybox;
 
 /// A build whose second RUN sleeps for a number of seconds that no other process on this machine sleeps.
 struct Sleeping {
@@ -212,6 +214,30 @@ for_each_user! {
     }
 }
 
+for_each_user! {
+    fn a_build_that_was_started_with_interrupts_ignored_goes_on(rbuild) {
+        let context = match on_busybox(&rbuild, "background", "RUN echo begun; sleep 1; echo over\n") {
+            Ok(context) => context,
+            Err(reason) => skip!("{reason}"),
+        };
+        // What a shell does with `rbuild build . &`, and nohup with SIGHUP.
+        let script = "trap '' INT HUP; exec \"$@\"";
+        let (program, directory) = (rbuild.program(), &context.directory);
+        let (program, directory) = (program.to_str().expect("UTF-8"), directory.to_str().expect("UTF-8"));
+        let words = ["-c", script, "sh", program, "build", "--progress=plain", directory];
+        let mut child = rbuild.command_of("sh", words).process_group(0).spawn().expect("start rbuild");
+        let mut said = BufReader::new(child.stderr.take().expect("stderr is a pipe")).lines();
+        assert!(said.any(|line| line.is_ok_and(|line| line.ends_with(" begun"))), "the RUN did not begin");
+        for name in ["INT", "HUP"] {
+            signal(name, -i64::from(child.id()));
+        }
+        let rest: Vec<String> = said.map(|line| line.expect("text")).collect();
+        let status = child.wait().expect("wait for rbuild");
+        assert!(status.success(), "{status}: {rest:#?}");
+        assert!(rest.iter().any(|line| line.ends_with(" over")), "{rest:#?}");
+    }
+}
+
 /// How often a signal is sent at a random moment: `RBUILD_TEST_SIGNALS`, or few enough for every day.
 fn rounds() -> u32 {
     let given = std::env::var("RBUILD_TEST_SIGNALS").ok();
@@ -224,8 +250,7 @@ fn at_random_moments(rbuild: &Rbuild, name: &str, sleeping: &Sleeping) -> (u32, 
     let context = sleeping.context.directory.to_str().expect("paths are UTF-8");
     let (program, own) = (rbuild.program(), ["build", "--progress", "plain", "-t", "localhost/x:1", context]);
     let program = program.to_str().expect("paths are UTF-8");
-    // A suite that a shell started in the background has SIGINT ignored, and until rbuild catches it so would it be.
-    let words = [&["--default-signal=INT", program], &own[..]].concat();
+    let words = [&[program], &own[..]].concat();
     // What comes before the RUN is done once.
     let child = sleeping.start(rbuild);
     signal("KILL", i64::from(child.id()));

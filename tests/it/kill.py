@@ -173,6 +173,15 @@ class Trial:
             print(f"run again: {again}\nbefore: {said}\nnow: {done.stderr}", flush=True)
 
 
+def drafts(without):
+    """Trees that were begun or given up."""
+    found = []
+    for folder, names, _ in os.walk(f"{STORE}/trees"):
+        if os.path.basename(folder) != without:
+            found += [name for name in names if name.endswith(".draft")]
+    return found
+
+
 def main():
     random.seed(int(sys.argv[5]) if len(sys.argv) > 5 else 1)
     os.makedirs(f"{BASE}/out")
@@ -189,11 +198,13 @@ def main():
             must(*build(0, "--target=busybox", "-t", f"{registry.host}/base:1", "--push"))
         while trial.kills < KILLS:
             trial.kill_one()
-        # Whoever works with trees next removes what was left of them.
+        # What was left of trees goes with the next build that works with some, mount points with the next prune.
         must(*build(trial.number, "--no-cache"))
-        drafts = [name for _, names, _ in os.walk(f"{STORE}/trees") for name in names if name.endswith(".draft")]
+        left = drafts("stubs")
+        must("prune", "--all")
+        left += drafts(None)
         print(f"kills {trial.kills} damaged {trial.damaged} wrong {trial.wrong} run again {trial.run_again} "
-              f"drafts {len(drafts)}; ended before the kill {trial.missed}")
+              f"drafts {len(left)}; ended before the kill {trial.missed}")
     finally:
         registry.stop()
 

@@ -102,6 +102,11 @@ impl Registry {
         self.directory.path().join("ca.crt")
     }
 
+    /// Where it keeps everything: its log, its configuration, what was pushed.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// A client's certificate of that authority, and its key.
     pub fn client(&self) -> [PathBuf; 2] {
         ["client.crt", "client.key"].map(|name| self.directory.path().join(name))
@@ -110,6 +115,13 @@ impl Registry {
     /// Everything the registry printed, one line per request.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Removes a blob behind its back, as a disk that was lost or a careless collection does.
+    pub fn lose_blob(&self, digest: &str) {
+        let hex = digest.strip_prefix("sha256:").expect("a digest names its algorithm");
+        let blob = format!("data/docker/registry/v2/blobs/sha256/{}/{hex}", &hex[..2]);
+        fs::remove_dir_all(self.directory.path().join(blob)).expect("remove a blob of the registry");
     }
 
     /// How many requests it answered.

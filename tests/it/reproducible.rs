@@ -139,6 +139,22 @@ fn one_image_on_every_machine() {
     }
 }
 
+#[test]
+fn a_build_without_a_commit_is_dated_1970_and_one_that_cannot_see_it_is_told_what_to_do() {
+    let mut rbuild = Rbuild::new(suite_user());
+    let context = rbuild.context("dated").file("file", "1\n").file("Dockerfile", "FROM scratch\nCOPY file /\n");
+    let archive = rbuild.path("out/image.tar");
+    let output = format!("type=oci,dest={}", archive.display());
+    let flags = ["--reproducible", "-o", &output];
+    rbuild.build(&context, &flags).succeeded();
+    assert_eq!(Image::read(&archive).config["created"], "1970-01-01T00:00:00Z");
+    let context = context.file(".git", "gitdir: /nowhere\n").file(".dockerignore", ".git\n");
+    rbuild.build(&context, &flags).failed(1).says("hint: SOURCE_DATE_EPOCH");
+    rbuild.set_variable("SOURCE_DATE_EPOCH", "86400");
+    rbuild.build(&context, &flags).succeeded();
+    assert_eq!(Image::read(&archive).config["created"], "1970-01-02T00:00:00Z");
+}
+
 /// What the command sees: nothing of a clock, a umask or a checkout.
 fn seen() -> String {
     let steady = 315_705_600;

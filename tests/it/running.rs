@@ -50,7 +50,8 @@ for_each_user! {
         assert_eq!(said(&["--entrypoint", "pwd", IMAGE]), "/home/app\n");
         assert_eq!(said(&["--entrypoint", "", "-w", "/tmp", IMAGE, "pwd"]), "/tmp\n");
         let script = "echo $GREETING $OTHER $NEW $HOME; id -u; cat /etc/hostname 2>/dev/null; hostname; grep -c example /etc/hosts";
-        let flags = ["-e", "OTHER=2", "--env", "NEW=3", "-u", "0", "--hostname", "here", "--add-host", "example:192.0.2.1"];
+        fs::write(rbuild.path("out/variables"), "# of a file\nOTHER=1\n NEW=3\n").expect("write a file of variables");
+        let flags = ["-e", "OTHER=2", "--env-file", "variables", "-u", "0", "--hostname", "here", "--add-host", "example:192.0.2.1"];
         assert_eq!(shell(&rbuild, &flags, script).succeeded().stdout, "hello 2 3 /root\n0\nhere\n1\n");
         assert_eq!(shell(&rbuild, &[], "id -u; echo $HOME; tty").stdout, "1000\n/home/app\nnot a tty\n");
         let run = shell(&rbuild, &["--network", "none"], "ls /sys/class/net; echo out; echo err >&2");

@@ -3,7 +3,7 @@
 use clap::{Args, FromArgMatches};
 
 use super::switch::{Switch, SwitchArgument};
-use super::{LimitArguments, RegistryArguments, ReproducibleArguments};
+use super::{CacheArguments, LayeringArguments, LimitArguments, RegistryArguments, ReproducibleArguments};
 
 pub(super) const BUILD_HELP: &str = "\
 Outputs (--output), besides rbuild's own store, which always has the image:
@@ -15,6 +15,14 @@ Outputs (--output), besides rbuild's own store, which always has the image:
   type=image,name=NAME          one more name in the store; with push=true as registry
   Without dest, a tar goes to standard output. Images also take: compression=gzip|zstd|uncompressed,
   compression-level=N, force-compression=true, rewrite-timestamp=true, oci-mediatypes=true, annotation.KEY=VALUE
+
+Caches (--cache-from, --cache-to), besides rbuild's own store, which is always asked first:
+  NAME, type=registry,ref=NAME  a name in a registry; --cache-from also takes an image with a cache in it
+  type=local,dest=DIR           an OCI layout in a directory (--cache-from: src=DIR); tag=NAME, digest=DIGEST
+  type=inline                   in the image itself (--cache-to)
+  --cache-to also takes: mode=min (layers of the result) or max (of all steps), ignore-error=false (the build fails where
+  the cache cannot be written), mounts=true (cache mounts, too; mounts-max-size=SIZE each), compression=…,
+  compression-level=N, force-compression=true, oci-mediatypes=false
 
 Examples:
   rbuild -t app .
@@ -112,12 +120,9 @@ pub struct BuildArguments {
     /// Run every step of these stages again (repeatable)
     #[arg(long, value_name = "STAGE,…", value_delimiter = ',', help_heading = "Cache")]
     pub no_cache_filter: Vec<String>,
-    /// Take steps from a cache elsewhere: NAME or type=registry,ref=NAME or type=local,src=DIR (repeatable)
-    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
-    pub cache_from: Vec<String>,
-    /// Write a cache for others: NAME or type=registry,ref=NAME[,mode=min|max] or type=local,dest=DIR (repeatable)
-    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
-    pub cache_to: Vec<String>,
+    /// Caches elsewhere.
+    #[command(flatten)]
+    pub caches: CacheArguments,
 
     /// Give RUN --mount=type=secret a value: id=NAME[,src=FILE|,env=VARIABLE] (repeatable)
     #[arg(long = "secret", value_name = "SECRET", help_heading = "RUN")]
@@ -181,6 +186,9 @@ pub struct BuildArguments {
     #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
     pub call: Option<String>,
 
+    /// How layers come from steps.
+    #[command(flatten)]
+    pub layering: LayeringArguments,
     /// What makes builds alike.
     #[command(flatten)]
     pub reproducible: ReproducibleArguments,
@@ -216,9 +224,6 @@ pub struct AcceptedArguments {
     /// There is no daemon that the context is sent to
     #[arg(long, hide = true, optional_switch())]
     pub compress: Option<Switch>,
-    /// A layer per step is kept
-    #[arg(long, hide = true, optional_switch())]
-    pub squash: Option<Switch>,
     /// There are no builder instances
     #[arg(long, hide = true, value_name = "NAME")]
     pub builder: Option<String>,

@@ -40,6 +40,9 @@ pub struct RunArguments {
     /// Set a variable; without `=`, to the environment's value (repeatable)
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
+    /// Set the variables of a file of NAME=VALUE lines; --env wins (repeatable)
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub env_files: Vec<String>,
     /// The working directory
     #[arg(short, long = "workdir", value_name = "DIR")]
     pub working_directory: Option<String>,

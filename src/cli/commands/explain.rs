@@ -32,9 +32,10 @@ fn text(foreseen: &Foreseen) -> String {
                 text.push_str(&format!("{title}\n{moved}"));
                 continue;
             }
-            Verdict::Cached { created, .. } => {
+            Verdict::Cached { created, from, .. } => {
                 hits += 1;
-                format!("HIT, made {created}")
+                let place = from.as_ref().map(|cache| format!(" in {cache}")).unwrap_or_default();
+                format!("HIT{place}, made {created}")
             }
             Verdict::Runs { reason, .. } => format!("MISS: {reason}"),
             Verdict::Depends(first) => {
@@ -81,9 +82,12 @@ fn step_json(foreseen: &Foreseen, explained: &Explained) -> Value {
             }
             "base"
         }
-        Verdict::Cached { layer, created } => {
+        Verdict::Cached { layer, created, from } => {
             fields.insert("layer".to_owned(), json!(layer));
             fields.insert("created".to_owned(), json!(created));
+            if let Some(cache) = from {
+                fields.insert("cache".to_owned(), json!(cache));
+            }
             "hit"
         }
         Verdict::Runs { reason, nearest } => {

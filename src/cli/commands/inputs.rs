@@ -81,8 +81,10 @@ impl Inputs {
                 let dockerfile = dockerfile_path(request, path);
                 let ignore =
                     dockerfile.as_deref().map_or_else(|| locate_in(path), |dockerfile| locate(dockerfile, path));
-                if request.sameness == Sameness::WholeImage {
-                    dates.commit = last_commit(path).map_err(|error| failed(&error))?;
+                if needs_commit(request) {
+                    dates.commit = last_commit(path).map_err(|error| {
+                        failed(&error).hint("SOURCE_DATE_EPOCH=SECONDS dates the build without git")
+                    })?;
                 }
                 Ok((directory(path, ignore, remote.store)?, None))
             }
@@ -210,6 +212,12 @@ fn directory(path: &Path, ignore: Option<PathBuf>, store: &Store) -> Result<Cont
     let name = Frame::new("rbuild.stat.1").text("path", &path.display().to_string()).finish();
     let context = DirContext::open(path, rules, Some(&store.stat_cache(&name))).map_err(|error| failed(&error))?;
     Ok(Context::Directory(Box::new(context)))
+}
+
+/// Whether the context's last commit dates the build.
+fn needs_commit(request: &Request) -> bool {
+    let epoch = request.build_arguments.get("SOURCE_DATE_EPOCH").map_or("", String::as_str);
+    request.sameness == Sameness::WholeImage && epoch.parse::<i64>().is_err()
 }
 
 /// What the repository that is the main context has where its address says nothing else.

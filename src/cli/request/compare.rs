@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::commands::ImageSelector;
 use super::fields::Given;
 use super::{InvalidRequest, ReportFormat, store_root};
+use crate::build::Strictness;
 use crate::cli::args::{DiffArguments, GlobalArguments};
 use crate::cli::environment::Environment;
 
@@ -23,15 +24,6 @@ pub struct Compare {
     pub difference: Difference,
     /// Who reads it.
     pub format: ReportFormat,
-}
-
-/// What counts as a difference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strictness {
-    /// Everything.
-    Everything,
-    /// Not what differs between two builds of the same.
-    Semantic,
 }
 
 /// What a difference does to the exit code.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::commands::{ImageSelector, quiet_or};
 use super::fields::Given;
 use super::run::{ExtraHost, NetworkMode, hosts, network};
+use super::variables::variables;
 use super::{
     InvalidRequest, PullPolicy, RegistryOptions, byte_size, platform, pull_policy, references, registries, store_root,
 };
@@ -156,7 +157,7 @@ impl RunImage {
             pull: pull_policy(arguments.pull.as_deref())?,
             entrypoint: arguments.entrypoint,
             command: words.collect(),
-            env: variables(&arguments.env, environment)?,
+            env: variables(&arguments.env_files, &arguments.env, environment)?,
             working_directory: arguments.working_directory.map(|path| absolute("--workdir", path)).transpose()?,
             user: arguments.user,
             mounts: volumes.chain(mounts).collect::<Result<_, _>>()?,
@@ -195,22 +196,6 @@ fn streams(arguments: &RunArguments, environment: &Environment) -> Result<(Input
             if tty == Some(Switch::On) { Screen::Terminal } else { Screen::Pipes },
         )),
     }
-}
-
-/// `--env NAME=VALUE`; a name alone has the environment's value, and is left out where that has none.
-fn variables(texts: &[String], environment: &Environment) -> Result<Vec<(String, String)>, InvalidRequest> {
-    let mut variables = Vec::new();
-    for text in texts {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (text.as_str(), environment.variables.get(text).cloned()),
-        };
-        if name.is_empty() {
-            return Err(Given { flag: "--env", value: text, expected: "NAME=VALUE or NAME" }.invalid());
-        }
-        variables.extend(value.map(|value| (name.to_owned(), value)));
-    }
-    Ok(variables)
 }
 
 fn absolute(flag: &'static str, path: String) -> Result<String, InvalidRequest> {

@@ -102,7 +102,7 @@ fn become_command(setup: SetUp, job: &OwnedFd) -> ! {
     }
     let SetUp { order, filters, proc, root, .. } = &setup;
     let root = root.as_ref().map(AsFd::as_fd);
-    let outset = Outset { order, filters, recorder: None, proc: proc.as_ref(), root };
+    let outset = Outset { order, filters, recorder: None, proc: proc.as_ref(), root, alone: None };
     command::become_command(&outset, LAST_STEPS, job)
 }
 
@@ -112,7 +112,8 @@ fn enter(setup: &SetUp) -> Result<(), Reason> {
     fchdir(setup.root()?)?;
     rustix::process::chroot(".").doing("chroot")?;
     rustix::process::chdir("/")?;
-    child::enter_directory(&RootDir::open(std::path::Path::new("/"))?, &setup.order.cwd)
+    let cwd = &setup.order.cwd;
+    child::enter_directory(&child::find_directory(&RootDir::open(std::path::Path::new("/"))?, cwd)?, cwd)
 }
 
 fn adopt(_: &mut SetUp) -> Result<(), Reason> {

@@ -99,11 +99,13 @@ pub(super) fn open_records(setup: &mut SetUp) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Lets the recorder into the mount namespace, whose root is the image's by now.
+/// Lets the recorder into the mount namespace and its root, which is the image's by now, and gives it main's ear.
 pub(super) fn hand_over(setup: &mut SetUp) -> Result<(), Reason> {
     let (Some(recorder), Some(records)) = (&setup.recorder, setup.records.take()) else { return Ok(()) };
     let Handed { mount_namespace, upper, table, below } = &records;
-    let all: Vec<_> = [mount_namespace, upper, table].into_iter().chain(below).map(AsFd::as_fd).collect();
+    let root = setup.root()?.as_fd();
+    let always = [mount_namespace.as_fd(), root, setup.job.as_fd(), upper.as_fd(), table.as_fd()];
+    let all: Vec<_> = always.into_iter().chain(below.iter().map(AsFd::as_fd)).collect();
     Ok(wire::send_request(recorder, b"", &all)?)
 }
 
@@ -126,11 +128,11 @@ pub(super) fn record(socket: OwnedFd) -> ! {
 fn serve(socket: OwnedFd) -> Result<(), Reason> {
     // The set-up may fail before it has come so far, and has told main why.
     let Ok((_, mut handed)) = wire::receive_request(&socket) else { return Ok(()) };
-    if handed.len() < 3 {
+    if handed.len() < 5 {
         return Err(Reason("the records are missing".to_owned()));
     }
-    let below = handed.split_off(3);
-    let Ok([mount_namespace, upper, table]) = <[OwnedFd; 3]>::try_from(handed) else { return Ok(()) };
+    let below = handed.split_off(5);
+    let Ok([mount_namespace, root, job, upper, table]) = <[OwnedFd; 5]>::try_from(handed) else { return Ok(()) };
     let mut owners = Table::default();
     for file in below {
         owners.extend(Table::read_from(File::from(file)).doing("read the owners below")?);
@@ -138,6 +140,9 @@ fn serve(socket: OwnedFd) -> Result<(), Reason> {
     let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     move_into_link_name_space(mount_namespace.as_fd(), Some(LinkNameSpaceType::Mount)).doing("enter the mounts")?;
     drop(mount_namespace);
+    // One enters at the top of what lies on the root, which may still be the host's.
+    fchdir(&root)?;
+    rustix::process::chroot(".").doing("enter the root")?;
     // The way to /proc from here on: names without a slash at their beginning.
     fchdir(&proc)?;
     privileges::limit_to(KEPT)?;
@@ -147,7 +152,6 @@ fn serve(socket: OwnedFd) -> Result<(), Reason> {
     drop(socket);
     // Linux before 6.6 cannot: slower.
     drop(notify::answer_on_same_processor(listener.as_fd()));
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut recorder = Recorder {
         known: calls::known(),
         identities: Identities::new(),
@@ -158,7 +162,10 @@ fn serve(socket: OwnedFd) -> Result<(), Reason> {
         listener,
     };
     recorder.answer_all()?;
-    recorder.owners.write_to(File::from(table)).doing("write the owners")
+    recorder.owners.write_to(File::from(table)).doing("write the owners")?;
+    // Whoever stopped listening has no use for it.
+    drop(wire::reply(&job, &wire::Reply::Recorded, &[]));
+    Ok(())
 }
 
 /// A call that fails with this, or that the kernel shall carry out.
