@@ -40,8 +40,10 @@ pub(super) fn check_removal(outputs: &[OutputRequest], context: &ContextSource) 
         let Some(Destination::Path(path)) = output.destination.as_ref().filter(|_| removes) else { continue };
         let real = path.canonicalize().unwrap_or_else(|_| path.clone());
         let holds_context = match context {
-            ContextSource::Directory(context) => context.canonicalize().is_ok_and(|context| context.starts_with(&real)),
-            ContextSource::Archive(_) | ContextSource::Stdin | ContextSource::Git(_) | ContextSource::Http(_) => false,
+            ContextSource::Directory(context) | ContextSource::Archive(context) => {
+                context.canonicalize().is_ok_and(|context| context.starts_with(&real))
+            }
+            ContextSource::Stdin | ContextSource::Git(_) | ContextSource::Http(_) => false,
         };
         if holds_context || real.parent().is_none() {
             return Err(InvalidRequest::Contradiction {

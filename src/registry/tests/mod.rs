@@ -33,6 +33,7 @@
 
 mod auth;
 mod compose;
+mod conformance;
 mod places;
 mod pull;
 mod push;

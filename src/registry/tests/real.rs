@@ -19,7 +19,7 @@ use crate::image::manifest::{Descriptor, Manifest, canonical};
 use crate::image::media_type::{OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
 use crate::image::reference::Reference;
 
-struct RealRegistry {
+pub(super) struct RealRegistry {
     process: Child,
     directory: tempfile::TempDir,
     port: u16,
@@ -111,6 +111,13 @@ impl RealRegistry {
     fn authority_file(&self) -> PathBuf {
         self.directory.path().join("ca.crt")
     }
+}
+
+/// One that everybody may ask over plain http, and its host and port.
+pub(super) fn plain() -> Option<(RealRegistry, String)> {
+    let registry = RealRegistry::start(Kind::Http)?;
+    let host = format!("localhost:{}", registry.port);
+    Some((registry, host))
 }
 
 /// An authority, and a certificate of it for `localhost`.
