@@ -88,6 +88,8 @@ pub struct Build<'a> {
     pub cancel: &'a Cancel,
     /// Whether files of new layers may be later than the build's own time.
     pub times: FileTimes,
+    /// Whether steps keep their layers.
+    pub layering: Layering,
     /// What is done when a RUN has failed, while all that it had is still there.
     pub on_failure: Option<&'a OnFailure<'a>>,
     /// How warnings are drawn.
@@ -107,6 +109,16 @@ pub enum FileTimes {
     Rewrite,
     /// `--reproducible`: those of all that the build made become the moment that dates it, and there always is one.
     Reproducible,
+}
+
+/// How the layers of an image come from its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layering {
+    /// One for each step that changes files.
+    #[default]
+    PerStep,
+    /// One above those of the base image (`--squash`).
+    Squashed,
 }
 
 /// What a build made.

@@ -100,6 +100,8 @@ pub struct Source {
     pub name: String,
     /// The whole text.
     pub text: String,
+    /// The text without passwords, each byte where it was.
+    shown: String,
     line_starts: Vec<usize>,
 }
 
@@ -108,7 +110,12 @@ impl Source {
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Source {
         let text = text.into();
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Source { name: name.into(), text, line_starts }
+        Source { name: name.into(), shown: without_passwords(&text), text, line_starts }
+    }
+
+    /// The text as people may see it, with stars in the place of passwords in addresses; places in it are the same.
+    pub fn shown(&self) -> &str {
+        &self.shown
     }
 
     /// The line that holds a byte, counted from 1.
@@ -116,11 +123,11 @@ impl Source {
         self.line_starts.partition_point(|start| *start <= byte).max(1)
     }
 
-    /// The text of a line (counted from 1) without its end.
+    /// The text of a line (counted from 1) without its end, as people may see it.
     pub fn line_text(&self, line: usize) -> &str {
         let start = self.line_starts.get(line - 1).copied().unwrap_or(self.text.len());
         let end = self.line_starts.get(line).copied().unwrap_or(self.text.len());
-        self.text[start..end].trim_end_matches(['\n', '\r'])
+        self.shown[start..end].trim_end_matches(['\n', '\r'])
     }
 
     /// Draws a diagnostic with its line, its underline and its help.
@@ -134,7 +141,7 @@ impl Source {
         if let Some(label) = &diagnostic.label {
             annotation = annotation.label(label.as_str());
         }
-        let snippet = Snippet::source(self.text.as_str()).path(self.name.as_str()).annotation(annotation);
+        let snippet = Snippet::source(self.shown.as_str()).path(self.name.as_str()).annotation(annotation);
         let mut title = level.primary_title(diagnostic.message.as_str());
         if let Some(rule) = diagnostic.rule {
             title = title.id(rule);
@@ -163,6 +170,27 @@ impl Source {
         }
         start..end
     }
+}
+
+/// Puts stars in the place of who comes to an address, and with which password or token. The name alone, of `ssh://git@host`,
+/// is no secret, nor is a variable.
+fn without_passwords(text: &str) -> String {
+    const MARK: &str = "://";
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(place) = rest.find(MARK) {
+        let (before, after) = rest.split_at(place + MARK.len());
+        shown.push_str(before);
+        let ends = |character: char| character.is_whitespace() || "/?#\"'`<>[]".contains(character);
+        let authority = &after[..after.find(ends).unwrap_or(after.len())];
+        let who = authority.rfind('@').map_or("", |at| &authority[..at]);
+        let password = who.rsplit(':').next().unwrap_or_default();
+        let is_secret = !password.starts_with('$')
+            && (who.contains(':') || ["http://", "https://"].iter().any(|scheme| before.ends_with(scheme)));
+        shown.push_str(&if is_secret { "*".repeat(who.len()) } else { who.to_owned() });
+        rest = &after[who.len()..];
+    }
+    shown + rest
 }
 
 /// Whether rendered text carries terminal colours.
@@ -231,6 +259,23 @@ mod tests {
         assert!(text.contains("Dockerfile:2:1"), "{text}");
         assert!(text.contains("^^^"), "{text}");
         assert!(text.contains("help: did you mean RUN?"), "{text}");
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_shown_nowhere() {
+        for (text, shown) in [
+            ("ADD http://me:secret@host/a b", "ADD http://*********@host/a b"),
+            ("ADD \"https://token@host/a.git\"", "ADD \"https://*****@host/a.git\""),
+            ("http://a:é@b ftp://x:y@z", "http://****@b ftp://***@z"),
+            ("ssh://git@host/a http://host/a@b x@y", "ssh://git@host/a http://host/a@b x@y"),
+            ("http://me:${PASSWORD}@host", "http://me:${PASSWORD}@host"),
+            ("://", "://"),
+        ] {
+            let source = Source::new("Dockerfile", text);
+            assert_eq!((source.shown(), source.line_text(1)), (shown, shown));
+            assert_eq!(source.text, text);
+            assert!(!source.render(&Diagnostic::error(Span::new(0, 3), "x"), Color::Never).contains("secret"));
+        }
     }
 
     #[test]

@@ -90,6 +90,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "sandbox",
             "store",
             "sys",
+            // `diff` compares two file systems as data.
+            "tree",
             "ui",
         ],
     ),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::outputs::{Exporter, observed, shape};
-use super::{Build, BuildError, FileTimes, Output, OutputKind, PushBy};
+use super::{Build, BuildError, FileTimes, Layering, Output, OutputKind, PushBy};
 use crate::cache::remote::Remote;
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, PLACEHOLDER, Retime, StepOutput};
@@ -41,16 +41,60 @@ impl Build<'_> {
         let not_packed = layers.not_packed(&all.into_iter().collect::<Vec<_>>())?;
         if !not_packed.is_empty() {
             let task = self.progress.task("packing layers");
-            let blob = self.outputs.iter().find_map(Output::blob_form);
+            let blob = match self.layering {
+                Layering::PerStep => self.outputs.iter().find_map(Output::blob_form),
+                Layering::Squashed => None,
+            };
             observed(&task, || Ok(layers.pack_all(&not_packed, blob, &task)?))?;
         }
         self.fetch_promised(names.iter().flatten(), layers)?;
-        let finished = |(result, names)| {
+        let image = |(result, names): (&StageResult, Vec<Digest>)| {
+            let base = plan.lineage(result.step)[0];
+            let below = steps[base.index()].layers.as_ref().map_or(0, Vec::len);
             let mut image = completed(result, plan.epoch, names, steps, layers)?;
-            self.inline_cache(plan, layers, remote, &mut image.config)?;
-            Ok(image)
+            match self.layering {
+                Layering::PerStep => {
+                    self.inline_cache(plan, layers, remote, &mut image.config)?;
+                    Ok(image)
+                }
+                Layering::Squashed => self.squashed(image, below, result.config.history.len(), layers),
+            }
         };
-        plan.results().zip(names).map(finished).collect()
+        plan.results().zip(names).map(image).collect()
+    }
+
+    /// The image with one layer above the base's, whose history entry comes after those of the steps, as in Docker
+    /// (`daemon/images/image_squash.go`). Where a base has but one layer above it, there is nothing to do.
+    fn squashed(
+        &self,
+        mut image: Assembled,
+        below: usize,
+        history: usize,
+        layers: &Layers<'_>,
+    ) -> Result<Assembled, BuildError> {
+        let id = Digest::of(&image.config.to_bytes());
+        let (base, new) = image.layers.split_at(below);
+        if new.len() < 2 {
+            return Ok(image);
+        }
+        let task = self.progress.task("squashing layers");
+        let blob = self.outputs.iter().find_map(Output::blob_form);
+        let layer = observed(&task, || Ok(layers.squashed(base, new, blob, &task)?))?;
+        let record = layers.record(&layer)?;
+        let missing = || ExecuteError::Internal(format!("layer {layer} has no diffID"));
+        let gone: u64 = new.iter().map(|layer| layers.record(layer).map(|record| record.size)).sum::<Result<_, _>>()?;
+        image.size = image.size - gone + record.size;
+        image.config.rootfs.diff_ids.truncate(below);
+        image.config.rootfs.diff_ids.push(record.diff_id.ok_or_else(missing)?);
+        image.layers.truncate(below);
+        image.layers.push(layer);
+        for entry in image.config.history.iter_mut().skip(history) {
+            entry.empty_layer = true;
+        }
+        let created = image.config.created.clone();
+        let comment = format!("squashed from {id}");
+        image.config.history.push(History { created, created_by: "squash".to_owned(), comment, ..History::default() });
+        Ok(image)
     }
 
     /// The layers of a result, new ones with no file later than `SOURCE_DATE_EPOCH` where that is asked for; a base's

@@ -88,7 +88,7 @@ impl Output {
         match &self.kind {
             OutputKind::Layout(LayoutForm::Oci, _) => "exporting to oci image format",
             OutputKind::Layout(LayoutForm::Docker, _) => "exporting to docker image format",
-            OutputKind::Files(FilesTarget::Directory(_), _) => "exporting to client directory",
+            OutputKind::Files(FilesTarget::Directory(..), _) => "exporting to client directory",
             OutputKind::Files(FilesTarget::Tar(_), _) => "exporting to client tarball",
             OutputKind::Registry(_) => "exporting to registry",
         }
@@ -264,7 +264,7 @@ impl Exporter<'_> {
         let plain = |layer: &Digest| {
             let index = self.layers.index(layer, task)?;
             let open = self.layers.reopen(layer, task)?;
-            Ok(LayerFiles { digest: *layer, index, open })
+            Ok(LayerFiles { index, open })
         };
         let files = |image: &Assembled| {
             let platform = image.config.platform().to_string();

@@ -15,6 +15,7 @@ mod manual;
 mod registry;
 mod reproducible;
 mod run;
+mod squash;
 mod storage;
 mod switch;
 
@@ -32,6 +33,7 @@ pub use manual::{CompletionArguments, ManualArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
+pub use squash::LayeringArguments;
 pub use storage::{CheckArguments, DiskUsageArguments, DoctorArguments, PruneArguments};
 pub use switch::Switch;
 use switch::SwitchArgument;

@@ -30,6 +30,7 @@ use std::path::PathBuf;
 
 use super::args::{BuildArguments, ExplainArguments, GlobalArguments, Switch};
 use super::environment::Environment;
+use crate::build::Layering;
 use crate::cache::remote::{CacheTarget, Place};
 use crate::executor::Resolver;
 use crate::export::Annotation;
@@ -85,6 +86,8 @@ pub struct Request {
     pub outputs: Vec<OutputRequest>,
     /// What two builds of the same thing have in common.
     pub sameness: Sameness,
+    /// How layers come from steps.
+    pub layering: Layering,
     /// Where to write the image's id.
     pub image_id_file: Option<PathBuf>,
     /// Where to write digests as JSON.
@@ -248,11 +251,13 @@ impl Request {
         let caches = Caches::resolve(&arguments.caches, environment)?;
         registries.insecure.extend(caches.insecure);
         notices.extend(caches.notices);
+        let layering = layering(arguments.layering.squash, &caches.to)?;
         let (progress, verbosity) = progress(&arguments, global, environment)?;
         let network = run::network(&arguments.network)?;
         let platforms = platforms(&arguments.platforms, environment)?;
         let annotations = output::annotations(&arguments.annotations)?;
         several::check(&outputs, &annotations, &platforms)?;
+        several::check_removal(&outputs, &context)?;
         let resolver = run::resolver(&arguments)?;
         Ok(Request {
             action: action(&arguments)?,
@@ -270,6 +275,7 @@ impl Request {
             cache_to: caches.to,
             pull: pull_policy(arguments.pull.as_deref())?,
             outputs,
+            layering,
             sameness: match arguments.reproducible.reproducible {
                 Switch::On => Sameness::WholeImage,
                 Switch::Off => Sameness::Files,
@@ -325,6 +331,19 @@ fn action(arguments: &BuildArguments) -> Result<Action, InvalidRequest> {
         Some("targets") => Ok(Action::Targets(format)),
         Some("plan") if format == ReportFormat::Text => Ok(Action::Plan),
         Some(_) => Err(given.invalid()),
+    }
+}
+
+/// A cache within an image names the layers that the image has.
+fn layering(squash: Switch, caches: &[CacheTarget]) -> Result<Layering, InvalidRequest> {
+    match squash {
+        Switch::Off => Ok(Layering::PerStep),
+        Switch::On if caches.contains(&CacheTarget::Inline) => Err(InvalidRequest::Contradiction {
+            problem: "--cache-to type=inline cannot be used with --squash: the image has no layers of single steps"
+                .to_owned(),
+            hint: "give the cache a place of its own: --cache-to type=registry,ref=NAME".to_owned(),
+        }),
+        Switch::On => Ok(Layering::Squashed),
     }
 }
 

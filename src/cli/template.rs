@@ -1,6 +1,6 @@
 //! `--format '{{.Id}}'`: a part of Go's templates, as far as scripts use it on docker's output.
 //!
-//! Contract: text, `{{.Field.Field}}`, `range`, `if`, `else`, `end`, and the functions of [`FUNCTIONS`], with pipes and
+//! Contract: text, `{{.Field.Field}}`, `range`, `if`, `else`, `end`, and the functions of `FUNCTIONS`, with pipes and
 //! `{{-`/`-}}`. What is not understood, and a field that is not there, is an error that says what there is: a script that
 //! gets an empty line goes on with it.
 

@@ -87,6 +87,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         pull,
         outputs,
         sameness,
+        layering,
         image_id_file,
         metadata_file,
         secrets,

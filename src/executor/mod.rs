@@ -32,6 +32,7 @@ mod resolver;
 mod retime;
 mod run;
 mod schedule;
+mod squash;
 mod steady;
 mod step;
 mod transfer;

@@ -3,33 +3,23 @@
 //! Layers are read from the highest to the lowest and each path is taken where it is seen first, so nothing is written
 //! that a higher layer hides, and a directory that a user gives as `local` output never loses a file of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{ExportError, FileTarget, Open};
-use crate::digest::Digest;
-use crate::layer::index::{Index, Item};
-use crate::layer::read::{Entry, Marker, TarReader};
+use super::{ExportError, FileTarget};
+pub use crate::layer::flatten::Source as LayerFiles;
+use crate::layer::flatten::{for_each_node, view_of, write_contents};
 use crate::layer::unpack::{Ownership, Style, unpack};
 use crate::layer::view::MergedView;
 use crate::layer::write::TarWriter;
 use crate::rootfs::RootDir;
-use crate::tree::{self, Node, Time, View};
-
-/// A layer as plain files need it.
-#[derive(Clone)]
-pub struct LayerFiles {
-    /// Its name, for messages.
-    pub digest: Digest,
-    /// What is in it.
-    pub index: Arc<Index>,
-    /// Opens its tar, not compressed.
-    pub open: Open,
-}
+use crate::tree::{self, Node, Time};
 
 /// The files of one image of an output.
 #[derive(Clone)]
@@ -44,8 +34,7 @@ pub struct ImageFiles {
 
 impl ImageFiles {
     fn view(&self) -> MergedView {
-        let indexes: Vec<Arc<Index>> = self.layers.iter().map(|layer| Arc::clone(&layer.index)).collect();
-        MergedView::new(indexes, |_, _| Err(io::ErrorKind::Unsupported.into()))
+        view_of(self.layers.iter().map(|layer| Arc::clone(&layer.index)).collect())
     }
 }
 
@@ -53,9 +42,19 @@ impl ImageFiles {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FilesTarget {
     /// Into a directory, made if missing.
-    Directory(PathBuf),
+    Directory(PathBuf, Others),
     /// As a tar.
     Tar(FileTarget),
+}
+
+/// What becomes of other files in a directory that files are written into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Others {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They go when all is written (`mode=delete`).
+    Remove,
 }
 
 /// Writes the files of images.
@@ -74,8 +73,51 @@ pub fn write_files(images: &[ImageFiles], target: &FilesTarget) -> Result<(), Ex
         FilesTarget::Tar(FileTarget::Path(path)) => {
             write_file(path, |out| flatten(images, out).map(drop)).map_err(ExportError::write(path))
         }
-        FilesTarget::Directory(path) => write_directory(images, path),
+        FilesTarget::Directory(path, others) => {
+            write_directory(images, path)?;
+            match others {
+                Others::Keep => Ok(()),
+                Others::Remove => {
+                    let wanted = wanted_paths(images).map_err(ExportError::write(path))?;
+                    remove_others(path, &[], &wanted).map_err(ExportError::write(path))
+                }
+            }
+        }
     }
+}
+
+/// All that the images have, as paths in the output.
+fn wanted_paths(images: &[ImageFiles]) -> io::Result<BTreeSet<Vec<u8>>> {
+    let mut wanted = BTreeSet::new();
+    for image in images {
+        let directory = image.directory.clone().unwrap_or_default().into_bytes();
+        for_each_node(&image.view(), &mut |path, _| {
+            let path = if directory.is_empty() { path.to_vec() } else { tree::join(&directory, path) };
+            wanted.insert(path);
+            Ok(true)
+        })?;
+        wanted.insert(directory);
+    }
+    Ok(wanted)
+}
+
+/// Removes what is below a directory and not among the paths; links are removed, never followed.
+fn remove_others(root: &Path, below: &[u8], wanted: &BTreeSet<Vec<u8>>) -> io::Result<()> {
+    let directory = root.join(OsStr::from_bytes(below));
+    for entry in fs::read_dir(&directory)? {
+        let entry = entry?;
+        let path = match below {
+            [] => entry.file_name().as_bytes().to_vec(),
+            below => tree::join(below, entry.file_name().as_bytes()),
+        };
+        match (entry.file_type()?.is_dir(), wanted.contains(&path)) {
+            (true, true) => remove_others(root, &path, wanted)?,
+            (true, false) => fs::remove_dir_all(entry.path())?,
+            (false, true) => {}
+            (false, false) => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 /// Images that are not put into directories of their own must not overwrite each other's files.
@@ -91,7 +133,7 @@ fn check_collisions(images: &[ImageFiles]) -> Result<(), ExportError> {
             if !node.is_directory() {
                 files.push(path.to_owned());
             }
-            Ok(())
+            Ok(true)
         };
         for_each_node(&view, &mut walk).map_err(ExportError::write(Path::new("-")))?;
         for path in files {
@@ -151,74 +193,13 @@ impl<W: Write> PlacedWriter<W> {
 /// Streams what is visible of the layers: directories first, so that a file's parents precede it.
 fn flatten_image<W: Write>(image: &ImageFiles, tar: &mut PlacedWriter<W>) -> io::Result<()> {
     let view = image.view();
-    for_each_node(&view, &mut |path, node| match node.is_directory() {
-        true => tar.append(path, node, None, &mut io::empty()),
-        false => Ok(()),
+    for_each_node(&view, &mut |path, node| {
+        if node.is_directory() {
+            tar.append(path, node, None, &mut io::empty())?;
+        }
+        Ok(true)
     })?;
-    for (number, layer) in image.layers.iter().enumerate() {
-        let orphans = orphaned_links(&view, number, &layer.index);
-        let mut reader = TarReader::new((layer.open)()?);
-        while let Some(entry) = reader.next_entry()? {
-            if entry.node.is_directory() || entry.marker != Marker::Plain {
-                continue;
-            }
-            if let Some(names) = orphans.get(&entry.path) {
-                write_names(tar, names, &entry, &mut reader)?;
-            } else if view.shows(number, &entry.path) {
-                match &entry.link {
-                    Some(target) if orphans.contains_key(target) => {}
-                    Some(target) => tar.append(&entry.path, &entry.node, Some(target), &mut io::empty())?,
-                    None => tar.append(&entry.path, &entry.node, None, &mut reader.content())?,
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Calls a function for everything that is visible below the root, a directory before what is in it.
-fn for_each_node(view: &MergedView, visit: &mut dyn FnMut(&[u8], &Node) -> io::Result<()>) -> io::Result<()> {
-    let mut todo = vec![Vec::new()];
-    while let Some(directory) = todo.pop() {
-        for name in view.names(&directory)? {
-            let path = tree::join(&directory, &name);
-            let Some(node) = view.node(&path)? else { continue };
-            visit(&path, &node)?;
-            if node.is_directory() {
-                todo.push(path);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Visible hard links of a layer whose first name, which has the content in the tar, a higher layer hides.
-fn orphaned_links(view: &MergedView, layer: usize, index: &Index) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
-    let mut orphans: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
-    for entry in index.entries() {
-        let Item::Present(present) = &entry.item else { continue };
-        if let Some(source) = &present.source
-            && view.shows(layer, &entry.path)
-            && !view.shows(layer, source)
-        {
-            orphans.entry(source.clone()).or_default().push(entry.path.clone());
-        }
-    }
-    orphans
-}
-
-fn write_names<W: Write, R: Read>(
-    tar: &mut PlacedWriter<W>,
-    names: &[Vec<u8>],
-    entry: &Entry,
-    reader: &mut TarReader<R>,
-) -> io::Result<()> {
-    let Some((first, others)) = names.split_first() else { return Ok(()) };
-    tar.append(first, &entry.node, None, &mut reader.content())?;
-    for other in others {
-        tar.append(other, &entry.node, Some(first), &mut io::empty())?;
-    }
-    Ok(())
+    write_contents(&view, 0, &image.layers, &mut |path, node, link, content| tar.append(path, node, link, content))
 }
 
 /// Writes a file beside its place and renames it there when it is complete.

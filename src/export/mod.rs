@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub use annotations::{Annotation, AnnotationTarget};
 pub use bundle::{Assembled, Blob, Bundle, Documents, ExportImage, ExportLayer, Shape};
-pub use files::{FilesTarget, ImageFiles, LayerFiles, write_files};
+pub use files::{FilesTarget, ImageFiles, LayerFiles, Others, write_files};
 pub use layout::{LayoutForm, LayoutTarget, NamedBundle, write_layout};
 pub use push::push;
 

@@ -7,13 +7,14 @@
 //! It must not know where layers are stored, which step made them, or what a registry is.
 //!
 //! In reading order: [`mod@write`] and [`read`] are the tar dialect; [`index`] is a layer's table of contents and [`view`] many
-//! of them as one tree; [`pack`] and [`unpack`] go between tar and directories; [`emit`] copies files between layers;
+//! of them as one tree; [`pack`] and [`unpack`] go between tar and directories; [`emit`] copies files between layers; [`flatten`] reads many as one;
 //! [`compress`] and [`decompress`] are what surrounds the tar.
 
 pub mod attributes;
 pub mod compress;
 pub mod decompress;
 pub mod emit;
+pub mod flatten;
 mod gzip;
 pub mod index;
 mod index_file;

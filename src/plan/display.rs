@@ -63,7 +63,9 @@ impl Display for RunOp {
         };
         writeln!(f, "    env{}", pairs(&self.env))?;
         if !self.proxy_env.is_empty() {
-            writeln!(f, "    proxy{}", pairs(&self.proxy_env))?;
+            let masked: Vec<(String, String)> =
+                self.proxy_env.iter().map(|(name, value)| (name.clone(), without_password(value))).collect();
+            writeln!(f, "    proxy{}", pairs(&masked))?;
         }
         let network = match self.network {
             Network::Default => "",
@@ -179,4 +181,34 @@ fn option(name: &str, value: Option<impl Display>) -> String {
 
 fn labelled(label: &str, text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("{label}{text}") }
+}
+
+/// The address of a proxy as people may see it: who uses it, and with which password, is in it as well.
+fn without_password(address: &str) -> String {
+    let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    match authority.rfind('@') {
+        Some(at) => {
+            let separator = if scheme.is_empty() { "" } else { "://" };
+            format!("{scheme}{separator}***{}", &rest[at..])
+        }
+        None => address.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_of_a_proxy_is_not_shown() {
+        for (address, shown) in [
+            ("http://me:secret@proxy:3128/x", "http://***@proxy:3128/x"),
+            ("me:se@cret@proxy", "***@proxy"),
+            ("http://proxy:3128/a@b", "http://proxy:3128/a@b"),
+            ("localhost,.example", "localhost,.example"),
+        ] {
+            assert_eq!(without_password(address), shown);
+        }
+    }
 }

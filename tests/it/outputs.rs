@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::harness::{Files, Rbuild, has_program, succeed};
-use crate::image::{Image, Kind, read_layer};
+use crate::image::{Image, Kind, describe_changes, read_layer};
 
 /// Files of several kinds, one of which the second layer takes away the first's content of.
 fn context(rbuild: &Rbuild) -> Files {
@@ -138,4 +138,89 @@ fn podman_loads_the_archive_for_docker() {
     succeed(Command::new("podman").args(arguments).args(["load", "-i"]).arg(&archive));
     let images = succeed(Command::new("podman").args(arguments).args(["images", "--no-trunc"])).stdout;
     assert!(String::from_utf8_lossy(&images).contains("example.test/app"), "{}", String::from_utf8_lossy(&images));
+}
+
+for_each_user! {
+    fn steps_are_squashed_into_one_layer_above_the_base(rbuild) {
+        let base = rbuild.context("base").file("Dockerfile", "FROM scratch\nCOPY d /d\n").file("d/a", "a").file("d/b", "b");
+        let layout = rbuild.path("out/base");
+        rbuild.build(&base, &["-o", &format!("type=oci,tar=false,dest={}", layout.display())]).succeeded();
+        let dockerfile = "FROM base\nCOPY e /d/e\nCOPY f /d/e\nADD --chmod=600 f /g\nENV X=1\n";
+        let context = rbuild.context("squash").file("Dockerfile", dockerfile).file("e", "e").file("f", "f");
+        let build_context = format!("base=oci-layout://{}", layout.display());
+        let build = |name: &str, more: &[&str]| {
+            let archive = rbuild.path(format!("out/{name}.tar"));
+            let output = format!("type=oci,dest={}", archive.display());
+            let arguments = [&["--build-context", &build_context, "-o", &output], more].concat();
+            let run = rbuild.build(&context, &arguments).succeeded();
+            (run, Image::read(&archive))
+        };
+        let (_, plain) = build("plain", &[]);
+        let (_, squashed) = build("squashed", &["--squash"]);
+        assert_eq!((plain.layers.len(), squashed.layers.len()), (4, 2));
+        assert_eq!(squashed.diff_ids()[0], plain.diff_ids()[0], "the base's layer is another one");
+        assert_eq!(describe_changes(&plain.files(), &squashed.files()), "");
+        assert_eq!(squashed.config["config"], plain.config["config"]);
+        let history = squashed.history();
+        let steps = plain.history();
+        assert_eq!(history.len(), steps.len() + 1);
+        assert!(history[1].ends_with("(empty)") && !history[0].ends_with("(empty)"), "{history:?}");
+        let last = squashed.config["history"].as_array().and_then(|all| all.last()).expect("a history");
+        assert_eq!(last["comment"], format!("squashed from {}", plain.id));
+        // The steps stay in the cache, and so does what was made of them.
+        let (again, same) = build("again", &["--squash"]);
+        again.all_cached();
+        assert_eq!(same.digest, squashed.digest);
+    }
+
+    fn other_files_go_from_a_directory_where_that_is_asked_for(rbuild) {
+        let context = context(&rbuild);
+        let directory = rbuild.path("out/files");
+        fs::create_dir_all(directory.join("tree/old/deep")).expect("make directories");
+        fs::write(directory.join("tree/old/deep/file"), "x").expect("write a file");
+        fs::write(directory.join("stale"), "x").expect("write a file");
+        let outside = rbuild.path("out/outside");
+        fs::write(&outside, "kept").expect("write a file");
+        std::os::unix::fs::symlink(&outside, directory.join("link")).expect("make a link");
+        rbuild.own_everything();
+        let output = format!("type=local,dest={}", directory.display());
+        rbuild.build(&context, &["-o", &output]).succeeded();
+        assert!(directory.join("stale").exists(), "a file went without being asked");
+        rbuild.build(&context, &["-o", &format!("{output},mode=delete")]).succeeded();
+        let mut names: Vec<_> =
+            fs::read_dir(&directory).expect("list").map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["dir", "tree"]);
+        assert!(!directory.join("tree/old").exists() && directory.join("tree/b").is_symlink());
+        assert_eq!(fs::read_to_string(&outside).expect("read what a link led to"), "kept");
+        let over_context = format!("type=local,mode=delete,dest={}", context.directory.display());
+        rbuild.build(&context, &["-o", &over_context]).failed(2).says("would remove all other files");
+        rbuild.build(&context, &["-o", &format!("{output},mode=move")]).failed(2).says("mode is copy or delete");
+    }
+
+    fn layers_are_compressed_as_asked_for(rbuild) {
+        let base = rbuild.context("base").file("Dockerfile", "FROM scratch\nCOPY a /a\n").file("a", "a");
+        let layout = rbuild.path("out/base");
+        rbuild.build(&base, &["-o", &format!("type=oci,tar=false,dest={}", layout.display())]).succeeded();
+        let context = rbuild.context("compressed").file("Dockerfile", "FROM base\nCOPY b /b\n").file("b", "b\n".repeat(9000));
+        let build_context = format!("base=oci-layout://{}", layout.display());
+        for (attributes, types) in [
+            ("compression=gzip,compression-level=9", ["tar+gzip", "tar+gzip"]),
+            ("compression=zstd", ["tar+gzip", "tar+zstd"]),
+            ("compression=zstd,force-compression=true", ["tar+zstd", "tar+zstd"]),
+            ("compression=uncompressed,force-compression=true", ["tar", "tar"]),
+            ("oci-mediatypes=false", ["tar.gzip", "tar.gzip"]),
+        ] {
+            let archive = rbuild.path("out/image.tar");
+            let output = format!("type=oci,{attributes},dest={}", archive.display());
+            rbuild.build(&context, &["--build-context", &build_context, "-o", &output]).succeeded();
+            let image = Image::read(&archive);
+            let layers = image.manifest["layers"].as_array().expect("layers").iter();
+            let found: Vec<&str> = layers.filter_map(|layer| layer["mediaType"].as_str()).collect();
+            for (found, wanted) in found.iter().zip(types) {
+                assert!(found.ends_with(wanted), "{attributes}: {found}");
+            }
+            assert_eq!(image.content("/b").len(), 18_000);
+        }
+    }
 }

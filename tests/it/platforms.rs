@@ -249,3 +249,22 @@ fn images_that_were_built_one_by_one_become_an_index_in_the_registry() {
     rbuild.run(["index", "create", &all]).failed(2).says("--tag");
     rbuild.run(["index", "create", "-t", &all, &name("nothing")]).failed(1).says("not found");
 }
+
+#[test]
+fn an_image_is_pushed_by_its_digest_alone() {
+    if let Some(program) = missing() {
+        skip!("{program} is not installed");
+    }
+    let (rbuild, registry) = (rbuild(), Registry::start(Access::Plain));
+    let metadata = rbuild.path("out/metadata.json");
+    let name = registry.name("team/app");
+    let output = format!("type=image,push=true,push-by-digest=true,name-canonical=true,name={name}");
+    let metadata = metadata.to_str().expect("UTF-8");
+    let arguments = ["--platform", "linux/arm64", "-t", "local:1", "-o", &output, "--metadata-file", metadata];
+    rbuild.build(&context(&rbuild), &arguments).succeeded();
+    let written: Value = serde_json::from_slice(&fs::read(metadata).expect("read the metadata")).expect("JSON");
+    let digest = written["containerimage.digest"].as_str().expect("a digest");
+    assert_eq!(raw(&format!("{name}@{digest}"))["config"]["digest"], written["containerimage.config.digest"]);
+    let tags = registry.fetch("/v2/team/app/tags/list");
+    assert!(tags.contains("\"tags\":null") || tags.contains(" 404 "), "a tag was written: {tags}");
+}

@@ -102,6 +102,11 @@ impl Registry {
         self.directory.path().join("ca.crt")
     }
 
+    /// Where it keeps everything: its log, its configuration, what was pushed.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// A client's certificate of that authority, and its key.
     pub fn client(&self) -> [PathBuf; 2] {
         ["client.crt", "client.key"].map(|name| self.directory.path().join(name))

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::switch::{Switch, SwitchArgument};
-use super::{CacheArguments, LimitArguments, RegistryArguments, ReproducibleArguments};
+use super::{CacheArguments, LayeringArguments, LimitArguments, RegistryArguments, ReproducibleArguments};
 
 pub(super) const BUILD_HELP: &str = "\
 Outputs (--output), besides rbuild's own store, which always has the image:
@@ -186,6 +186,9 @@ pub struct BuildArguments {
     #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
     pub call: Option<String>,
 
+    /// How layers come from steps.
+    #[command(flatten)]
+    pub layering: LayeringArguments,
     /// What makes builds alike.
     #[command(flatten)]
     pub reproducible: ReproducibleArguments,
@@ -221,9 +224,6 @@ pub struct AcceptedArguments {
     /// There is no daemon that the context is sent to
     #[arg(long, hide = true, optional_switch())]
     pub compress: Option<Switch>,
-    /// A layer per step is kept
-    #[arg(long, hide = true, optional_switch())]
-    pub squash: Option<Switch>,
     /// There are no builder instances
     #[arg(long, hide = true, value_name = "NAME")]
     pub builder: Option<String>,

@@ -26,7 +26,7 @@ use crate::executor::{
     Allow, AllowedDevices, BlobForm, CDI_DIRECTORIES, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun,
     Namespace, NoCache, SecretSource, Times,
 };
-use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget};
+use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget, Others};
 use crate::image::media_type::{Compression, Format};
 use crate::plan;
 use crate::progress::Progress;
@@ -139,6 +139,7 @@ fn build_with(
         cache_from: request.cache_from.clone(),
         cache_to: request.cache_to.clone(),
         times: file_times(request),
+        layering: request.layering,
         store,
         registry,
         namespace: &namespace,
@@ -311,7 +312,9 @@ fn output(build: &Request, request: &OutputRequest) -> Option<Output> {
             OutputKind::Layout(LayoutForm::Oci, LayoutTarget::Directory(directory(destination)))
         }
         request::OutputKind::Docker => OutputKind::Layout(LayoutForm::Docker, LayoutTarget::Tar(file(destination))),
-        request::OutputKind::Local => OutputKind::Files(FilesTarget::Directory(directory(destination)), split(request)),
+        request::OutputKind::Local => {
+            OutputKind::Files(FilesTarget::Directory(directory(destination), others(request)), split(request))
+        }
         request::OutputKind::Tar => OutputKind::Files(FilesTarget::Tar(file(destination)), split(request)),
         request::OutputKind::Registry => OutputKind::Registry(match request.switch("push-by-digest") {
             Some(true) => PushBy::Digest,
@@ -335,6 +338,13 @@ fn output(build: &Request, request: &OutputRequest) -> Option<Output> {
         names: request.names.clone(),
         annotations: build.annotations.iter().chain(&request.annotations).cloned().collect(),
     })
+}
+
+fn others(request: &OutputRequest) -> Others {
+    match request.attributes.get("mode").map(String::as_str) {
+        Some("delete") => Others::Remove,
+        _ => Others::Keep,
+    }
 }
 
 fn split(request: &OutputRequest) -> Split {

@@ -89,7 +89,7 @@ pub(super) fn outline(source: &Source, outline: &Outline, format: ReportFormat) 
 pub(super) fn targets(source: &Source, targets: &[Target], format: ReportFormat) -> Result<(), Failure> {
     if format == ReportFormat::Json {
         let list: Vec<Value> = targets.iter().map(|target| target_json(source, target)).collect();
-        return print_json(&json!({ "targets": list, "sources": [STANDARD.encode(&source.text)] }));
+        return print_json(&json!({ "targets": list, "sources": [STANDARD.encode(source.shown())] }));
     }
     let mut rows = vec![vec!["TARGET".to_owned(), "DESCRIPTION".to_owned()]];
     // A stage without a name cannot be asked for, unless it is the one that is built anyway.
@@ -156,7 +156,7 @@ fn detail(warning: &Diagnostic) -> String {
 }
 
 fn file_json(source: &Source) -> Value {
-    json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) })
+    json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(source.shown()) })
 }
 
 fn location(source: &Source, span: Span) -> Value {
@@ -238,7 +238,7 @@ fn outline_json(source: &Source, outline: &Outline) -> Value {
             object.insert(key.to_owned(), values.into());
         }
     }
-    object.insert("sources".to_owned(), json!([STANDARD.encode(&source.text)]));
+    object.insert("sources".to_owned(), json!([STANDARD.encode(source.shown())]));
     object.into()
 }
 

@@ -22,9 +22,6 @@ pub(super) fn notices(arguments: &BuildArguments) -> Result<Vec<String>, Invalid
         let text = "--load: the image is in rbuild's own store; for Docker, use -o type=docker,dest=- | docker load";
         notices.push(text.to_owned());
     }
-    if accepted.squash.is_some_and(Switch::is_on) {
-        notices.push("--squash is ignored: each step keeps its layer".to_owned());
-    }
     if accepted.builder.is_some() {
         notices.push("--builder is ignored: rbuild needs no builder".to_owned());
     }

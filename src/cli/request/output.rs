@@ -290,6 +290,9 @@ fn check_attributes(
         if !known.iter().any(is_known) {
             return Err(given.unknown_key(key, known));
         }
+        if key == "mode" && !["copy", "delete"].contains(&value.as_str()) {
+            return Err(given.because("mode is copy or delete"));
+        }
         if SWITCHES.contains(&key.as_str()) {
             let switch = value.parse::<Switch>().map_err(|_| given.because(&format!("{key} is true or false")))?;
             *value = if switch.is_on() { "true" } else { "false" }.to_owned();

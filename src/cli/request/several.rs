@@ -1,6 +1,6 @@
 //! What cannot be said of outputs together with the platforms that are built: told before anything is built.
 
-use super::{InvalidRequest, OutputKind, OutputRequest};
+use super::{ContextSource, Destination, InvalidRequest, OutputKind, OutputRequest};
 use crate::export::{Annotation, AnnotationTarget};
 use crate::image::platform::Platform;
 
@@ -28,6 +28,26 @@ pub(super) fn check(
                 problem,
                 "leave one of them out: Docker's media types have no annotations".to_owned(),
             );
+        }
+    }
+    Ok(())
+}
+
+/// Refuses `mode=delete` where it would take away what is built from.
+pub(super) fn check_removal(outputs: &[OutputRequest], context: &ContextSource) -> Result<(), InvalidRequest> {
+    for output in outputs {
+        let removes = output.attributes.get("mode").is_some_and(|mode| mode == "delete");
+        let Some(Destination::Path(path)) = output.destination.as_ref().filter(|_| removes) else { continue };
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let holds_context = match context {
+            ContextSource::Directory(context) => context.canonicalize().is_ok_and(|context| context.starts_with(&real)),
+            ContextSource::Stdin | ContextSource::Git(_) | ContextSource::Http(_) => false,
+        };
+        if holds_context || real.parent().is_none() {
+            return Err(InvalidRequest::Contradiction {
+                problem: format!("mode=delete would remove all other files in {}", path.display()),
+                hint: "give it a directory of its own: -o type=local,mode=delete,dest=out".to_owned(),
+            });
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ mod index;
 mod interop;
 mod overlay;
 mod round_trip;
+mod squash;
 
 use std::collections::BTreeMap;
 use std::io::Read;
