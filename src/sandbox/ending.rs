@@ -2,7 +2,9 @@
 //!
 //! Nobody has to wait for that, but for one: an overlay must not be mounted from a directory that another one still has as
 //! its upper one (`overlayfs.rst`, "Sharing and copying layers"). So whoever needs such a directory waits here, which is
-//! rare: between two commands of one chain lies the work of storing what the first one changed.
+//! rare: between two commands of one chain lies the work of storing what the first one changed. A directory that was renamed
+//! meanwhile is not recognised: the kernel notes that in its log and mounts it all the same, and as nobody can use the
+//! earlier mount any more, nothing comes of it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
