@@ -32,13 +32,14 @@ for_each_user! {
             .file("sub/one", "1\n");
         let (first, second) = (registry.name("team/app:1"), registry.name("team/app:2"));
         let directory = format!("dir://{}", context.directory.display());
-        let run = executor(&rbuild, &[
+        let (cache, other) = (registry.name("cache"), format!("--destination={second}"));
+        let arguments = [
             "--context", &directory, "--context-sub-path=sub", "--dockerfile=Dockerfile.ci", "--target", "base",
-            "--destination", &first, &format!("--destination={second}"), "--build-arg=WORD=said", "--label", "more=yes",
+            "--destination", &first, &other, "--build-arg=WORD=said", "--label", "more=yes",
             "--digest-file", "new/digest", "--image-name-with-digest-file=names", "--image-name-tag-with-digest-file", "tagged",
-            "--cache=true", "--cache-repo", &registry.name("cache"), "--snapshotMode=redo", "--use-new-run", "--cleanup",
-        ]);
-        run.succeeded().says("--cache-repo is ignored");
+            "--cache=true", "--cache-repo", &cache, "--snapshotMode=redo", "--use-new-run", "--cleanup",
+        ];
+        executor(&rbuild, &arguments).succeeded();
         let digest = fs::read_to_string(rbuild.path("out/new/digest")).expect("the digest");
         for version in ["1", "2"] {
             let answer = registry.fetch(&format!("/v2/team/app/manifests/{version}"));
@@ -48,6 +49,10 @@ for_each_user! {
         let read = |file: &str| fs::read_to_string(rbuild.path("out").join(file)).expect("a file of names");
         assert_eq!(read("names"), format!("{name}@{digest}\n{name}@{digest}\n"));
         assert_eq!(read("tagged"), format!("{first}@{digest}\n{second}@{digest}\n"));
+        // Another machine takes the step from the cache in the registry.
+        let elsewhere = Rbuild::new(rbuild.user);
+        let run = executor(&elsewhere, &arguments).succeeded();
+        assert_eq!(run.step("COPY one /"), "CACHED", "{}", run.stderr);
     }
 }
 
