@@ -83,7 +83,7 @@ impl Build<'_> {
         let record = layers.record(&layer)?;
         let missing = || ExecuteError::Internal(format!("layer {layer} has no diffID"));
         let gone: u64 = new.iter().map(|layer| layers.record(layer).map(|record| record.size)).sum::<Result<_, _>>()?;
-        image.size = image.size - gone + record.size;
+        image.size = image.size.saturating_sub(gone) + record.size;
         image.config.rootfs.diff_ids.truncate(below);
         image.config.rootfs.diff_ids.push(record.diff_id.ok_or_else(missing)?);
         image.layers.truncate(below);

@@ -157,12 +157,13 @@ impl Build<'_> {
         layers: &Layers<'_>,
         task: &Task,
     ) -> Result<ResolvedBase, BaseError> {
+        // What was built under the name comes before what a short name stands for elsewhere.
         if self.pull != Pull::Always
+            && self.is_built(reference, key)?
             && let Some(base) = self.stored_base(reference, key, layers)?
         {
             return Ok(base);
         }
-        // What was built under the name comes before what a short name stands for elsewhere.
         let full = &self.registry.full_name(reference)?;
         if full.name() != reference.name() {
             task.note(format!("{} is {full}, by registries.conf", reference.familiar()));
@@ -184,6 +185,12 @@ impl Build<'_> {
             digest: Some(pulled.index_digest.unwrap_or(pulled.manifest_digest)),
             config: pulled.config,
         })
+    }
+
+    /// Whether the store has an image under a name that was built here, not pulled.
+    fn is_built(&self, reference: &Reference, key: &BaseKey) -> Result<bool, BaseError> {
+        let tagged = self.store.tagged(&reference.with_default_tag().to_string(), &key.platform.to_string())?;
+        Ok(tagged.is_some_and(|tagged| tagged.built))
     }
 
     /// A base that the store has under its name, with all that a build can need of it.

@@ -70,7 +70,10 @@ impl Work<'_> {
 
     /// The content of a path of a stage, for the key of what mounts it.
     pub(super) fn mounted_content(&self, id: StepId, path: &str) -> Result<Digest, ExecuteError> {
-        let question = |diff_ids: Vec<Digest>| framed("rbuild.question.mount.1", &diff_ids).text("path", path).finish();
+        let question = |diff_ids: Vec<Digest>| {
+            let asked = framed("rbuild.question.mount.1", &diff_ids).text("path", path).finish();
+            self.marked("rbuild.steady.question.mount.1", asked)
+        };
         if let Some(asked) = self.diff_ids(id)?.map(question)
             && let Some(content) = self.services.remote.content(&asked)
         {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::layers::{Layers, Wanted};
 use super::{BlobForm, ExecuteError};
 use crate::digest::{Digest, Frame};
-use crate::layer::flatten::{Source, removes, squash};
+use crate::layer::flatten::{Source, remove, squash};
 use crate::layer::index::Index;
 use crate::progress::Task;
 use crate::store::{RecordKind, StepRecord};
@@ -36,7 +36,7 @@ impl Layers<'_> {
         }
         let source = |layer: &Digest| Ok(Source { index: self.index(layer, task)?, open: self.reopen(layer, task)? });
         let sources = layers.iter().map(source).collect::<Result<Vec<_>, ExecuteError>>()?;
-        let indexes: Vec<Arc<Index>> = match sources.iter().any(|source| removes(&source.index)) {
+        let indexes: Vec<Arc<Index>> = match remove(&sources) {
             true => below.iter().map(|layer| self.index(layer, task)).collect::<Result<_, _>>()?,
             false => Vec::new(),
         };

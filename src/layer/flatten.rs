@@ -54,6 +54,7 @@ pub fn write_contents(view: &MergedView, first: usize, layers: &[Source], append
     for (number, layer) in layers.iter().enumerate() {
         let number = first + number;
         let orphans = orphaned_links(view, number, &layer.index);
+        let sources = link_sources(&layer.index);
         let mut reader = TarReader::new((layer.open)()?);
         while let Some(entry) = reader.next_entry()? {
             if entry.node.is_directory() || entry.marker != Marker::Plain {
@@ -62,7 +63,9 @@ pub fn write_contents(view: &MergedView, first: usize, layers: &[Source], append
             if let Some(names) = orphans.get(&entry.path) {
                 write_names(append, names, &entry, &mut reader)?;
             } else if view.shows(number, &entry.path) {
-                match &entry.link {
+                // A link to a link is one to what that is a link to.
+                let target = entry.link.as_ref().map(|link| *sources.get(&entry.path).unwrap_or(&link));
+                match target {
                     Some(target) if orphans.contains_key(target) => {}
                     Some(target) => append(&entry.path, &entry.node, Some(target), &mut io::empty())?,
                     None => append(&entry.path, &entry.node, None, &mut reader.content())?,
@@ -71,6 +74,19 @@ pub fn write_contents(view: &MergedView, first: usize, layers: &[Source], append
         }
     }
     Ok(())
+}
+
+/// The first names of what is linked in a layer, by the later ones.
+fn link_sources(index: &Index) -> BTreeMap<&Vec<u8>, &Vec<u8>> {
+    let mut sources = BTreeMap::new();
+    for entry in index.entries() {
+        if let Item::Present(present) = &entry.item
+            && let Some(source) = &present.source
+        {
+            sources.insert(&entry.path, source);
+        }
+    }
+    sources
 }
 
 /// Visible hard links of a layer whose first name, which has the content in the tar, a higher layer hides.
@@ -102,13 +118,22 @@ fn write_names<R: Read>(
     Ok(())
 }
 
-/// Whether a layer removes something of those below it: only then does it matter to [`squash`] what these are.
-pub fn removes(index: &Index) -> bool {
-    let is_removal = |item: &Item| match item {
-        Item::Whiteout => true,
-        Item::Present(present) => present.opaque,
-    };
-    index.root_opaque() || index.entries().iter().any(|entry| is_removal(&entry.item))
+/// Whether layers (lowest first) remove something of those below them: only then does it matter to [`squash`] what these
+/// are. A file hides a directory, also where a later layer has a directory there again.
+pub fn remove(layers: &[Source]) -> bool {
+    let mut files: BTreeSet<&[u8]> = BTreeSet::new();
+    layers.iter().any(|layer| {
+        let mut is_removal = |path, item: &Item| match item {
+            Item::Whiteout => true,
+            Item::Present(present) if present.node.is_directory() => present.opaque || files.contains(path),
+            Item::Present(_) => {
+                files.insert(path);
+                false
+            }
+        };
+        layer.index.root_opaque()
+            || layer.index.entries().iter().any(|entry| is_removal(entry.path.as_slice(), &entry.item))
+    })
 }
 
 /// Writes layers (lowest first) as one, which shows on the layers below what they show there one after the other.

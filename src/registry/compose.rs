@@ -86,20 +86,25 @@ pub enum ComposeError {
 }
 
 /// Composes an index of the sources in their order: an image is one entry, an index all of its entries. What comes twice
-/// is in it once, with what is said last.
+/// is in it once, with what is said last. What is in a repository that will be written comes from there: a mirror may not
+/// have its newest state.
 ///
 /// # Errors
 /// A source cannot be had, or is an index of indexes.
 pub fn compose(
     client: &Client,
     sources: &[Source],
+    written: &[Reference],
     annotations: &Annotations,
     single: Single,
 ) -> Result<Composed, ComposeError> {
     let is_plain = *annotations == Annotations::default();
     let mut entries: Vec<(Reference, Descriptor)> = Vec::new();
     for source in sources {
-        let resolved = client.resolve(&source.reference, None)?;
+        let resolved = match written.iter().any(|one| one.name() == source.reference.name()) {
+            true => client.resolve_at(&source.reference, None)?,
+            false => client.resolve(&source.reference, None)?,
+        };
         let mut found = Descriptor::new(&resolved.media_type, resolved.digest, resolved.bytes.len() as u64);
         match resolved.document {
             Document::Index(index) => {

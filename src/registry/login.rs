@@ -170,7 +170,10 @@ impl LoginFile {
                 json!({"auth": base64::engine::general_purpose::STANDARD.encode(text)})
             }
         };
-        self.auths(&mut content)?.insert(server.key(), entry);
+        let auths = self.auths(&mut content)?;
+        // Another spelling of the same server would be found first.
+        auths.retain(|key, _| !is_key_of(server, key));
+        auths.insert(server.key(), entry);
         self.write(&content)?;
         Ok(helper.map_or(Kept::File, Kept::Helper))
     }
@@ -186,9 +189,8 @@ impl LoginFile {
             return Ok(Forgotten::Unknown);
         }
         let auths = self.auths(&mut content)?;
-        let same = |key: &String| key.parse::<Server>().is_ok_and(|known| known == *server);
         let before = auths.len();
-        auths.retain(|key, _| !same(key));
+        auths.retain(|key, _| !is_key_of(server, key));
         if auths.len() == before {
             return Ok(Forgotten::Unknown);
         }
@@ -275,6 +277,11 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Whether a key of `auths` is a spelling of a server.
+fn is_key_of(server: &Server, key: &str) -> bool {
+    key.parse::<Server>().is_ok_and(|known| known == *server)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -327,6 +334,10 @@ mod tests {
             r#"{"proxies":{"default":{}},"auths":{"https://r.example/v2/":{"auth":"eDp5"}},"HttpHeaders":{"a":"b"}}"#;
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        // Another spelling of the same server holds no longer.
+        assert_eq!(found(&file, "r.example", "a").as_deref(), Some("x:y"));
+        file.keep(&server("r.example"), "me", &Secret::new("new")).unwrap();
+        assert_eq!(found(&file, "r.example", "a").as_deref(), Some("me:new"));
         file.keep(&server("r.example/team"), "team", &Secret::new("t")).unwrap();
         file.keep(&server("docker.io"), "hub", &Secret::new("h")).unwrap();
         assert_eq!(mode(&path), 0o600);

@@ -65,7 +65,11 @@ impl Client {
         self.read_from_sources(reference, naming_of(reference), task, |source| self.resolve_at(source, task))
     }
 
-    fn resolve_at(&self, reference: &Reference, task: Option<&Task>) -> Result<Resolved, RegistryError> {
+    /// As [`Client::resolve`], of the registry itself: a mirror may not have yet what was written there.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`].
+    pub fn resolve_at(&self, reference: &Reference, task: Option<&Task>) -> Result<Resolved, RegistryError> {
         let shown = reference.to_string();
         let answer = self.ask_for_manifest(Method::GET, reference, &reference.version(), task)?;
         if answer.status != 200 {

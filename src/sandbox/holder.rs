@@ -302,7 +302,13 @@ impl Holder {
                     }
                     if let Some(recorder) = &running.recorder {
                         // With the command's last process its calls have an end, so it is writing, or has ended.
-                        status_of(recorder)?;
+                        let ended = status_of(recorder)?;
+                        if ended != Status::Code(0) {
+                            // Owners that were lost would be root's in the layer.
+                            let step = "record the owners of the command's files".to_owned();
+                            let reason = format!("the recorder ended with {ended:?}");
+                            answer(&running.job, &Reply::SetUpFailed { step, reason });
+                        }
                     }
                     if let Some(connector) = &running.connector {
                         kill(connector);

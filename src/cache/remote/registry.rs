@@ -28,7 +28,7 @@ impl Storage for Repository {
     }
 
     fn top(&self) -> Result<Option<Vec<u8>>, RemoteError> {
-        match self.client.resolve(&self.reference, None) {
+        match self.client.resolve_at(&self.reference, None) {
             Ok(resolved) => Ok(Some(resolved.bytes)),
             Err(RegistryError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),

@@ -20,7 +20,7 @@ use crate::ui::Ui;
 /// Composes an index and pushes it to each of its names; its digest goes to standard output.
 pub(super) fn create(request: &CreateIndex, environment: &Environment) -> Result<(), Failure> {
     let client = client(&request.registries);
-    let composed = compose(&client, &request.sources, &request.annotations, request.single);
+    let composed = compose(&client, &request.sources, &request.names, &request.annotations, request.single);
     let composed = composed.map_err(|error| failed(&error))?;
     if request.execution == Execution::DryRun {
         return print(&pretty(&composed.bytes));

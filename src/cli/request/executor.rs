@@ -149,8 +149,8 @@ fn words(
         (_, value) => return Err(Given { flag: "--log-format", value, expected: "text, color or json" }.invalid()),
     };
     add("--progress", progress);
-    cache_words(arguments, pushes, &mut add)?;
-    registry_words(arguments, environment, &mut add)?;
+    cache_words(arguments, &mut add)?;
+    registry_words(arguments, pushes, environment, &mut add)?;
     let (context, file) = context(arguments, environment)?;
     if let Some(file) = file {
         add("--file", &file);
@@ -160,13 +160,9 @@ fn words(
     Ok(words)
 }
 
-/// The cache in a registry, as kaniko has it: below the first destination unless another place is named, and written where
-/// the image is pushed.
-fn cache_words(
-    arguments: &ExecutorArguments,
-    pushes: bool,
-    add: &mut dyn FnMut(&str, &str),
-) -> Result<(), InvalidRequest> {
+/// The cache in a registry, as kaniko has it: below the first destination unless another place is named, and written also
+/// where the image itself is not pushed.
+fn cache_words(arguments: &ExecutorArguments, add: &mut dyn FnMut(&str, &str)) -> Result<(), InvalidRequest> {
     if !arguments.cache.is_on() {
         return Ok(());
     }
@@ -181,7 +177,7 @@ fn cache_words(
         None => (format!("type=registry,ref={name}"), format!("type=registry,ref={name}")),
     };
     add("--cache-from", &read);
-    if pushes && !arguments.no_push_cache.is_on() {
+    if !arguments.no_push_cache.is_on() {
         add("--cache-to", &format!("{write},mode=max"));
     }
     Ok(())
@@ -204,6 +200,7 @@ fn compression(arguments: &ExecutorArguments) -> String {
 
 fn registry_words(
     arguments: &ExecutorArguments,
+    pushes: bool,
     environment: &Environment,
     add: &mut dyn FnMut(&str, &str),
 ) -> Result<(), InvalidRequest> {
@@ -213,6 +210,13 @@ fn registry_words(
         }
     }
     if arguments.insecure_pull.is_on() || arguments.skip_tls_verify_pull.is_on() {
+        if pushes {
+            // It would hold for the push too, and send its credentials to whoever answers.
+            return Err(InvalidRequest::NotSupported {
+                flag: "--insecure-pull or --skip-tls-verify-pull of a build that pushes".to_owned(),
+                hint: "name the registries of the base images: --insecure-registry HOST".to_owned(),
+            });
+        }
         add("--insecure-registry", "*");
     }
     for host in arguments.insecure_registry.iter().chain(&arguments.skip_tls_verify_registry) {

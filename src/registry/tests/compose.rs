@@ -50,7 +50,7 @@ fn images_of_several_repositories_and_registries_become_one_index() {
     let first = put(&here, "a:1", "amd64", OCI_MANIFEST);
     let second = put(&there, "b:1", "arm64", OCI_MANIFEST);
     let sources = [source(&here, "a:1"), source(&there, "b:1"), source(&here, "a:1")];
-    let composed = compose(&client(), &sources, &Annotations::default(), Single::Index).unwrap();
+    let composed = compose(&client(), &sources, &[], &Annotations::default(), Single::Index).unwrap();
     assert_eq!(platforms(&composed), ["linux/amd64", "linux/arm64"]);
     assert_eq!(composed.descriptor.media_type, OCI_INDEX);
     let names = ["c:1", "c:2"].map(|name| reference(&here, name));
@@ -71,18 +71,18 @@ fn an_index_is_added_to_and_what_is_said_wins() {
         put(&registry, name, architecture, OCI_MANIFEST);
     }
     let two = [source(&registry, "a:amd64"), source(&registry, "a:arm64")];
-    let composed = compose(&client(), &two, &Annotations::default(), Single::Index).unwrap();
+    let composed = compose(&client(), &two, &[], &Annotations::default(), Single::Index).unwrap();
     composed.push(&client(), &[reference(&registry, "a:all")], &Progress::silent().task("")).unwrap();
     // Taken alone it is copied as it is.
     let all = [source(&registry, "a:all")];
-    assert_eq!(compose(&client(), &all, &Annotations::default(), Single::Index).unwrap().bytes, composed.bytes);
+    assert_eq!(compose(&client(), &all, &[], &Annotations::default(), Single::Index).unwrap().bytes, composed.bytes);
     let said = Said { platform: "linux/s390x".parse().ok(), annotations: [("k".to_owned(), "v".to_owned())].into() };
     let three = [source(&registry, "a:all"), Source { said, ..source(&registry, "a:other") }];
     let annotations = Annotations {
         index: [("about".to_owned(), "all".to_owned())].into(),
         entries: vec![("linux/arm64".parse().ok(), "slow".to_owned(), "yes".to_owned())],
     };
-    let more = compose(&client(), &three, &annotations, Single::Index).unwrap();
+    let more = compose(&client(), &three, &[], &annotations, Single::Index).unwrap();
     assert_eq!(platforms(&more), ["linux/amd64", "linux/arm64", "linux/s390x"]);
     let index = index_of(&more);
     assert_eq!(index.annotations["about"], "all");
@@ -95,11 +95,11 @@ fn one_image_is_copied_or_put_into_an_index() {
     let registry = open_registry();
     let manifest = put(&registry, "a:1", "amd64", DOCKER_MANIFEST);
     let one = [source(&registry, "a:1")];
-    let copied = compose(&client(), &one, &Annotations::default(), Single::Copy).unwrap();
+    let copied = compose(&client(), &one, &[], &Annotations::default(), Single::Copy).unwrap();
     assert_eq!((copied.descriptor.digest, &copied.bytes), (Digest::of(&manifest), &manifest));
     copied.push(&client(), &[reference(&registry, "b:1")], &Progress::silent().task("")).unwrap();
     assert_eq!(registry.manifest("b", "1"), Some((DOCKER_MANIFEST.to_owned(), manifest)));
-    let listed = compose(&client(), &one, &Annotations::default(), Single::Index).unwrap();
+    let listed = compose(&client(), &one, &[], &Annotations::default(), Single::Index).unwrap();
     assert_eq!(listed.descriptor.media_type, DOCKER_LIST);
 }
 
@@ -115,7 +115,8 @@ fn an_index_of_indexes_is_refused() {
     let inner = index(OCI_MANIFEST, &inner);
     registry.put_manifest("a", "inner", OCI_INDEX, &inner);
     registry.put_manifest("a", "outer", OCI_INDEX, &index(OCI_INDEX, &inner));
-    let composed = compose(&client(), &[source(&registry, "a:outer")], &Annotations::default(), Single::Index).unwrap();
+    let composed =
+        compose(&client(), &[source(&registry, "a:outer")], &[], &Annotations::default(), Single::Index).unwrap();
     let error = composed.push(&client(), &[reference(&registry, "b:1")], &Progress::silent().task("")).unwrap_err();
     assert!(error.to_string().contains("an index within an index"), "{error}");
 }
