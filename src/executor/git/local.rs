@@ -1,18 +1,12 @@
 //! The repository that a directory of this machine lies in.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use super::GitError;
 
 /// Settings that win over the repository's own, so that looking at it runs nothing that it names.
-const SAFE: [&str; 4] = [
-    "core.hooksPath=/dev/null",
-    "core.fsmonitor=false",
-    "protocol.allow=never",
-    // Nothing is run, so it does not matter whose it is: in a container a checkout is often another user's.
-    "safe.directory=*",
-];
+const SAFE: [&str; 3] = ["core.hooksPath=/dev/null", "core.fsmonitor=false", "protocol.allow=never"];
 
 /// When the last commit of the repository was made that a directory lies in, in seconds since 1970; none where it lies in
 /// no repository, or in one without commits. Without a repository git is not needed.
@@ -26,10 +20,10 @@ pub fn last_commit(directory: &Path) -> Result<Option<i64>, GitError> {
         message,
     };
     let directory = directory.canonicalize().map_err(|error| failed("rev-parse", error.to_string()))?;
-    if !directory.ancestors().any(|above| above.join(".git").exists()) {
+    let Some(repository) = directory.ancestors().map(|above| above.join(".git")).find(|git| git.exists()) else {
         return Ok(None);
-    }
-    let head = run(&directory, &["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])?;
+    };
+    let head = run(&repository, &["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])?;
     match head.status.code() {
         Some(0) => {}
         // As documented of --quiet: there is no such object, so nothing was committed yet.
@@ -37,7 +31,7 @@ pub fn last_commit(directory: &Path) -> Result<Option<i64>, GitError> {
         _ => return Err(failed("rev-parse", said(&head))),
     }
     let commit = String::from_utf8_lossy(&head.stdout).trim().to_owned();
-    let text = run(&directory, &["cat-file", "commit", &commit])?;
+    let text = run(&repository, &["cat-file", "commit", &commit])?;
     if !text.status.success() {
         return Err(failed("cat-file", said(&text)));
     }
@@ -45,9 +39,12 @@ pub fn last_commit(directory: &Path) -> Result<Option<i64>, GitError> {
     time.map(Some).ok_or_else(|| failed("cat-file", format!("commit {commit} has no date")))
 }
 
-fn run(directory: &PathBuf, arguments: &[&str]) -> Result<Output, GitError> {
+/// Git looks at whose a repository is where it finds one itself, not where it is told of one. In a container a checkout is
+/// often another user's, and as nothing of it is run, that does not matter. (`safe.directory` would not do: versions before
+/// 2.38 do not take it from the command line.)
+fn run(repository: &Path, arguments: &[&str]) -> Result<Output, GitError> {
     let mut command = Command::new("git");
-    command.current_dir(directory).env_clear().stdin(Stdio::null());
+    command.arg("--git-dir").arg(repository).env_clear().stdin(Stdio::null());
     command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     let settings = [
         ("LC_ALL", "C"),
@@ -59,7 +56,7 @@ fn run(directory: &PathBuf, arguments: &[&str]) -> Result<Output, GitError> {
         ("GIT_TERMINAL_PROMPT", "0"),
     ];
     command.envs(settings).args(SAFE.iter().flat_map(|setting| ["-c", setting])).args(arguments);
-    let remote = directory.display().to_string();
+    let remote = repository.display().to_string();
     command.output().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => GitError::NoGitHere { directory: remote },
         _ => GitError::Failed { action: arguments[0].to_owned(), remote, message: error.to_string() },
