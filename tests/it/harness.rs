@@ -160,6 +160,19 @@ pub fn read_command(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("commands print UTF-8").trim().to_owned()
 }
 
+/// A call of skopeo that has no credentials: those below /run/containers may be closed to whoever runs the suite.
+pub fn skopeo(arguments: &[&str]) -> Command {
+    static CREDENTIALS: OnceLock<PathBuf> = OnceLock::new();
+    let file = CREDENTIALS.get_or_init(|| {
+        let file = cache_directory().join("no-credentials.json");
+        fs::write(&file, "{}").expect("write a file of credentials");
+        file
+    });
+    let mut command = Command::new("skopeo");
+    command.args(arguments).env("REGISTRY_AUTH_FILE", file);
+    command
+}
+
 /// Whether a program can be started by name.
 pub fn has_program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

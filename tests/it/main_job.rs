@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::bases::Base;
 use crate::container::{self, Container};
-use crate::harness::{Files, Rbuild, User, has_program, succeed, suite_user};
+use crate::harness::{Files, Rbuild, User, has_program, skopeo, succeed, suite_user};
 use crate::image::Image;
 use crate::registry_server::{Access, Registry, missing_programs};
 
@@ -64,12 +64,7 @@ impl Pushed {
         let archive = self.archive();
         let image = Image::read(&archive);
         let remote = format!("docker://{}", self.name);
-        // Without it skopeo looks for credentials below /run/containers, which may be closed to whoever runs the suite.
-        let credentials = self.rbuild.path("out/no-credentials.json");
-        std::fs::write(&credentials, "{}").expect("write a file of credentials");
-        let skopeo = |arguments: &[&str]| {
-            succeed(Command::new("skopeo").args(arguments).env("REGISTRY_AUTH_FILE", &credentials)).stdout
-        };
+        let skopeo = |arguments: &[&str]| succeed(&mut skopeo(arguments)).stdout;
         let needs_umoci = self.rbuild.user == suite_user();
         if !has_program("skopeo") || (needs_umoci && !has_program("umoci")) {
             skip!("skopeo or umoci is not installed");

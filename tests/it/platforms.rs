@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::bases::Base;
-use crate::harness::{Files, Rbuild, has_program, succeed};
+use crate::harness::{Files, Rbuild, has_program, skopeo, succeed};
 use crate::image::Image;
 use crate::registry_server::{Access, Registry, missing_programs};
 
@@ -28,7 +28,7 @@ const TWO: &str = "linux/amd64,linux/arm64";
 
 fn raw(name: &str) -> Value {
     let name = format!("docker://{name}");
-    let output = succeed(Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", &name]));
+    let output = succeed(&mut skopeo(&["inspect", "--raw", "--tls-verify=false", &name]));
     serde_json::from_slice(&output.stdout).expect("what skopeo read is JSON")
 }
 
