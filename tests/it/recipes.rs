@@ -53,8 +53,8 @@ fn the_recipes_are_yaml_and_kubernetes_gets_the_restricted_profile() {
     let variables = container["env"].as_vec().expect("variables");
     let place =
         |name: &str| variables.iter().find(|variable| variable["name"].as_str() == Some(name))?["value"].as_str();
-    assert!(place("RBUILD_ROOT").is_some_and(|path| path.starts_with("/work/")));
-    assert_eq!(container["volumeMounts"][0]["mountPath"].as_str(), Some("/work"));
+    assert!(place("RBUILD_ROOT").is_some_and(|path| path.starts_with("/builds/")));
+    assert_eq!(container["volumeMounts"][0]["mountPath"].as_str(), Some("/builds"));
 }
 
 #[test]
