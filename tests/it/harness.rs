@@ -222,6 +222,9 @@ impl Rbuild {
         // open for writing cannot be executed (ETXTBSY).
         if fs::hard_link(&program, rbuild.program()).is_err() {
             fs::copy(&program, rbuild.program()).expect("copy rbuild");
+            // As soon as it has been started once, no fork has it open any more.
+            let mut first = Command::new(rbuild.program());
+            finish(start(first.arg("--version").stdout(Stdio::null()).stderr(Stdio::null())));
         }
         rbuild.own_everything();
         for (name, place) in [
