@@ -163,7 +163,7 @@ def workloads(scale):
         Workload("writing", "RUN that writes 30,000 files, 500 MB", write_writing, fresh,
                  bare=f'cd "$OUT" && busybox sh -c \'{writing(scale)}\''),
         Workload("stages", "8 independent stages of equal work", write_stages, fresh,
-                 bare=in_turns.replace("sha256sum", "busybox sha256sum")),
+                 bare=in_turns.replace("head", "busybox head").replace("sha256sum", "busybox sha256sum")),
         Workload("node-noop", "node application, nothing changed", write_node, cached),
         Workload("node-edit", "node application, app.js edited", write_node, cached, edit_app),
         Workload("push", "push to another repository", write_small, push),
