@@ -2,6 +2,7 @@
 
 mod fetch;
 mod open;
+mod patch;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,8 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
+
+pub(super) use write::Origin;
 
 use super::ingest::BlobForm;
 use super::namespace::Namespace;
@@ -112,6 +115,7 @@ impl<'a> Layers<'a> {
     /// Whether some form of a layer can be had, here or from a registry.
     pub fn is_available(&self, layer: &Digest, record: &LayerRecord) -> bool {
         record.blobs.values().any(|blob| self.store.has_blob(&blob.digest))
+            || record.patch.as_ref().is_some_and(|patch| self.can_be_patched(patch))
             || !record.remotes.is_empty()
             || self.promised.holds(layer)
             // Asked before it is known whether a namespace will be needed at all: a tree that was made with other ids
@@ -151,8 +155,8 @@ impl<'a> Layers<'a> {
                 Some(index) => Arc::new(index),
                 None => {
                     let mut tar = self.open_tar(layer, task)?;
-                    let ingested = self.ingest(layer, None, None, |out| io::copy(&mut tar, out).map(drop))?;
-                    Arc::new(self.keep(layer, ingested, None)?)
+                    let ingested = self.ingest(layer, None, None, None, |out| io::copy(&mut tar, out).map(drop))?;
+                    Arc::new(self.keep(layer, ingested, None, Origin::default())?)
                 }
             };
             self.indexes.lock().expect("no holder panics").insert(*layer, Arc::clone(&index));
@@ -191,8 +195,8 @@ impl<'a> Layers<'a> {
                 return self.tree_with_implied(layer, &implied, task);
             }
             let mut tar = self.open_tar(layer, task)?;
-            let (ingested, tree) = self.unpack(layer, None, &[], |out| io::copy(&mut tar, out).map(drop))?;
-            let index = self.keep(layer, ingested, None)?;
+            let (ingested, tree) = self.unpack(layer, None, None, &[], |out| io::copy(&mut tar, out).map(drop))?;
+            let index = self.keep(layer, ingested, None, Origin::default())?;
             match self.implied(&index, below, task)? {
                 None => tree.seal(self, &TreeName::of(layer)),
                 Some(implied) => {
@@ -213,7 +217,7 @@ impl<'a> Layers<'a> {
             return Ok(path);
         }
         let mut tar = self.open_tar(layer, task)?;
-        let (_, tree) = self.unpack(layer, None, implied, |out| io::copy(&mut tar, out).map(drop))?;
+        let (_, tree) = self.unpack(layer, None, None, implied, |out| io::copy(&mut tar, out).map(drop))?;
         tree.seal(self, &name)
     }
 
@@ -294,8 +298,8 @@ impl<'a> Layers<'a> {
             }
             let mut tar = self.open_tar(layer, task)?;
             let mut part = task.part(format!("packing {}", layer.short()), record.size);
-            let ingested = self.ingest(layer, Some(form), None, |out| fetch::copy(&mut tar, out, &mut part))?;
-            self.keep(layer, ingested, Some(form))?;
+            let ingested = self.ingest(layer, None, Some(form), None, |out| fetch::copy(&mut tar, out, &mut part))?;
+            self.keep(layer, ingested, Some(form), Origin::default())?;
             part.finish();
             let record = self.record(layer)?;
             self.stored(&record, &form.name()).ok_or_else(|| ExecuteError::layer(layer, io::ErrorKind::NotFound.into()))

@@ -2,6 +2,7 @@
 
 mod changes;
 mod emit;
+mod reuse;
 mod write;
 
 use std::cell::{Cell, OnceCell};
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use changes::file_changes;
+use reuse::Earlier;
 pub(super) use write::write_entries;
 use write::write_recipe;
 
@@ -18,11 +20,12 @@ use super::copy::{Chmod, Content, CopyError, CopyRequest, CopySource, Ignored, R
 use super::passwd::lookup_owner;
 use super::step::{Made, Work};
 use super::waiting::Shared;
-use super::{ExecuteError, StepOutput};
+use super::{ExecuteError, StepOutput, layers};
 use crate::cache::{Key, key};
 use crate::digest::{Digest, Frame};
 use crate::layer::index::{Index, Item};
 use crate::layer::view::MergedView;
+use crate::layer::write::DIALECT;
 use crate::plan::{CopyFrom, CopyOp, Link, Parents, Source};
 use crate::store::{SlotRecord, StepRecord};
 use crate::tree::{self, Kind, Node, Time, View};
@@ -160,6 +163,8 @@ impl Work<'_> {
         };
         // Explaining a miss places the recipe first; what goes wrong there is the step's own failure.
         let failed = Cell::new(None);
+        // What was compared with is what an edit is made from.
+        let earlier = Cell::new(None);
         let files = |before: &SlotRecord| {
             // Not kept in memory, and not made anew where it is gone: it is for a message only.
             let old = self.services.layers.read_index(&before.layer?)?;
@@ -168,7 +173,11 @@ impl Work<'_> {
                 return by_source.take().map(|recipe| file_changes(&old, &recipe, op));
             }
             match place() {
-                Ok(recipe) => Some(file_changes(&old, recipe, op)),
+                Ok(recipe) => {
+                    let changes = file_changes(&old, recipe, op);
+                    earlier.set(Some(Earlier { layer: before.layer?, index: old }));
+                    Some(changes)
+                }
                 Err(error) => {
                     failed.set(Some(error));
                     None
@@ -180,7 +189,7 @@ impl Work<'_> {
             None => {
                 let recipe = place()?;
                 self.warn(recipe.warnings.iter().filter(|warning| !told.contains(warning)));
-                self.make_copy(&copying, recipe)
+                self.make_copy(&copying, recipe, earlier.take())
             }
         })
     }
@@ -275,7 +284,12 @@ impl Work<'_> {
         })
     }
 
-    fn make_copy(&self, copying: &Copying<'_>, recipe: &Recipe) -> Result<Made, ExecuteError> {
+    fn make_copy(
+        &self,
+        copying: &Copying<'_>,
+        recipe: &Recipe,
+        earlier: Option<Earlier>,
+    ) -> Result<Made, ExecuteError> {
         let archives = self.archives(copying)?;
         if !archives.is_empty() {
             return self.add_archives(copying, recipe, &archives);
@@ -287,11 +301,7 @@ impl Work<'_> {
             return Ok(Made::Found(record));
         }
         let (layer, index) = match &copying.origin {
-            Origin::Context(_) => {
-                let request = copying.request(None, None, self.services.options.epoch);
-                let write = |out: &mut dyn Write| write_recipe(&recipe.entries, &request.sources, out).map(drop);
-                self.services.layers.create(self.wanted(), write)?
-            }
+            Origin::Context(_) => self.write_context(copying, recipe, earlier)?,
             Origin::Stage(layers, view) => {
                 let mut tar = self.emit(recipe, layers, view)?;
                 let is_inline = |entry: &RecipeEntry| matches!(entry.content, Content::Inline(_));
@@ -306,6 +316,27 @@ impl Work<'_> {
         let record = StepRecord { layer, title: self.step.title.clone(), created };
         self.services.cache.keep(&by_content, &record)?;
         Ok(Made::New(layer))
+    }
+
+    /// Writes what is copied out of a context.
+    fn write_context(
+        &self,
+        copying: &Copying<'_>,
+        recipe: &Recipe,
+        earlier: Option<Earlier>,
+    ) -> Result<(Digest, Index), ExecuteError> {
+        let layers = self.services.layers;
+        let request = copying.request(None, None, self.services.options.epoch);
+        let reused = earlier.map(|earlier| self.reuse(earlier, &recipe.entries, &request.sources));
+        // An earlier layer that turns out to be damaged is no reason to fail: all is there to write this one whole.
+        if let Some(reused) = reused.transpose()?.flatten()
+            && let Ok(made) = layers.create_spliced(self.wanted(), reused.base, reused.splice, reused.index)
+        {
+            return Ok(made);
+        }
+        let written = layers::Origin { dialect: Some(DIALECT), ..layers::Origin::default() };
+        let write = |out: &mut dyn Write| write_recipe(&recipe.entries, &request.sources, out).map(drop);
+        layers.create_from(self.wanted(), written, write)
     }
 
     /// The digests that made the key must be those of what was written, or the cache would lie.

@@ -17,10 +17,15 @@ impl Layers<'_> {
     pub fn open_tar(&self, layer: &Digest, task: &Task) -> Result<Box<dyn Read + Send>> {
         let record = self.record(layer)?;
         let here = record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
-        let blob = match here {
-            Some(blob) => blob,
-            None if self.can_be_pulled(layer, &record) => self.pull(layer, &record, task)?,
-            None => return self.pack(layer, &record, task),
+        let patch = record.patch.as_ref().filter(|patch| self.can_be_patched(patch));
+        let blob = match (here, patch, record.diff_id) {
+            (Some(blob), ..) => blob,
+            (None, Some(patch), Some(diff_id)) => {
+                let tar = self.patched(patch).map_err(|error| ExecuteError::layer(layer, error))?;
+                return Ok(Box::new(VerifyReader::new(tar, diff_id, Some(record.size))));
+            }
+            _ if self.can_be_pulled(layer, &record) => self.pull(layer, &record, task)?,
+            _ => return self.pack(layer, &record, task),
         };
         let file = self.store.open_blob(&blob.digest)?;
         let tar = decompress(io::BufReader::with_capacity(256 << 10, file))

@@ -13,7 +13,18 @@ use crate::executor::workers::{self, ImpliedDirectory};
 use crate::layer::index::Index;
 use crate::owners::table_path;
 use crate::sandbox::Ownership;
-use crate::store::{BlobRecord, TreeName};
+use crate::store::{BlobRecord, PatchRecord, TreeName};
+
+/// What is known of a layer before it is written.
+#[derive(Debug, Default)]
+pub(in crate::executor) struct Origin {
+    /// What will be in it.
+    pub(in crate::executor) index: Option<Index>,
+    /// By which rules its tar is written, from a list sorted by path.
+    pub(in crate::executor) dialect: Option<u32>,
+    /// How it is made of another layer.
+    pub(in crate::executor) patch: Option<PatchRecord>,
+}
 
 impl Layers<'_> {
     /// Writes a layer: `write` streams its tar. Its name is its diffID.
@@ -23,18 +34,30 @@ impl Layers<'_> {
         wanted: Wanted,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(Digest, Index)> {
+        self.create_from(wanted, Origin::default(), write)
+    }
+
+    /// As [`Layers::create`], of a layer of which something is known beforehand.
+    pub(in crate::executor) fn create_from(
+        &self,
+        wanted: Wanted,
+        mut origin: Origin,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(Digest, Index)> {
         let nothing = Digest::of(b"");
+        let index = origin.index.take();
         if !wanted.tree {
-            let blob = wanted.with_blob().blob;
-            let ingested = self.ingest(&nothing, blob, None, write)?;
+            // What differs from another layer is all that has to be kept.
+            let blob = if origin.patch.is_some() { wanted.blob } else { wanted.with_blob().blob };
+            let ingested = self.ingest(&nothing, index, blob, None, write)?;
             let layer = ingested.diff_id;
-            let index = self.keep(&layer, ingested, blob)?;
+            let index = self.keep(&layer, ingested, blob, origin)?;
             return Ok((layer, index));
         }
         let blob = wanted.blob;
-        let (ingested, tree) = self.unpack(&nothing, blob, &[], write)?;
+        let (ingested, tree) = self.unpack(&nothing, index, blob, &[], write)?;
         let layer = ingested.diff_id;
-        let index = self.keep(&layer, ingested, blob)?;
+        let index = self.keep(&layer, ingested, blob, origin)?;
         if blob.is_some() && !implied_directories(&index).is_empty() {
             // Its tree depends on what it is put on: it is made from the blob where it is needed.
             self.namespace.remove(&[tree.path])?;
@@ -47,12 +70,13 @@ impl Layers<'_> {
     pub(super) fn ingest(
         &self,
         layer: &Digest,
+        index: Option<Index>,
         blob: Option<BlobForm>,
         pipe: Option<OwnedFd>,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Ingested> {
         let failed = |error| ExecuteError::layer(layer, error);
-        let mut ingest = Ingest::start(self.store, blob, pipe).map_err(failed)?;
+        let mut ingest = Ingest::start(self.store, index, blob, pipe).map_err(failed)?;
         let written = write(&mut ingest);
         let ingested = ingest.finish();
         let is_full =
@@ -71,6 +95,7 @@ impl Layers<'_> {
     pub(super) fn unpack(
         &self,
         layer: &Digest,
+        index: Option<Index>,
         blob: Option<BlobForm>,
         implied: &[ImpliedDirectory],
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -87,7 +112,7 @@ impl Layers<'_> {
             fds.push(table.into());
         }
         let worker = self.namespace.worker(workers::UNPACK, &args, fds)?;
-        let ingested = self.ingest(layer, blob, Some(writer.into()), write);
+        let ingested = self.ingest(layer, index, blob, Some(writer.into()), write);
         let unpacked = worker.wait();
         match (ingested, unpacked) {
             (Ok(ingested), Ok(())) => Ok((ingested, UnpackedTree { path })),
@@ -98,7 +123,13 @@ impl Layers<'_> {
     }
 
     /// Records what was learnt of a layer.
-    pub(super) fn keep(&self, layer: &Digest, ingested: Ingested, form: Option<BlobForm>) -> Result<Index> {
+    pub(super) fn keep(
+        &self,
+        layer: &Digest,
+        ingested: Ingested,
+        form: Option<BlobForm>,
+        origin: Origin,
+    ) -> Result<Index> {
         let before = self.record(layer)?;
         if let Some(expected) = before.diff_id.filter(|expected| *expected != ingested.diff_id) {
             let text = format!("its tar has digest {}, expected {expected}", ingested.diff_id);
@@ -107,6 +138,8 @@ impl Layers<'_> {
         self.store.update_layer(layer, |record| {
             record.diff_id = Some(ingested.diff_id);
             record.size = ingested.size;
+            record.dialect = origin.dialect.or(record.dialect);
+            record.patch = origin.patch.or(record.patch.take());
             if let (Some(form), Some((digest, size))) = (form, ingested.blob) {
                 let compression = compression_name(form.compression).to_owned();
                 record.blobs.insert(form.name(), BlobRecord { digest, size, compression });

@@ -70,10 +70,8 @@ impl Work<'_> {
                 let Content::Inline(content) = &entry.content else { continue };
                 tar.append(&entry.path, &entry.node, None, &mut &content[..])?;
             }
-            let mut bytes = std::mem::replace(&mut tar, TarWriter::new(Vec::new())).finish()?;
             // The end of the first archive must not end the whole.
-            bytes.truncate(bytes.len() - 2 * 512);
-            Ok(bytes)
+            std::mem::replace(&mut tar, TarWriter::new(Vec::new())).interrupt()
         };
         let first = written().map_err(|error| self.read_error(error))?;
         Ok(Box::new(io::Cursor::new(first).chain(rest)))
