@@ -16,6 +16,7 @@ mod agents;
 mod archives;
 mod bases;
 mod container;
+mod copying;
 mod corpus;
 mod image;
 mod image_commands;
