@@ -53,6 +53,7 @@ mod remote;
 mod remote_cache;
 mod reproducible;
 mod running;
+mod schemas;
 mod secrets;
 mod secrets_scan;
 mod shell;
