@@ -41,7 +41,7 @@ impl Layers<'_> {
         self.store.update_layer(&ingested.diff_id, |record| {
             record.diff_id = Some(ingested.diff_id);
             record.size = ingested.size;
-            record.blobs.insert(format!("{PULLED}{compression}"), BlobRecord { digest: *blob, size, compression });
+            record.add_blob(format!("{PULLED}{compression}"), BlobRecord { digest: *blob, size, compression });
         })?;
         self.store.write_index(&ingested.diff_id, &ingested.index.to_bytes())?;
         Ok(ingested.diff_id)

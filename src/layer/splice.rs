@@ -47,6 +47,16 @@ impl Splice {
         Ok(Splice { pieces })
     }
 
+    /// Whether it is the whole of an earlier tar of so many bytes: nothing but zeros at its end is new.
+    pub fn is_whole(&self, size: u64) -> bool {
+        match self.pieces.as_slice() {
+            [Piece::Old { offset: 0, length }, Piece::New(end)] => {
+                length.checked_add(end.len() as u64) == Some(size) && end.iter().all(|byte| *byte == 0)
+            }
+            _ => false,
+        }
+    }
+
     /// As bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
@@ -188,6 +198,23 @@ mod tests {
         let mut out = String::new();
         splice.unwrap().read(&b"abcdefgh"[..]).read_to_string(&mut out).unwrap();
         assert_eq!(out, "bcXYfZ");
+    }
+
+    #[test]
+    fn what_is_all_of_the_earlier_tar_is_told_from_a_part_of_it() {
+        let end = || Piece::New(vec![0; 1024]);
+        let is_whole = |pieces| Splice::new(pieces).unwrap().is_whole(3024);
+        assert!(is_whole(vec![old(0, 2000), end()]));
+        let parts = [
+            vec![old(0, 1000), end()],
+            vec![old(1, 2000), end()],
+            vec![old(0, 1000), old(1500, 1000), end()],
+            vec![old(0, 2000), Piece::New(vec![1; 1024])],
+            vec![end()],
+        ];
+        for pieces in parts {
+            assert!(!is_whole(pieces.clone()), "{pieces:?}");
+        }
     }
 
     #[test]

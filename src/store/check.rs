@@ -308,6 +308,8 @@ impl Check<'_> {
         if let Some(known) = self.usable.get(layer) {
             return Ok(*known);
         }
+        // Until more is known: whatever needs itself cannot be had.
+        self.usable.insert(*layer, false);
         // A record may be damaged itself, which is noted elsewhere.
         let record: Option<LayerRecord> = self.store.read_record(super::RecordKind::Layer, layer)?;
         let usable = match record {
@@ -353,7 +355,7 @@ fn paths(folder: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{BlobRecord, ImageRecord, RecordKind};
+    use crate::store::{BlobRecord, ImageRecord, PatchRecord, RecordKind, RemoteBlob, RemoteOrigin};
 
     /// A store with one step, its layer in a blob, and an image of it.
     fn store(root: &Path) -> (Store, Digest, Digest) {
@@ -378,6 +380,48 @@ mod tests {
         };
         store.tag(&Tagged { name: "x".into(), platform: "linux/amd64".into(), built: true, image }).unwrap();
         (store, blob, config)
+    }
+
+    /// Makes a layer nothing but a patch of another; it has a step.
+    fn patched(store: &Store, name: &str, base: Digest) -> Digest {
+        let (layer, blob) = (Digest::of(name.as_bytes()), store.put_blob(b"patch").unwrap());
+        let patch = PatchRecord { base, blob, size: 5 };
+        store.update_layer(&layer, |record| record.patch = Some(patch)).unwrap();
+        let step = StepRecord { layer, title: name.into(), created: String::new() };
+        store.write_record(RecordKind::Step, &Digest::of(name.as_bytes()), &step).unwrap();
+        layer
+    }
+
+    #[test]
+    fn layers_that_are_made_of_themselves_cannot_be_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, ..) = store(&folder.path().join("store"));
+        let own = Digest::of(b"own");
+        patched(&store, "own", own);
+        let one = patched(&store, "one", Digest::of(b"other"));
+        patched(&store, "other", one);
+        assert_eq!(kinds(&store, Depth::Names), ["step-without-layer"; 3]);
+        assert_eq!(repaired(&store), ["step-without-layer"; 3]);
+    }
+
+    #[test]
+    fn a_patch_needs_a_blob_of_the_layer_that_it_is_made_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, ..) = store(&folder.path().join("store"));
+        let remote = RemoteBlob {
+            repository: "registry.example/app".into(),
+            media_type: String::new(),
+            digest: Digest::of(b"elsewhere"),
+            size: 9,
+            origin: RemoteOrigin::Image,
+        };
+        let elsewhere = Digest::of(b"elsewhere");
+        store.update_layer(&elsewhere, |record| record.remotes.push(remote)).unwrap();
+        patched(&store, "of a blob", Digest::of(b"layer"));
+        assert_eq!(kinds(&store, Depth::Names), [""; 0]);
+        patched(&store, "of what is elsewhere", elsewhere);
+        assert_eq!(kinds(&store, Depth::Names), ["step-without-layer"]);
+        assert_eq!(repaired(&store), ["step-without-layer"]);
     }
 
     fn kinds(store: &Store, depth: Depth) -> Vec<&'static str> {

@@ -211,6 +211,7 @@ struct Layer {
     /// How many entries, images and layers above need it.
     needed_by: usize,
     bytes: u64,
+    /// The layers that it needs; never itself, not even through others.
     below: Vec<Digest>,
 }
 
@@ -266,15 +267,39 @@ impl<'a> Inventory<'a> {
         for tree in self.store.stored_trees()? {
             *trees.entry(tree.layer).or_default() += self.sizes.get(&tree.path).copied().unwrap_or(0);
         }
+        let mut patches = Vec::new();
         for name in self.store.names("layers")? {
             let record: LayerRecord = self.store.read_record(RecordKind::Layer, &name)?.unwrap_or_default();
             let blobs: BTreeSet<Digest> = record.files().map(|(blob, _)| blob).collect();
             let blobs: u64 = blobs.iter().map(|blob| size_of(&self.store.blob_path(blob))).sum();
             let tree = trees.get(&name).copied().unwrap_or(0);
             let bytes = blobs + tree + size_of(&self.store.index_path(&name));
-            self.layers.insert(name, Layer { needed_by: 0, bytes, below: record.needs().collect() });
+            patches.extend(record.patch.map(|patch| (name, patch.base)));
+            self.layers.insert(name, Layer { needed_by: 0, bytes, below: record.below });
+        }
+        for (name, base) in patches {
+            // A damaged record may say that a layer is made of itself.
+            if !self.is_needed_by(&name, &base)
+                && let Some(layer) = self.layers.get_mut(&name)
+            {
+                layer.below.push(base);
+            }
         }
         Ok(())
+    }
+
+    /// Whether a layer is another one, or something that the other one needs.
+    fn is_needed_by(&self, name: &Digest, other: &Digest) -> bool {
+        let (mut todo, mut seen) = (vec![*other], BTreeSet::new());
+        while let Some(layer) = todo.pop() {
+            if layer == *name {
+                return true;
+            }
+            if seen.insert(layer) {
+                todo.extend(self.layers.get(&layer).iter().flat_map(|layer| &layer.below));
+            }
+        }
+        false
     }
 
     /// Notes the images; the layers that named ones hold.

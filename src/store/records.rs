@@ -76,6 +76,12 @@ impl LayerRecord {
         self.below.iter().copied().chain(self.patch.iter().map(|patch| patch.base))
     }
 
+    /// Notes a blob. A layer that has one needs no other to be had.
+    pub fn add_blob(&mut self, form: String, blob: BlobRecord) {
+        self.blobs.insert(form, blob);
+        self.patch = None;
+    }
+
     /// The blobs that belong to it.
     pub fn files(&self) -> impl Iterator<Item = (Digest, u64)> {
         let blobs = self.blobs.values().map(|blob| (blob.digest, blob.size));

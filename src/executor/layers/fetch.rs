@@ -34,7 +34,7 @@ impl Layers<'_> {
                 Ok(blob) => {
                     let name = format!("{PULLED}{}", blob.compression);
                     self.store.update_layer(layer, |record| {
-                        record.blobs.insert(name, blob.clone());
+                        record.add_blob(name, blob.clone());
                     })?;
                     return Ok(blob);
                 }
@@ -91,7 +91,7 @@ impl Layers<'_> {
         let blob = BlobRecord { digest: descriptor.digest, size: descriptor.size, compression };
         self.store.update_layer(layer, |record| {
             record.diff_id = Some(*layer);
-            record.blobs.insert(format!("{PULLED}{}", blob.compression), blob);
+            record.add_blob(format!("{PULLED}{}", blob.compression), blob);
         })?;
         Ok(())
     }

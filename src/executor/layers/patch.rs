@@ -20,14 +20,14 @@ impl Layers<'_> {
     pub(in crate::executor) fn patch_base(&self, layer: &Digest) -> Result<Option<(Digest, LayerRecord)>> {
         let record = self.record(layer)?;
         let (base, record) = match &record.patch {
-            Some(patch) => (patch.base, self.record(&patch.base)?),
-            None => (*layer, record),
+            Some(patch) if !self.has_some_blob(&record) => (patch.base, self.record(&patch.base)?),
+            _ => (*layer, record),
         };
         let is_usable = record.dialect == Some(DIALECT) && self.has_some_blob(&record);
         Ok(is_usable.then_some((base, record)))
     }
 
-    /// Writes a layer that is made of another.
+    /// Writes a layer that is made of another; where it is that one, nothing is written.
     pub(in crate::executor) fn create_spliced(
         &self,
         wanted: Wanted,
@@ -36,6 +36,14 @@ impl Layers<'_> {
         index: Index,
     ) -> Result<(Digest, Index)> {
         let failed = |error| ExecuteError::layer(&base, error);
+        let record = self.record(&base)?;
+        if splice.is_whole(record.size) {
+            return Ok((base, index));
+        }
+        if record.patch.is_some() {
+            // It has a blob: without the patch that earlier versions left there, no layer can be made of itself.
+            self.store.update_layer(&base, |record| record.patch = None)?;
+        }
         // Where the blob is wanted anyway, or a tree is there to be packed, nothing is gained by keeping the patch.
         let patch = if wanted.blob.is_none() && !wanted.tree { Some(self.keep_patch(base, &splice)?) } else { None };
         let mut tar = splice.read(self.base_tar(&base).map_err(failed)?);
@@ -53,7 +61,7 @@ impl Layers<'_> {
         self.store.has_blob(&patch.blob) && self.record(&patch.base).is_ok_and(|base| self.has_some_blob(&base))
     }
 
-    fn has_some_blob(&self, record: &LayerRecord) -> bool {
+    pub(super) fn has_some_blob(&self, record: &LayerRecord) -> bool {
         record.blobs.values().any(|blob| self.store.has_blob(&blob.digest))
     }
 

@@ -139,10 +139,12 @@ impl Layers<'_> {
             record.diff_id = Some(ingested.diff_id);
             record.size = ingested.size;
             record.dialect = origin.dialect.or(record.dialect);
-            record.patch = origin.patch.or(record.patch.take());
+            let patch = origin.patch.or(record.patch.take());
+            // What is whole needs no other layer, and what is made of itself could not be made.
+            record.patch = patch.filter(|patch| patch.base != *layer && !self.has_some_blob(record));
             if let (Some(form), Some((digest, size))) = (form, ingested.blob) {
                 let compression = compression_name(form.compression).to_owned();
-                record.blobs.insert(form.name(), BlobRecord { digest, size, compression });
+                record.add_blob(form.name(), BlobRecord { digest, size, compression });
             }
         })?;
         // After the record: who finds the index may ask the record for the diffID.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::{ImageRecord, TreeName};
+use crate::store::{ImageRecord, PatchRecord, TreeName};
 
 fn owner() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
@@ -134,4 +134,30 @@ fn cache_mounts_are_counted_and_go_by_themselves() {
     let collected = store.collect(&mounts, &sizes).unwrap();
     assert!(!mount.exists() && collected.trees.len() == 1);
     assert_eq!(store.abandoned_drafts("1-1").unwrap(), collected.trees);
+}
+
+/// Makes a layer a patch of another.
+fn patch(store: &Store, layer: &Digest, base: Digest) {
+    let bytes = layer.hex().into_bytes();
+    let (blob, size) = (store.put_blob(&bytes).unwrap(), bytes.len() as u64);
+    store.update_layer(layer, |record| record.patch = Some(PatchRecord { base, blob, size })).unwrap();
+}
+
+#[test]
+fn layers_that_are_made_of_themselves_count_once_when_they_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut sizes) = (open(&folder), Sizes::new());
+    let megabyte = 1 << 20;
+    let [own, one, other] = [("own", 40), ("one", 30), ("other", 20)]
+        .map(|(name, minutes)| step(&store, name, minutes, megabyte, &[], &mut sizes));
+    step(&store, "new", 1, megabyte, &[], &mut sizes);
+    patch(&store, &own, own);
+    patch(&store, &one, other);
+    patch(&store, &other, one);
+    let chosen = |max| store.foresee_collection(&policy(0, Some(max), Kinds::Cache), &sizes).unwrap();
+    assert_eq!(titles(&chosen(7 * megabyte / 2)), ["own"]);
+    // Which of the two goes first does not matter: both have gone, and nothing else.
+    assert_eq!(chosen(3 * megabyte / 2).len(), 3);
+    store.collect(&policy(0, Some(3 * megabyte / 2), Kinds::Cache), &sizes).unwrap();
+    assert_eq!(titles(&store.entries(&sizes).unwrap()), ["new"]);
 }
