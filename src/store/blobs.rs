@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Result, Store, StoreError};
+use super::{LayerRecord, RecordKind, Result, Store, StoreError};
 use crate::digest::{Digest, Hasher};
 
 /// Writes a blob; nothing is visible in the store before [`BlobWriter::commit`].
@@ -25,6 +25,21 @@ impl Store {
     /// Whether a blob is there.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blob_path(digest).exists()
+    }
+
+    /// Whether a layer's tar can be had from blobs here: its own, or a patch and one of what it is a patch of.
+    pub fn has_layer(&self, record: &LayerRecord) -> Result<bool> {
+        if self.has_some_blob(record) {
+            return Ok(true);
+        }
+        let Some(patch) = record.patch.as_ref().filter(|patch| self.has_blob(&patch.blob)) else { return Ok(false) };
+        let base: Option<LayerRecord> = self.read_record(RecordKind::Layer, &patch.base)?;
+        Ok(base.is_some_and(|base| self.has_some_blob(&base)))
+    }
+
+    /// Whether a blob of a layer is here.
+    pub fn has_some_blob(&self, record: &LayerRecord) -> bool {
+        record.blobs.values().any(|blob| self.has_blob(&blob.digest))
     }
 
     /// Opens a blob for reading.

@@ -315,15 +315,8 @@ impl Check<'_> {
         let usable = match record {
             None => false,
             Some(record) if !record.remotes.is_empty() => true,
-            Some(record) if record.blobs.values().any(|blob| self.store.has_blob(&blob.digest)) => true,
-            Some(record) => {
-                let patch = record.patch.as_ref().filter(|patch| self.store.has_blob(&patch.blob));
-                let is_patched = match patch {
-                    Some(patch) => self.is_usable(&patch.base)?,
-                    None => false,
-                };
-                is_patched || self.has_tree(layer)? && self.first_unusable(&record.below)?.is_none()
-            }
+            Some(record) if self.store.has_layer(&record)? => true,
+            Some(record) => self.has_tree(layer)? && self.first_unusable(&record.below)?.is_none(),
         };
         self.usable.insert(*layer, usable);
         Ok(usable)

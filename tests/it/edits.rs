@@ -1,7 +1,7 @@
 //! An edit of few files among many: the layer is made of the one before it, and is the one that a cold build makes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::harness::{Files, Rbuild};
@@ -40,6 +40,25 @@ fn cold_layers(rbuild: &Rbuild, context: &Files) -> String {
 fn stored(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).expect("list the blobs").flatten();
     entries.map(|entry| entry.metadata().map_or(0, |file| file.len())).sum()
+}
+
+fn largest(folder: &Path) -> PathBuf {
+    let entries = fs::read_dir(folder).expect("list the blobs").flatten();
+    entries.map(|entry| entry.path()).max_by_key(|path| path.metadata().map_or(0, |file| file.len())).expect("a blob")
+}
+
+/// Changes one byte in the middle of a file.
+fn damage(path: &Path) {
+    let mut content = fs::read(path).expect("read a blob");
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::write(path, content).expect("damage a blob");
+}
+
+/// How many layers are kept as what differs from another.
+fn patched(rbuild: &Rbuild) -> usize {
+    let records = fs::read_dir(rbuild.store().join("layers")).expect("list the layers").flatten();
+    records.filter(|record| fs::read_to_string(record.path()).expect("read a record").contains("\"patch\"")).count()
 }
 
 fn is_whole(rbuild: &Rbuild) {
@@ -99,28 +118,70 @@ for_each_user! {
         let archive = rbuild.path("out/saved.tar");
         rbuild.run(["save", "-o", archive.to_str().expect("UTF-8"), "edited"]).succeeded();
         let blobs = rbuild.store().join("blobs/sha256");
-        let largest = || {
-            let entries = fs::read_dir(&blobs).expect("list the blobs").flatten();
-            entries.map(|entry| entry.path()).max_by_key(|path| path.metadata().map_or(0, |file| file.len()))
-        };
         rbuild.run(["rmi", "--force", "edited"]).succeeded();
         rbuild.run(["prune", "--all"]).succeeded();
-        assert_eq!(stored(&blobs), 0, "{:?} stays", largest());
+        assert_eq!(stored(&blobs), 0, "{:?} stays", fs::read_dir(&blobs));
         // Damage to what it is made of is found; the next build makes it anew.
         rbuild.build(&context, &[]).succeeded();
         context = edit(context, 4);
         rbuild.build(&context, &[]).succeeded();
-        let base = largest().expect("a blob");
-        let mut content = fs::read(&base).expect("read a blob");
-        let middle = content.len() / 2;
-        content[middle] ^= 1;
-        fs::write(&base, content).expect("damage a blob");
-        context = edit(context, 5);
-        rbuild.build(&context, &[]).succeeded();
+        damage(&largest(&blobs));
         rbuild.run(["check", "--deep"]).failed(1);
         rbuild.run(["check", "--deep", "--repair"]);
         rbuild.run(["check", "--deep", "--repair"]);
         is_whole(&rbuild);
+        assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
+    }
+
+    fn an_edit_that_is_taken_back_gives_the_layer_of_before_and_not_a_patch_of_itself(rbuild) {
+        let mut context = context(&rbuild);
+        let before = fs::read(context.directory.join("d0/f0")).expect("read a file");
+        rbuild.build(&context, &[]).succeeded();
+        context = edit(context, 4);
+        rbuild.build(&context, &[]).succeeded();
+        assert_eq!(patched(&rbuild), 1);
+        // As if they had not been used for long: what is compared with stays.
+        for step in fs::read_dir(rbuild.store().join("steps")).expect("list the steps").flatten() {
+            fs::remove_file(step.path()).expect("forget a step");
+        }
+        context = context.file("d0/f0", before);
+        rbuild.build(&context, &[]).succeeded();
+        assert_eq!(patched(&rbuild), 1, "the layer that is whole became a patch");
+        fs::remove_file(largest(&rbuild.store().join("blobs/sha256"))).expect("remove a blob");
+        rbuild.run(["check"]).failed(1);
+        assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
+    }
+
+    fn a_damaged_layer_is_told_of_once_and_no_edit_is_made_of_it_again(rbuild) {
+        let blobs = rbuild.store().join("blobs/sha256");
+        let mut context = context(&rbuild);
+        rbuild.build(&context, &[]).succeeded();
+        context = edit(context, 4);
+        rbuild.build(&context, &[]).succeeded();
+        let base = largest(&blobs);
+        damage(&base);
+        context = edit(context, 5);
+        let run = rbuild.build(&context, &[]).succeeded();
+        assert!(run.stderr.contains("is damaged and was taken out of use"), "{}", run.stderr);
+        assert!(!base.exists(), "the damaged blob is still there");
+        assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
+        // What was made of it is made again.
+        context = edit(context, 4);
+        let run = rbuild.build(&context, &[]).succeeded();
+        assert!(!run.stderr.contains("damaged"), "{}", run.stderr);
+        assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
+    }
+
+    fn an_edit_that_is_not_well_below_the_layer_that_it_is_made_of_is_kept_whole(rbuild) {
+        // 40 kB that take a few hundred bytes.
+        let mut context = rbuild.context("small").file("Dockerfile", DOCKERFILE);
+        for number in 0..20 {
+            context = context.file(&format!("f{number}"), "x".repeat(2000));
+        }
+        rbuild.build(&context, &[]).succeeded();
+        context = context.file("f7", "y".repeat(2000));
+        rbuild.build(&context, &[]).succeeded();
+        assert_eq!(patched(&rbuild), 0);
         assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
     }
 
