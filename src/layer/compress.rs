@@ -14,6 +14,15 @@ const ZSTD_THREADS: usize = 4;
 /// buffers: 95 MiB with two threads.
 const ZSTD_JOB: u32 = 2 << 20;
 
+/// Which generation of an encoder makes a compression here: it goes up by one when the bytes change, with another version of a
+/// library, say. What is not compressed has none.
+pub fn generation(compression: Compression) -> Option<u32> {
+    match compression {
+        Compression::None => None,
+        Compression::Gzip | Compression::Zstd => Some(2),
+    }
+}
+
 /// Compresses what is written to it.
 pub struct Compressor<W: Write>(Encoder<W>);
 
