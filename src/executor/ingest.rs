@@ -228,11 +228,11 @@ mod tests {
             format!("{} {}", form.name(), digest.short())
         };
         let expected = [
-            "uncompressed PENDING",
-            "gzip.2 PENDING",
-            "gzip.2:9 PENDING",
-            "zstd.2 PENDING",
-            "zstd.2:1 PENDING",
+            "uncompressed c5fe0a5f1dda",
+            "gzip.2 fcae8727aa95",
+            "gzip.2:9 67529a2d4274",
+            "zstd.2 cfdc38f89cd5",
+            "zstd.2:1 d58d6674200f",
         ];
         let forms = [
             (Compression::None, None),

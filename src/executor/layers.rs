@@ -140,7 +140,11 @@ impl<'a> Layers<'a> {
     fn once<T>(&self, layer: &Digest, form: Form, make: impl FnOnce() -> Result<T>) -> Result<T> {
         let lock = Arc::clone(self.making.lock().expect("no holder panics").entry((*layer, form)).or_default());
         let _guard = lock.lock().expect("no holder panics");
-        make().inspect_err(|_| self.suspect(layer))
+        make().inspect_err(|_| {
+            self.suspect(layer);
+            // Its own error is the one to show.
+            drop(self.distrust_patch(layer));
+        })
     }
 
     /// What is in a layer.

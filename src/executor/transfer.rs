@@ -328,11 +328,13 @@ impl Work<'_> {
         let layers = self.services.layers;
         let request = copying.request(None, None, self.services.options.epoch);
         let reused = earlier.map(|earlier| self.reuse(earlier, &recipe.entries, &request.sources));
-        // An earlier layer that turns out to be damaged is no reason to fail: all is there to write this one whole.
-        if let Some(reused) = reused.transpose()?.flatten()
-            && let Ok(made) = layers.create_spliced(self.wanted(), reused.base, reused.splice, reused.index)
-        {
-            return Ok(made);
+        if let Some(reused) = reused.transpose()?.flatten() {
+            if let Some(made) = layers.create_spliced(self.wanted(), reused.base, reused.splice, reused.index)? {
+                return Ok(made);
+            }
+            // No reason to fail: all is there to write this one whole.
+            let base = reused.base.short();
+            self.task.note(format!("warning: layer {base} in the store is damaged and was taken out of use"));
         }
         let written = layers::Origin { dialect: Some(DIALECT), ..layers::Origin::default() };
         let write = |out: &mut dyn Write| write_recipe(&recipe.entries, &request.sources, out).map(drop);

@@ -129,23 +129,38 @@ impl Store {
                     trees::distrust(mapping, &one.path.file_name().unwrap_or_default().to_string_lossy())?;
                 }
                 DamageKind::MissingBlob if one.path.starts_with(self.root.join("layers")) => {
-                    self.forget_blobs(&one.path)?;
-                }
-                _ => match fs::remove_file(&one.path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(StoreError::io("remove", &one.path, error));
+                    if let Some(layer) = digest_of(&one.path) {
+                        self.forget_blobs(&layer)?;
                     }
-                    _ => {}
-                },
+                }
+                _ => remove(&one.path)?,
             }
         }
         Ok(())
     }
 
+    /// Removes those blobs of a layer whose bytes are not what their names say, and takes those that are gone out of its
+    /// record; whether there were any.
+    pub fn drop_damaged_blobs(&self, layer: &Digest) -> Result<bool> {
+        let record: LayerRecord = self.read_record(super::RecordKind::Layer, layer)?.unwrap_or_default();
+        let mut is_damaged = false;
+        for (blob, _) in record.files() {
+            let (path, mut hasher) = (self.blob_path(&blob), Hasher::new());
+            let read = File::open(&path).and_then(|mut file| io::copy(&mut file, &mut hasher));
+            if read.is_err() || hasher.finish() != blob {
+                remove(&path)?;
+                is_damaged = true;
+            }
+        }
+        if is_damaged {
+            self.forget_blobs(layer)?;
+        }
+        Ok(is_damaged)
+    }
+
     /// Takes the blobs that are gone out of a layer's record.
-    fn forget_blobs(&self, path: &Path) -> Result<()> {
-        let Some(layer) = digest_of(path) else { return Ok(()) };
-        self.update_layer(&layer, |record| {
+    fn forget_blobs(&self, layer: &Digest) -> Result<()> {
+        self.update_layer(layer, |record| {
             record.blobs.retain(|_, blob| self.has_blob(&blob.digest));
             record.patch.take_if(|patch| !self.has_blob(&patch.blob));
         })?;
@@ -334,6 +349,13 @@ impl Check<'_> {
     }
 }
 
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
 fn digest_of(path: &Path) -> Option<Digest> {
     Digest::from_hex(path.file_name()?.to_str()?).ok()
 }
@@ -473,6 +495,32 @@ mod tests {
             assert_eq!(kinds(&store, Depth::Names), names);
             assert_eq!(repaired(&store), repairs);
         }
+    }
+
+    #[test]
+    fn only_blobs_that_are_damaged_or_gone_are_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, blob, _) = store(&folder.path().join("store"));
+        let (layer, other) = (Digest::of(b"layer"), store.put_blob(b"other").unwrap());
+        store
+            .update_layer(&layer, |record| {
+                let other = BlobRecord { digest: other, size: 5, compression: "zstd".into() };
+                record.blobs.insert("zstd".into(), other);
+            })
+            .unwrap();
+        let forms = || {
+            let record: LayerRecord = store.read_record(RecordKind::Layer, &layer).unwrap().unwrap();
+            record.blobs.into_keys().collect::<Vec<_>>()
+        };
+        assert!(!store.drop_damaged_blobs(&layer).unwrap());
+        assert_eq!(forms(), ["gzip", "zstd"]);
+        fs::write(store.blob_path(&blob), "BLOB").unwrap();
+        assert!(store.drop_damaged_blobs(&layer).unwrap());
+        assert_eq!(forms(), ["zstd"]);
+        assert!(!store.has_blob(&blob), "the next one would not be written");
+        fs::remove_file(store.blob_path(&other)).unwrap();
+        assert!(store.drop_damaged_blobs(&layer).unwrap());
+        assert_eq!(forms(), [""; 0]);
     }
 
     #[test]

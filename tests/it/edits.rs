@@ -134,7 +134,7 @@ for_each_user! {
     }
 
     fn an_edit_that_is_taken_back_gives_the_layer_of_before_and_not_a_patch_of_itself(rbuild) {
-        let mut context = context(&rbuild);
+        let mut context = context(&rbuild).modified("d0/f0", 1_000_000_000);
         let before = fs::read(context.directory.join("d0/f0")).expect("read a file");
         rbuild.build(&context, &[]).succeeded();
         context = edit(context, 4);
@@ -144,7 +144,7 @@ for_each_user! {
         for step in fs::read_dir(rbuild.store().join("steps")).expect("list the steps").flatten() {
             fs::remove_file(step.path()).expect("forget a step");
         }
-        context = context.file("d0/f0", before);
+        context = context.file("d0/f0", before).modified("d0/f0", 1_000_000_000);
         rbuild.build(&context, &[]).succeeded();
         assert_eq!(patched(&rbuild), 1, "the layer that is whole became a patch");
         fs::remove_file(largest(&rbuild.store().join("blobs/sha256"))).expect("remove a blob");
@@ -165,10 +165,22 @@ for_each_user! {
         assert!(run.stderr.contains("is damaged and was taken out of use"), "{}", run.stderr);
         assert!(!base.exists(), "the damaged blob is still there");
         assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
-        // What was made of it is made again.
+        // What was made of it before is made again.
         context = edit(context, 4);
         let run = rbuild.build(&context, &[]).succeeded();
         assert!(!run.stderr.contains("damaged"), "{}", run.stderr);
+        assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
+    }
+
+    fn a_layer_that_is_made_of_a_damaged_one_is_made_again_by_the_next_build(rbuild) {
+        let mut context = context(&rbuild);
+        rbuild.build(&context, &[]).succeeded();
+        context = edit(context, 4);
+        rbuild.build(&context, &[]).succeeded();
+        damage(&largest(&rbuild.store().join("blobs/sha256")));
+        let archive = rbuild.path("out/edits.tar");
+        let output = format!("type=oci,dest={}", archive.display());
+        rbuild.build(&context, &["-o", &output]).failed(1);
         assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
     }
 

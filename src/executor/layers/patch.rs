@@ -1,11 +1,11 @@
 //! Layers that are kept as what differs from another one.
 
+use std::fs::File;
 use std::io::{self, Read};
 
 use super::write::Origin;
 use super::{Layers, PULLED, Result, Wanted};
 use crate::digest::{Digest, VerifyReader};
-use crate::executor::ExecuteError;
 use crate::executor::ingest::compression_name;
 use crate::image::media_type::Compression;
 use crate::layer::decompress::decompress;
@@ -27,18 +27,18 @@ impl Layers<'_> {
         Ok(is_usable.then_some((base, record)))
     }
 
-    /// Writes a layer that is made of another; where it is that one, nothing is written.
+    /// Writes a layer that is made of another; where it is that one, nothing is written. `None` where that
+    /// one turns out to be damaged: it is not used again.
     pub(in crate::executor) fn create_spliced(
         &self,
         wanted: Wanted,
         base: Digest,
         splice: Splice,
         index: Index,
-    ) -> Result<(Digest, Index)> {
-        let failed = |error| ExecuteError::layer(&base, error);
+    ) -> Result<Option<(Digest, Index)>> {
         let record = self.record(&base)?;
         if splice.is_whole(record.size) {
-            return Ok((base, index));
+            return Ok(Some((base, index)));
         }
         if record.patch.is_some() {
             // It has a blob: without the patch that earlier versions left there, no layer can be made of itself.
@@ -46,9 +46,38 @@ impl Layers<'_> {
         }
         // Where the blob is wanted anyway, or a tree is there to be packed, nothing is gained by keeping the patch.
         let patch = if wanted.blob.is_none() && !wanted.tree { Some(self.keep_patch(base, &splice)?) } else { None };
-        let mut tar = splice.read(self.base_tar(&base).map_err(failed)?);
         let origin = Origin { index: Some(index), dialect: Some(DIALECT), patch };
-        self.create_from(wanted, origin, |out| io::copy(&mut tar, out).map(drop))
+        // Asked of the reader: others that fail with it (a worker whose tar is cut) have errors of their own.
+        let mut is_damaged = false;
+        let made = self.create_from(wanted, origin, |out| {
+            let tar = self.base_tar(&base).inspect_err(|error| is_damaged = is_damage(error))?;
+            io::copy(&mut Noticed { tar: splice.read(tar), is_damaged: &mut is_damaged }, out).map(drop)
+        });
+        match made {
+            Err(_) if is_damaged => self.distrust(&base).map(|()| None),
+            made => made.map(Some),
+        }
+    }
+
+    /// Takes a layer out of use that turned out to be damaged, so that what is made of it is made anew.
+    fn distrust(&self, layer: &Digest) -> Result<()> {
+        if !self.store.drop_damaged_blobs(layer)? {
+            // Its blobs are what they were when they were written: they are not the tar that its index says.
+            self.store.update_layer(layer, |record| record.dialect = None)?;
+        }
+        self.available.lock().expect("no holder panics").clear();
+        Ok(())
+    }
+
+    /// Looks for damage after a layer could not be had: what is made of damaged blobs cannot be had by a later build either.
+    pub(super) fn distrust_patch(&self, layer: &Digest) -> Result<()> {
+        let record = self.record(layer)?;
+        if let Some(patch) = record.patch.as_ref().filter(|_| !self.has_some_blob(&record)) {
+            self.store.drop_damaged_blobs(layer)?;
+            self.store.drop_damaged_blobs(&patch.base)?;
+            self.available.lock().expect("no holder panics").clear();
+        }
+        Ok(())
     }
 
     fn keep_patch(&self, base: Digest, splice: &Splice) -> Result<PatchRecord> {
@@ -79,13 +108,44 @@ impl Layers<'_> {
         // Gzip takes three times as long to read as anything else.
         let is_slow = |blob: &BlobRecord| blob.compression == compression_name(Compression::Gzip);
         let (form, blob) = blobs.min_by_key(|(_, blob)| is_slow(blob)).ok_or(io::ErrorKind::NotFound)?;
-        let file = self.store.open_blob(&blob.digest).map_err(io::Error::other)?;
-        let tar = decompress(io::BufReader::with_capacity(256 << 10, file))?;
+        let file = File::open(self.store.blob_path(&blob.digest))?;
+        let tar = Decoded(decompress(io::BufReader::with_capacity(256 << 10, file))?);
         // What we compress has checksums inside, at a fraction of the price of the digest.
         let is_checked = !form.starts_with(PULLED) && blob.compression != compression_name(Compression::None);
         match record.diff_id.filter(|_| !is_checked) {
             Some(diff_id) => Ok(Box::new(VerifyReader::new(tar, diff_id, None))),
-            None => Ok(tar),
+            None => Ok(Box::new(tar)),
         }
+    }
+}
+
+/// Whether an error says that what was read is not what was written.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound)
+}
+
+/// What comes out of a decoder: each has an error kind of its own for what it cannot decode.
+struct Decoded<R>(R);
+
+impl<R: Read> Read for Decoded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => error,
+            // The system's own errors are not of the decoder.
+            _ if error.raw_os_error().is_some() => error,
+            _ => io::Error::new(io::ErrorKind::InvalidData, error),
+        })
+    }
+}
+
+/// Notes whether what is read is damaged.
+struct Noticed<'a, R> {
+    tar: R,
+    is_damaged: &'a mut bool,
+}
+
+impl<R: Read> Read for Noticed<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.tar.read(buffer).inspect_err(|error| *self.is_damaged |= is_damage(error))
     }
 }
