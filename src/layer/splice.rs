@@ -106,6 +106,11 @@ impl Splice {
         Splice::new(pieces)
     }
 
+    /// What is new, without what is between.
+    pub fn new_content(&self) -> impl Read + '_ {
+        NewContent { pieces: self.pieces.iter(), current: &[] }
+    }
+
     /// The new tar. The earlier one is read to its end, so that a checksum there is looked at.
     pub fn read<R: Read>(self, earlier: R) -> Spliced<R> {
         Spliced { earlier, at: 0, pieces: self.pieces.into_iter(), current: None }
@@ -119,6 +124,25 @@ pub struct Spliced<R> {
     at: u64,
     pieces: std::vec::IntoIter<Piece>,
     current: Option<Current>,
+}
+
+/// Reads what is new in a tar.
+struct NewContent<'a> {
+    pieces: std::slice::Iter<'a, Piece>,
+    current: &'a [u8],
+}
+
+impl Read for NewContent<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.pieces.next() {
+                Some(Piece::New(content)) => self.current = content,
+                Some(Piece::Old { .. }) => {}
+                None => return Ok(0),
+            }
+        }
+        self.current.read(buffer)
+    }
 }
 
 /// What is left of the piece that is read now.
@@ -195,8 +219,10 @@ mod tests {
             old(5, 1),
             Piece::New(b"Z".to_vec()),
         ]);
-        let mut out = String::new();
-        splice.unwrap().read(&b"abcdefgh"[..]).read_to_string(&mut out).unwrap();
+        let (splice, mut out) = (splice.unwrap(), String::new());
+        splice.new_content().read_to_string(&mut out).unwrap();
+        assert_eq!(std::mem::take(&mut out), "XYZ");
+        splice.read(&b"abcdefgh"[..]).read_to_string(&mut out).unwrap();
         assert_eq!(out, "bcXYfZ");
     }
 

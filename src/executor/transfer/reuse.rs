@@ -20,7 +20,7 @@ use crate::layer::splice::{Piece, Splice};
 use crate::layer::write::{self, TarWriter, entry_length};
 use crate::tree::{self, Kind, Node};
 
-/// Bytes of new entries beyond which a layer is written whole: they are held in memory.
+/// Bytes of new entries, headers and all, beyond which a layer is written whole: they are held in memory.
 const MOST_NEW: u64 = 8 << 20;
 /// Runs of entries beyond which a layer is written whole: each costs a place in the list of pieces.
 const MOST_RUNS: usize = 10_000;
@@ -75,7 +75,7 @@ fn put_together(
     let runs = runs(&index, size, entries)?;
     let made = || {
         let mut pieces = Vec::with_capacity(runs.len() + 1);
-        let (mut fresh, mut kept) = (Vec::new(), Vec::new());
+        let mut kept = Vec::new();
         for run in runs {
             match run {
                 Run::Kept(places) => {
@@ -86,17 +86,14 @@ fn put_together(
                 Run::New(numbers) => {
                     let mut tar = TarWriter::new(Vec::new());
                     write_entries(&entries[numbers], sources, &mut tar)?;
-                    let bytes = tar.interrupt()?;
-                    fresh.extend_from_slice(&bytes);
-                    pieces.push(Piece::New(bytes));
+                    pieces.push(Piece::New(tar.interrupt()?));
                 }
             }
         }
-        let end = vec![0; write::END];
-        fresh.extend_from_slice(&end);
-        pieces.push(Piece::New(end));
-        let (fresh, ..) = index_tar(fresh.as_slice())?;
-        Ok((Splice::new(pieces)?, index.recombined(&kept, fresh)))
+        pieces.push(Piece::New(vec![0; write::END]));
+        let splice = Splice::new(pieces)?;
+        let (fresh, ..) = index_tar(splice.new_content())?;
+        Ok((splice, index.recombined(&kept, fresh)))
     };
     Some(made())
 }
@@ -148,8 +145,8 @@ fn runs(index: &Index, size: u64, entries: &[RecipeEntry]) -> Option<Vec<Run>> {
             (false, Some(Run::New(numbers))) => numbers.end += 1,
             (false, _) => runs.push(Run::New(number..number + 1)),
         }
-        if let (false, Kind::File { size, .. }) = (is_kept, &entry.node.kind) {
-            fresh += size;
+        if !is_kept {
+            fresh += entry_length(&entry.path, &entry.node).ok()?;
         }
         if fresh > MOST_NEW.min(size / 2) || runs.len() > MOST_RUNS {
             return None;

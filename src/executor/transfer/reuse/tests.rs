@@ -152,7 +152,7 @@ proptest! {
     ) {
         let mut before = Tree::new();
         // Enough that the edits are a small part.
-        before.insert("ballast".to_owned(), Leaf::File(vec![7; 60_000], 0o644, 0));
+        before.insert("ballast".to_owned(), Leaf::File(vec![7; 200_000], 0o644, 0));
         for (path, leaf) in files {
             put(&mut before, path, leaf);
         }
@@ -186,6 +186,18 @@ fn where_nearly_all_changed_the_layer_is_written_whole() {
         link @ Leaf::Link(_) => (path, link),
     };
     assert_eq!(is_as_cold(&sample(), &sample().into_iter().map(touched).collect()), None);
+}
+
+#[test]
+fn headers_count_as_much_as_content() {
+    let with = |count: usize| {
+        let mut tree = sample();
+        tree.extend((0..count).map(|number| (format!("d/{number}"), Leaf::File(Vec::new(), 0o644, 1))));
+        tree
+    };
+    // Nine thousand bytes of content in twelve thousand of tar: six thousand are half.
+    assert!(is_as_cold(&sample(), &with(8)).is_some());
+    assert_eq!(is_as_cold(&sample(), &with(20)), None);
 }
 
 #[test]
