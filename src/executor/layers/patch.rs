@@ -45,7 +45,8 @@ impl Layers<'_> {
             self.store.update_layer(&base, |record| record.patch = None)?;
         }
         // Where the blob is wanted anyway, or a tree is there to be packed, nothing is gained by keeping the patch.
-        let patch = if wanted.blob.is_none() && !wanted.tree { Some(self.keep_patch(base, &splice)?) } else { None };
+        let is_enough = wanted.blob.is_none() && !wanted.tree;
+        let patch = if is_enough { self.keep_patch(base, &record, &splice)? } else { None };
         let origin = Origin { index: Some(index), dialect: Some(DIALECT), patch };
         // Asked of the reader: others that fail with it (a worker whose tar is cut) have errors of their own.
         let mut is_damaged = false;
@@ -80,9 +81,16 @@ impl Layers<'_> {
         Ok(())
     }
 
-    fn keep_patch(&self, base: Digest, splice: &Splice) -> Result<PatchRecord> {
+    /// Keeps a patch where it is less than half of what it is a patch of; else the layer is kept whole, compressed, for a
+    /// patch is not, and holds its base besides.
+    fn keep_patch(&self, base: Digest, record: &LayerRecord, splice: &Splice) -> Result<Option<PatchRecord>> {
         let bytes = splice.to_bytes();
-        Ok(PatchRecord { base, blob: self.store.put_blob(&bytes)?, size: bytes.len() as u64 })
+        let size = bytes.len() as u64;
+        let whole = record.blobs.values().filter(|blob| self.store.has_blob(&blob.digest)).map(|blob| blob.size).min();
+        if whole.is_none_or(|whole| size >= whole / 2) {
+            return Ok(None);
+        }
+        Ok(Some(PatchRecord { base, blob: self.store.put_blob(&bytes)?, size }))
     }
 
     /// Whether all that a patch needs is here.
