@@ -213,6 +213,8 @@ struct Layer {
     bytes: u64,
     /// The layers that it needs; never itself, not even through others.
     below: Vec<Digest>,
+    /// The one among them that it is a patch of: it takes room for this one as much as for itself.
+    base: Option<Digest>,
 }
 
 impl<'a> Inventory<'a> {
@@ -275,7 +277,7 @@ impl<'a> Inventory<'a> {
             let tree = trees.get(&name).copied().unwrap_or(0);
             let bytes = blobs + tree + size_of(&self.store.index_path(&name));
             patches.extend(record.patch.map(|patch| (name, patch.base)));
-            self.layers.insert(name, Layer { needed_by: 0, bytes, below: record.below });
+            self.layers.insert(name, Layer { needed_by: 0, bytes, below: record.below, base: None });
         }
         for (name, base) in patches {
             // A damaged record may say that a layer is made of itself.
@@ -283,6 +285,7 @@ impl<'a> Inventory<'a> {
                 && let Some(layer) = self.layers.get_mut(&name)
             {
                 layer.below.push(base);
+                layer.base = Some(base);
             }
         }
         Ok(())
@@ -311,7 +314,7 @@ impl<'a> Inventory<'a> {
                 self.need(layer);
             }
             if tagged.built {
-                held.extend(tagged.image.layers);
+                held.extend(self.with_bases(&tagged.image.layers));
                 continue;
             }
             let documents = [Some(tagged.image.config), tagged.image.manifest, tagged.image.index];
@@ -360,7 +363,13 @@ impl<'a> Inventory<'a> {
     }
 
     fn bytes_of(&self, layers: &[Digest]) -> u64 {
-        layers.iter().filter_map(|layer| self.layers.get(layer)).map(|layer| layer.bytes).sum()
+        self.with_bases(layers).iter().filter_map(|layer| self.layers.get(layer)).map(|layer| layer.bytes).sum()
+    }
+
+    /// Layers, and what they are patches of.
+    fn with_bases(&self, layers: &[Digest]) -> BTreeSet<Digest> {
+        let bases = layers.iter().filter_map(|layer| self.layers.get(layer)?.base);
+        layers.iter().copied().chain(bases).collect()
     }
 
     fn need(&mut self, name: &Digest) {

@@ -161,3 +161,28 @@ fn layers_that_are_made_of_themselves_count_once_when_they_go() {
     store.collect(&policy(0, Some(3 * megabyte / 2), Kinds::Cache), &sizes).unwrap();
     assert_eq!(titles(&store.entries(&sizes).unwrap()), ["new"]);
 }
+
+#[test]
+fn what_a_layer_is_made_of_counts_with_it_and_is_held_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut sizes) = (open(&folder), Sizes::new());
+    let base = step(&store, "base", 60, 1 << 20, &[], &mut sizes);
+    let edited = step(&store, "edited", 50, 1 << 10, &[], &mut sizes);
+    patch(&store, &edited, base);
+    let config = store.put_blob(b"config").unwrap();
+    let image = ImageRecord {
+        config,
+        layers: vec![edited],
+        manifest: None,
+        source: None,
+        index: None,
+        created: String::new(),
+        size: 0,
+    };
+    store.tag(&Tagged { name: "mine".into(), platform: "linux/amd64".into(), built: true, image }).unwrap();
+    let entries = store.entries(&sizes).unwrap();
+    let bytes = |title: &str| entries.iter().find(|entry| entry.title == title).unwrap().bytes;
+    assert!(bytes("edited") > bytes("base") && bytes("base") >= 1 << 20, "{entries:?}");
+    // Neither would give room.
+    assert_eq!(titles(&store.foresee_collection(&policy(0, Some(0), Kinds::Cache), &sizes).unwrap()), [""; 0]);
+}
