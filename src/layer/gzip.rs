@@ -2,6 +2,9 @@
 //! follow each other, and a reader gives their contents as one), so no piece needs what came before it. A piece of noise is
 //! stored.
 //!
+//! A layer above 512 KiB is thus several members, as those of eStargz and bgzip are; Go's, zlib's and Python's readers read
+//! it. A reader that stops after the first member (flate2's `GzDecoder`) has to be used in its form for several.
+//!
 //! libdeflate compresses a piece as a whole: at [`DEFAULT_LEVEL`] twice as fast as zlib-rs at its level 6, and to fewer
 //! bytes than Go's compress/gzip at its default, which BuildKit uses. It knows no dictionary; what the first 32 KiB of a
 //! piece lose for that is half a percent, which is counted in that comparison.
