@@ -111,7 +111,7 @@ impl Build<'_> {
     ) -> Result<(), BuildError> {
         let mut missing = Vec::new();
         for layer in names.collect::<BTreeSet<_>>() {
-            if layers.is_only_promised(layer)? && !layers.is_here(layer)? {
+            if layers.is_only_promised(layer)? && !layers.is_here(&layers.record(layer)?) {
                 missing.push(*layer);
             }
         }

@@ -209,7 +209,7 @@ impl Exporter<'_> {
         // A base layer that nothing looked into stays in its registry: a push mounts it, or passes it through.
         if matches!(output.kind, OutputKind::Registry(_))
             && output.reuse == Reuse::AsPulled
-            && record.blobs.is_empty()
+            && !self.layers.is_here(&record)
             && let Some(passed) = self.pass_through(output, layer, &record)?
         {
             return Ok(passed);

@@ -39,8 +39,7 @@ impl Work<'_> {
         let layers = self.services.layers;
         let mut is_here = true;
         for layer in &resolved.layers {
-            let record = layers.record(layer)?;
-            is_here &= record.blobs.values().any(|blob| layers.store.has_blob(&blob.digest));
+            is_here &= layers.is_here(&layers.record(layer)?);
         }
         self.services.cache.remember(self.place(), &key, None)?;
         self.task.end(if is_here { Outcome::Cached } else { Outcome::Done });

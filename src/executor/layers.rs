@@ -114,8 +114,7 @@ impl<'a> Layers<'a> {
 
     /// Whether some form of a layer can be had, here or from a registry.
     pub fn is_available(&self, layer: &Digest, record: &LayerRecord) -> bool {
-        record.blobs.values().any(|blob| self.store.has_blob(&blob.digest))
-            || record.patch.as_ref().is_some_and(|patch| self.can_be_patched(patch))
+        self.is_here(record)
             || !record.remotes.is_empty()
             || self.promised.holds(layer)
             // Asked before it is known whether a namespace will be needed at all: a tree that was made with other ids
@@ -123,6 +122,12 @@ impl<'a> Layers<'a> {
             || (self.store.tree(&self.namespace.likely_mapping_name(), &TreeName::of(layer)).is_some()
                 // Packed it is only what it changes in what it was made on.
                 && record.below.iter().all(|below| self.is_known_available(below)))
+    }
+
+    /// Whether a layer can be had from blobs here, so that nobody else has to be asked for it.
+    pub(crate) fn is_here(&self, record: &LayerRecord) -> bool {
+        // A record that cannot be read is as good as none.
+        self.store.has_layer(record).unwrap_or(false)
     }
 
     /// As [`Layers::is_available`], of a layer that many steps ask for.
@@ -294,11 +299,11 @@ impl<'a> Layers<'a> {
             let record = self.record(layer)?;
             let pulled = || if reuse == Reuse::AsPulled { self.pulled(&record) } else { None };
             if let Some(blob) = self.stored(&record, &form.name()).or_else(pulled) {
-                return self.examined(layer, blob, task);
+                return self.examine(layer, task).map(|()| blob);
             }
-            if reuse == Reuse::AsPulled && record.blobs.is_empty() && self.can_be_pulled(layer, &record) {
+            if reuse == Reuse::AsPulled && !self.is_here(&record) && self.can_be_pulled(layer, &record) {
                 let blob = self.pull(layer, &record, task)?;
-                return self.examined(layer, blob, task);
+                return self.examine(layer, task).map(|()| blob);
             }
             let mut tar = self.open_tar(layer, task)?;
             let mut part = task.part(format!("packing {}", layer.short()), record.size);
@@ -318,13 +323,14 @@ impl<'a> Layers<'a> {
         record.blobs.keys().find(|name| name.starts_with(PULLED)).and_then(|name| self.stored(record, name))
     }
 
-    /// Has a layer's blob fetched, where it is not here.
-    pub fn fetch_blob(&self, layer: &Digest, task: &Task) -> Result<BlobRecord> {
+    /// Has a layer's blob fetched, where the layer cannot be had from what is here.
+    pub fn fetch_blob(&self, layer: &Digest, task: &Task) -> Result<()> {
         self.once(layer, Form::Blob, || {
             let record = self.record(layer)?;
-            let here = record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
-            let blob = here.map_or_else(|| self.pull(layer, &record, task), Ok)?;
-            self.examined(layer, blob, task)
+            if !self.is_here(&record) {
+                self.pull(layer, &record, task)?;
+            }
+            self.examine(layer, task)
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::cache::remote::{FoundStep, Storage};
 use crate::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::progress::Task;
-use crate::store::{BlobRecord, LayerRecord, RemoteBlob, RemoteOrigin};
+use crate::store::{LayerRecord, RemoteBlob, RemoteOrigin};
 
 /// What is known of layers of caches.
 #[derive(Default)]
@@ -96,18 +96,12 @@ impl Layers<'_> {
         Ok(record.remotes.is_empty() && self.promised.blob(layer).is_some())
     }
 
-    /// Whether a layer's blob is in the store.
-    pub(crate) fn is_here(&self, layer: &Digest) -> Result<bool, ExecuteError> {
-        let record = self.record(layer)?;
-        Ok(record.blobs.values().any(|blob| self.store.has_blob(&blob.digest)))
-    }
-
-    /// A blob that is what its layer is said to be: one that a cache promised is looked into, once.
-    pub(super) fn examined(&self, layer: &Digest, blob: BlobRecord, task: &Task) -> Result<BlobRecord, ExecuteError> {
+    /// Looks once into a layer that a cache promised, whether it is what it is said to be.
+    pub(super) fn examine(&self, layer: &Digest, task: &Task) -> Result<(), ExecuteError> {
         if self.is_promised(layer) && self.read_index(layer).is_none() {
             self.index(layer, task)?;
         }
-        Ok(blob)
+        Ok(())
     }
 
     fn is_promised(&self, layer: &Digest) -> bool {

@@ -17,7 +17,7 @@ impl Layers<'_> {
     pub fn open_tar(&self, layer: &Digest, task: &Task) -> Result<Box<dyn Read + Send>> {
         let record = self.record(layer)?;
         let here = record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
-        let patch = record.patch.as_ref().filter(|patch| self.can_be_patched(patch));
+        let patch = record.patch.as_ref().filter(|_| self.is_here(&record));
         let blob = match (here, patch, record.diff_id) {
             (Some(blob), ..) => blob,
             (None, Some(patch), Some(diff_id)) => {

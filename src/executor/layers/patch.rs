@@ -20,10 +20,10 @@ impl Layers<'_> {
     pub(in crate::executor) fn patch_base(&self, layer: &Digest) -> Result<Option<(Digest, LayerRecord)>> {
         let record = self.record(layer)?;
         let (base, record) = match &record.patch {
-            Some(patch) if !self.has_some_blob(&record) => (patch.base, self.record(&patch.base)?),
+            Some(patch) if !self.store.has_some_blob(&record) => (patch.base, self.record(&patch.base)?),
             _ => (*layer, record),
         };
-        let is_usable = record.dialect == Some(DIALECT) && self.has_some_blob(&record);
+        let is_usable = record.dialect == Some(DIALECT) && self.store.has_some_blob(&record);
         Ok(is_usable.then_some((base, record)))
     }
 
@@ -73,7 +73,7 @@ impl Layers<'_> {
     /// Looks for damage after a layer could not be had: what is made of damaged blobs cannot be had by a later build either.
     pub(super) fn distrust_patch(&self, layer: &Digest) -> Result<()> {
         let record = self.record(layer)?;
-        if let Some(patch) = record.patch.as_ref().filter(|_| !self.has_some_blob(&record)) {
+        if let Some(patch) = record.patch.as_ref().filter(|_| !self.store.has_some_blob(&record)) {
             self.store.drop_damaged_blobs(layer)?;
             self.store.drop_damaged_blobs(&patch.base)?;
             self.available.lock().expect("no holder panics").clear();
@@ -91,15 +91,6 @@ impl Layers<'_> {
             return Ok(None);
         }
         Ok(Some(PatchRecord { base, blob: self.store.put_blob(&bytes)?, size }))
-    }
-
-    /// Whether all that a patch needs is here.
-    pub(super) fn can_be_patched(&self, patch: &PatchRecord) -> bool {
-        self.store.has_blob(&patch.blob) && self.record(&patch.base).is_ok_and(|base| self.has_some_blob(&base))
-    }
-
-    pub(super) fn has_some_blob(&self, record: &LayerRecord) -> bool {
-        record.blobs.values().any(|blob| self.store.has_blob(&blob.digest))
     }
 
     /// The tar of a layer that is kept as a patch; not verified.

@@ -141,7 +141,7 @@ impl Layers<'_> {
             record.dialect = origin.dialect.or(record.dialect);
             let patch = origin.patch.or(record.patch.take());
             // What is whole needs no other layer, and what is made of itself could not be made.
-            record.patch = patch.filter(|patch| patch.base != *layer && !self.has_some_blob(record));
+            record.patch = patch.filter(|patch| patch.base != *layer && !self.store.has_some_blob(record));
             if let (Some(form), Some((digest, size))) = (form, ingested.blob) {
                 let compression = compression_name(form.compression).to_owned();
                 record.add_blob(form.name(), BlobRecord { digest, size, compression });
