@@ -29,6 +29,7 @@ mod catalogue;
 mod changing;
 mod checks;
 mod concurrent;
+mod edits;
 mod errors;
 mod executor;
 mod explain;
