@@ -1,11 +1,12 @@
 //! What software an image has: `rbuild sbom`, and the document that an image is given.
 
 use super::BuildError;
+use super::outputs::observed;
 use super::stored::stored;
 use crate::digest::Digest;
-use crate::executor::{ExecuteError, Layers};
+use crate::executor::Layers;
 use crate::image::time::seconds;
-use crate::progress::Task;
+use crate::progress::{Progress, Task};
 use crate::sbom::{Document, LayerFiles, Subject, SubjectKind, scan};
 use crate::store::ImageRecord;
 
@@ -26,7 +27,12 @@ pub fn scan_layers(
 ///
 /// # Errors
 /// Its config or a layer cannot be had or read.
-pub fn scan_image(layers: &Layers<'_>, image: &ImageRecord, name: &str, task: &Task) -> Result<Document, BuildError> {
+pub fn scan_image(
+    layers: &Layers<'_>,
+    image: &ImageRecord,
+    name: &str,
+    progress: &Progress,
+) -> Result<Document, BuildError> {
     let config = stored(layers, image)?.config;
     let subject = Subject {
         name: name.to_owned(),
@@ -34,5 +40,6 @@ pub fn scan_image(layers: &Layers<'_>, image: &ImageRecord, name: &str, task: &T
         // An image need not say when it was created.
         created: config.created.as_deref().and_then(seconds).unwrap_or(0),
     };
-    scan_layers(layers, &image.layers, &subject, task)
+    let task = progress.task(format!("listing the packages of {name}"));
+    observed(&task, || scan_layers(layers, &image.layers, &subject, &task))
 }

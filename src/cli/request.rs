@@ -20,6 +20,7 @@ pub mod login;
 mod output;
 mod registries;
 mod run;
+pub mod sbom;
 mod several;
 pub mod storage;
 mod values;

@@ -10,16 +10,27 @@
 //! It must not know what a build is, where layers come from, or what becomes of a document: that is what `build` and the command
 //! line say. In reading order: [`scan`] is the plot (one pass over names, one over the content of those that are wanted),
 //! [`files`] is where content comes from, then one file per ecosystem, each of which is a rule for names and a parser, and
-//! `spdx` for what is written.
+//! `spdx_document` for what is written.
 
+mod apk;
+mod cargo;
 mod distribution;
 mod dpkg;
+mod elf;
 pub mod files;
+mod go;
+mod license;
+mod npm;
 mod package;
 mod paragraphs;
+mod pip;
 mod purl;
+mod rpm;
 mod scan;
-mod spdx;
+mod spdx_document;
+mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 
@@ -94,6 +105,12 @@ impl Document {
     pub fn url_of(&self, package: &Package) -> String {
         package.url(self.distribution.as_ref())
     }
+}
+
+/// A text as it may stand in an id of SPDX: letters, digits, `.` and `-`.
+fn identifier(text: &str) -> String {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-');
+    text.chars().map(|character| if allowed(character) { character } else { '-' }).collect()
 }
 
 /// Whether a path is this one, or this one below another root (a chroot, a tree that was unpacked).

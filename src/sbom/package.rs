@@ -11,6 +11,18 @@ use super::purl::PackageUrl;
 pub enum Ecosystem {
     /// Debian's packages, and those of what is made from Debian.
     Dpkg,
+    /// Alpine's.
+    Apk,
+    /// Those of Fedora, RHEL, SUSE and their like.
+    Rpm,
+    /// JavaScript's.
+    Npm,
+    /// Python's.
+    Pip,
+    /// Rust's crates.
+    Cargo,
+    /// Go's modules.
+    Go,
 }
 
 impl Ecosystem {
@@ -18,16 +30,20 @@ impl Ecosystem {
     pub fn url_type(self) -> &'static str {
         match self {
             Ecosystem::Dpkg => "deb",
+            Ecosystem::Apk => "apk",
+            Ecosystem::Rpm => "rpm",
+            Ecosystem::Npm => "npm",
+            Ecosystem::Pip => "pypi",
+            Ecosystem::Cargo => "cargo",
+            Ecosystem::Go => "golang",
         }
     }
 }
 
-/// As tables and document ids name it.
+/// As package URLs, and so tables and document ids, name it.
 impl fmt::Display for Ecosystem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(match self {
-            Ecosystem::Dpkg => "deb",
-        })
+        formatter.pad(self.url_type())
     }
 }
 
@@ -70,16 +86,57 @@ impl Package {
 
     /// Its URL; that of a distribution's package names the distribution.
     pub(super) fn url(&self, distribution: Option<&Distribution>) -> String {
-        let (namespace, name) = match self.ecosystem {
-            Ecosystem::Dpkg => {
-                (distribution.map_or("debian", |distribution| distribution.id.as_str()), self.name.as_str())
-            }
-        };
-        let mut qualifiers = BTreeMap::new();
-        qualifiers.insert("arch", self.architecture.clone());
-        qualifiers.insert("distro", distribution.map(Distribution::qualifier).unwrap_or_default());
-        qualifiers.insert("upstream", self.upstream.clone());
         let kind = self.ecosystem.url_type();
-        PackageUrl { kind, namespace, name, version: &self.version, qualifiers }.to_string()
+        let (namespace, name) = self.name.rsplit_once('/').unwrap_or(("", &self.name));
+        let plain = |namespace: &str, name: &str| {
+            PackageUrl { kind, namespace, name, version: &self.version, qualifiers: BTreeMap::new() }.to_string()
+        };
+        match self.ecosystem {
+            Ecosystem::Dpkg => self.url_in(distribution, "debian"),
+            Ecosystem::Apk => self.url_in(distribution, "alpine"),
+            Ecosystem::Rpm => self.url_in(distribution, ""),
+            Ecosystem::Npm | Ecosystem::Go => plain(namespace, name),
+            // Python takes all of these for one name.
+            Ecosystem::Pip => plain("", &self.name.to_lowercase().replace('_', "-")),
+            Ecosystem::Cargo => plain("", &self.name),
+        }
+    }
+
+    /// The URL of a distribution's package; where nothing says which one it is, it is the usual one.
+    fn url_in(&self, distribution: Option<&Distribution>, usual: &str) -> String {
+        // rpm's version has its epoch in front of it, in the URL it stands by itself.
+        let epoch = self.version.split_once(':').filter(|_| self.ecosystem == Ecosystem::Rpm);
+        let (epoch, version) = epoch.unwrap_or(("", &self.version));
+        let qualifiers = [
+            ("arch", self.architecture.clone()),
+            ("distro", distribution.map(Distribution::qualifier).unwrap_or_default()),
+            ("epoch", epoch.to_owned()),
+            ("upstream", self.upstream.clone()),
+        ];
+        let kind = self.ecosystem.url_type();
+        let namespace = match distribution.map_or(usual, |distribution| &distribution.id) {
+            // As advisories name them.
+            "rhel" => "redhat",
+            id if id.starts_with("opensuse") => "opensuse",
+            id => id,
+        };
+        PackageUrl { kind, namespace, name: &self.name, version, qualifiers: BTreeMap::from(qualifiers) }.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distributions_are_named_as_advisories_name_them() {
+        let package = Package::new(Ecosystem::Rpm, "bash", "1:5.2-1");
+        let url = |id: &str| {
+            let distribution = Distribution { id: id.to_owned(), version: "9.6".to_owned() };
+            package.url(Some(&distribution))
+        };
+        assert_eq!(url("rhel"), "pkg:rpm/redhat/bash@5.2-1?distro=rhel-9.6&epoch=1");
+        assert_eq!(url("opensuse-leap"), "pkg:rpm/opensuse/bash@5.2-1?distro=opensuse-leap-9.6&epoch=1");
+        assert_eq!(package.url(None), "pkg:rpm/bash@5.2-1?epoch=1");
     }
 }

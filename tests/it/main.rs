@@ -52,6 +52,7 @@ mod remote;
 mod remote_cache;
 mod reproducible;
 mod running;
+mod sbom;
 mod secrets;
 mod secrets_scan;
 mod shell;

@@ -1,12 +1,15 @@
 //! A document as SPDX 2.3 JSON (<https://spdx.github.io/spdx-spec/v2.3/>), shaped as syft and so buildkit-syft-scanner write it:
 //! a root package for the image, which the document describes and which contains the others, each with its package URL.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use serde_json::Value;
 
+use super::license::License;
 use super::package::Package;
 use super::purl::PackageUrl;
-use super::{Document, SubjectKind};
+use super::{Document, SubjectKind, identifier};
 use crate::digest::{Digest, Frame};
 use crate::image::manifest::canonical;
 use crate::image::reference::Reference;
@@ -28,14 +31,28 @@ struct SpdxDocument {
     creation_info: CreationInfo,
     #[serde(skip_serializing_if = "String::is_empty")]
     comment: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    has_extracted_licensing_infos: Vec<ExtractedLicense>,
     packages: Vec<SpdxPackage>,
     relationships: Vec<Relationship>,
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct CreationInfo {
     created: String,
     creators: Vec<String>,
+    /// `3.27`: the version of the list that licenses are of.
+    license_list_version: String,
+}
+
+/// A license that is not of SPDX's list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ExtractedLicense {
+    license_id: String,
+    extracted_text: String,
+    name: String,
 }
 
 #[derive(Serialize)]
@@ -112,8 +129,10 @@ impl Document {
             creation_info: CreationInfo {
                 created: rfc3339(self.subject.created, None),
                 creators: vec![format!("Tool: rbuild-{}", env!("CARGO_PKG_VERSION"))],
+                license_list_version: spdx::license_version().split('.').take(2).collect::<Vec<_>>().join("."),
             },
             comment: self.comment(),
+            has_extracted_licensing_infos: self.extracted_licenses(),
             packages: std::iter::once(root).chain(packages).collect(),
             relationships,
         };
@@ -129,6 +148,17 @@ impl Document {
         }
         let unique = frame.bytes("document", &canonical(document)).finish();
         format!("https://spdx.org/spdxdocs/rbuild/{}-{}", identifier(&self.subject.name), &unique.hex()[..32])
+    }
+
+    fn extracted_licenses(&self) -> Vec<ExtractedLicense> {
+        let all: BTreeSet<License> = self.packages.iter().map(|package| License::of(&package.license)).collect();
+        let extracted = |license: License| match license {
+            License::Other { id, text } => {
+                Some(ExtractedLicense { license_id: id, extracted_text: text.clone(), name: text })
+            }
+            License::Unknown | License::Listed(_) => None,
+        };
+        all.into_iter().filter_map(extracted).collect()
     }
 
     fn comment(&self) -> String {
@@ -175,6 +205,11 @@ impl Document {
             version_info: package.version.clone(),
             originator: originator(&package.maintainer),
             source_info: source_info(package),
+            license_declared: match License::of(&package.license) {
+                License::Unknown => NO_ASSERTION.to_owned(),
+                License::Listed(expression) => expression,
+                License::Other { id, .. } => id,
+            },
             external_refs: vec![package_url(url)],
             ..plain_package(id, package.name.clone())
         }
@@ -208,20 +243,18 @@ fn package_url(reference_locator: String) -> ExternalReference {
     ExternalReference { reference_category: "PACKAGE-MANAGER", reference_type: "purl", reference_locator }
 }
 
-/// A text as it may stand in an SPDX id: letters, digits, `.` and `-`.
-fn identifier(text: &str) -> String {
-    let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-');
-    text.chars().map(|character| if allowed(character) { character } else { '-' }).collect()
-}
-
 /// `Name <address>` as SPDX writes it.
 fn originator(maintainer: &str) -> String {
+    // A distribution's packages have a vendor, who has no address; all else is made by people as far as anybody knows.
+    let whole = maintainer.trim().trim_matches(['<', '>']);
     match maintainer.split_once('<') {
-        _ if maintainer.is_empty() => String::new(),
-        Some((name, address)) if !name.trim().is_empty() => {
-            format!("Person: {} ({})", name.trim(), address.trim().trim_end_matches('>'))
+        _ if whole.is_empty() => String::new(),
+        Some((name, rest)) if !name.trim().is_empty() => {
+            let address = rest.split('>').next().unwrap_or_default().trim();
+            format!("Person: {} ({address})", name.trim().trim_matches('"'))
         }
-        _ => format!("Person: {}", maintainer.trim_matches(['<', '>', ' '])),
+        Some(_) => format!("Person: {whole}"),
+        None => format!("Organization: {whole}"),
     }
 }
 
