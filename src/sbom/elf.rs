@@ -132,8 +132,9 @@ impl Header {
 
     /// Bytes of the table of sections.
     fn table_size(&self) -> usize {
-        let smallest = if self.class == Class::Bits32 { 40 } else { 64 };
-        if self.entry_size < smallest { 0 } else { self.count.min(MOST_SECTIONS) * self.entry_size }
+        let size = if self.class == Class::Bits32 { 40 } else { 64 };
+        // No format has another size, and a larger one would be a way to ask for memory.
+        if self.entry_size == size { self.count.min(MOST_SECTIONS) * size } else { 0 }
     }
 
     /// The offset of each section's name among the names, and where it lies.

@@ -65,7 +65,7 @@ impl Role {
         found.or_else(|| may_be_program(path, node).then_some(Role::Program))
     }
 
-    /// Bytes of a file that are held at a time; of a larger one nothing is read.
+    /// Bytes that a file may have; of a larger one nothing is read.
     fn limit(self) -> u64 {
         match self {
             Role::OsRelease => 64 << 10,
@@ -74,8 +74,8 @@ impl Role {
             Role::Dpkg | Role::Apk | Role::NpmLock | Role::CargoLock => 32 << 20,
             // That of a desktop.
             Role::Rpm => 128 << 20,
-            // Read as a stream.
-            Role::PipMetadata | Role::Program => u64::MAX,
+            // Read as a stream: only the time is spent, and a file of zeros costs nobody else anything.
+            Role::PipMetadata | Role::Program => 4 << 30,
         }
     }
 }
@@ -94,6 +94,7 @@ fn may_be_program(path: &[u8], node: &Node) -> bool {
 struct Wanted {
     roles: BTreeMap<Vec<u8>, Role>,
     unreadable: BTreeMap<Vec<u8>, &'static str>,
+    too_large: BTreeMap<Vec<u8>, Role>,
     /// Directories in which npm installed something.
     installed: BTreeSet<Vec<u8>>,
 }
@@ -105,7 +106,8 @@ impl Wanted {
                 if let Some(kind) = rpm::unreadable(path) {
                     self.unreadable.insert(path.to_vec(), kind);
                 } else if let Some(role) = Role::of(path, node) {
-                    self.roles.insert(path.to_vec(), role);
+                    let roles = if size > role.limit() { &mut self.too_large } else { &mut self.roles };
+                    roles.insert(path.to_vec(), role);
                 }
             }
             Kind::Directory if tree::base_name(path) == b"node_modules" => {
@@ -118,6 +120,9 @@ impl Wanted {
     fn roles(mut self, found: &mut Found) -> BTreeMap<Vec<u8>, Role> {
         for (path, kind) in self.unreadable {
             found.note(&path, format!("not read: {kind} is not supported, its packages are missing here"));
+        }
+        for (path, role) in self.too_large {
+            found.note_size(&path, role);
         }
         let installed = self.installed;
         let is_known_better =
@@ -151,7 +156,8 @@ impl Found {
         let mut bytes = Vec::new();
         content.take(limit).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > role.limit() {
-            self.note(path, format!("not read: it is larger than {} KiB", role.limit() >> 10));
+            // A context's files may grow while they are read.
+            self.note_size(path, role);
             return Ok(());
         }
         let text = || String::from_utf8_lossy(&bytes);
@@ -221,6 +227,10 @@ impl Found {
         self.count += sound.len();
         // A program can have modules and crates.
         self.packages.entry(path.to_vec()).or_default().extend(sound);
+    }
+
+    fn note_size(&mut self, path: &[u8], role: Role) {
+        self.note(path, format!("not read: it is larger than {} KiB", role.limit() >> 10));
     }
 
     fn note(&mut self, path: &[u8], text: String) {

@@ -1,6 +1,7 @@
 //! Whole scans, over layers that are made here.
 
-use std::io::Read;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -12,7 +13,7 @@ use super::*;
 use crate::layer::flatten::Source;
 use crate::layer::index::index_tar;
 use crate::layer::write::TarWriter;
-use crate::tree::{Kind, Node, Time};
+use crate::tree::{Kind, Node, Time, View};
 
 fn subject() -> Subject {
     let kind = SubjectKind::Image {
@@ -40,7 +41,7 @@ fn layer(parts: &[(&str, Part<'_>)]) -> Source {
             Part::Bytes(bytes) => bytes,
             Part::Link(target) => {
                 let node = Node { kind: Kind::Symlink(target.as_bytes().to_vec()), ..plain };
-                tar.append(path.as_bytes(), &node, None, &mut std::io::empty()).unwrap();
+                tar.append(path.as_bytes(), &node, None, &mut io::empty()).unwrap();
                 continue;
             }
             Part::Removal => {
@@ -57,7 +58,7 @@ fn layer(parts: &[(&str, Part<'_>)]) -> Source {
 fn source(tar: Vec<u8>) -> Source {
     let (index, _, _) = index_tar(&*tar).unwrap();
     let tar: Arc<[u8]> = tar.into();
-    let open = Arc::new(move || Ok(Box::new(std::io::Cursor::new(Arc::clone(&tar))) as Box<dyn Read + Send>));
+    let open = Arc::new(move || Ok(Box::new(io::Cursor::new(Arc::clone(&tar))) as Box<dyn Read + Send>));
     Source { index: Arc::new(index), open }
 }
 
@@ -150,7 +151,7 @@ pub(super) fn check_spdx(document: &Value) {
     assert!(created.len() == 20 && created.ends_with('Z'), "{created}");
     let namespace = text(&document["documentNamespace"]);
     assert!(namespace.starts_with("https://") && !namespace.contains(['#', ' ']), "{namespace}");
-    let mut ids = std::collections::BTreeSet::from(["SPDXRef-DOCUMENT".to_owned()]);
+    let mut ids = BTreeSet::from(["SPDXRef-DOCUMENT".to_owned()]);
     let is_id = |id: &str, prefix: &str| {
         let rest = id.strip_prefix(prefix).unwrap_or_default();
         !rest.is_empty() && rest.chars().all(|character| character.is_ascii_alphanumeric() || ".-".contains(character))
@@ -226,11 +227,70 @@ fn links_lead_nowhere_and_hard_links_are_read_once() {
     let text = paragraph("a", "1");
     // A link of the layer itself leads to where the file lies, as it does for whoever unpacks it.
     let link = Node { kind: Kind::Symlink(b"real".to_vec()), ..Node::directory(Time::default()) };
-    tar.append(b"real", &Node::directory(Time::default()), None, &mut std::io::empty()).unwrap();
-    tar.append(b"var", &link, None, &mut std::io::empty()).unwrap();
+    tar.append(b"real", &Node::directory(Time::default()), None, &mut io::empty()).unwrap();
+    tar.append(b"var", &link, None, &mut io::empty()).unwrap();
     tar.append(b"x/first", &node(text.len() as u64), None, &mut text.as_bytes()).unwrap();
-    tar.append(b"chroot/var/lib/dpkg/status", &node(0), Some(b"x/first"), &mut std::io::empty()).unwrap();
+    tar.append(b"chroot/var/lib/dpkg/status", &node(0), Some(b"x/first"), &mut io::empty()).unwrap();
     assert_eq!(urls(&scanned(vec![source(tar.finish().unwrap())])), ["pkg:deb/debian/a@1?arch=amd64"]);
+}
+
+#[test]
+fn of_several_entries_of_one_name_the_last_counts() {
+    let mut tar = TarWriter::new(Vec::new());
+    for text in [paragraph("first", "1") + &paragraph("more", "1"), paragraph("last", "1")] {
+        let kind = Kind::File { size: text.len() as u64, digest: None };
+        let node = Node { kind, ..Node::directory(Time::default()) };
+        tar.append(b"var/lib/dpkg/status", &node, None, &mut text.as_bytes()).unwrap();
+    }
+    assert_eq!(urls(&scanned(vec![source(tar.finish().unwrap())])), ["pkg:deb/debian/last@1?arch=amd64"]);
+}
+
+/// Files in memory.
+struct Plain(BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl View for Plain {
+    fn node(&self, path: &[u8]) -> io::Result<Option<Node>> {
+        let directory = Node::directory(Time::default());
+        let below = [path, b"/"].concat();
+        Ok(match self.0.get(path) {
+            Some(content) => Some(Node { kind: Kind::File { size: content.len() as u64, digest: None }, ..directory }),
+            None => self.0.keys().any(|other| other.starts_with(&below)).then_some(directory),
+        })
+    }
+
+    fn names(&self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let below = if path.is_empty() { Vec::new() } else { [path, b"/"].concat() };
+        let name = |other: &Vec<u8>| Some(other.strip_prefix(&below[..])?.split(|byte| *byte == b'/').next()?.to_vec());
+        let names: BTreeSet<Vec<u8>> = self.0.keys().filter_map(name).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send + '_>> {
+        Ok(Box::new(&self.0[path][..]))
+    }
+}
+
+#[test]
+fn a_tree_gives_what_a_layer_with_its_files_gives() {
+    let program = program(&[1; 100], &[(".dep-v0", &audit()), (".go.buildinfo", &blob("go1.24.4", "x"))]);
+    let status = paragraph("bash", "5");
+    let lock = r#"{"packages":{"node_modules/a":{"version":"1.0.0"}}}"#;
+    let files =
+        [("var/lib/dpkg/status", status.as_bytes()), ("bin/x", &program), ("src/package-lock.json", lock.as_bytes())];
+    let tree = Plain(files.iter().map(|(path, content)| (path.as_bytes().to_vec(), content.to_vec())).collect());
+    let layer = layer(&files.map(|(path, content)| (path, Part::Bytes(content))));
+    let of_tree = scan(&TreeFiles::new(&tree), &subject()).unwrap();
+    assert_eq!(of_tree, scanned(vec![layer]));
+    let found =
+        ["pkg:deb/debian/bash@5?arch=amd64", "pkg:npm/a@1.0.0", "pkg:cargo/app@0.1.0", "pkg:golang/stdlib@1.24.4"];
+    assert_eq!(urls(&of_tree), found);
+}
+
+/// What `cargo auditable` puts into a program.
+fn audit() -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(br#"{"packages":[{"name":"app","version":"0.1.0","source":"local","root":true}]}"#).unwrap();
+    encoder.finish().unwrap()
 }
 
 #[test]
