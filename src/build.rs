@@ -7,6 +7,7 @@ mod caches;
 mod changes;
 mod checks;
 mod contents;
+mod copy;
 mod differences;
 mod epoch;
 mod foresight;
@@ -20,12 +21,15 @@ use std::sync::Arc;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
-pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, export_files, import_files, load, save};
+pub use archived::{
+    LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, adopt, export_files, import_files, load, save,
+};
 pub use bases::Pull;
 pub use caches::CacheFailure;
 pub use changes::change_config;
 pub use checks::{Checked, check};
 pub use contents::{scan_image, scan_layers};
+pub use copy::{CopyOptions, CopySource, CopyTarget, LayoutPlace, copy};
 pub use differences::{ChangeKind, Differences, Field, FileChange, Strictness, differences};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
@@ -49,6 +53,7 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::plan::{self, BaseKey, Plan};
 use crate::progress::{Outcome, Progress};
+use crate::registry::copy::CopyError;
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::Cancel;
 use crate::sandbox::check_architecture;
@@ -196,6 +201,9 @@ pub enum BuildError {
     /// A registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Something cannot be copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
 }
 
 /// Builds an image.
