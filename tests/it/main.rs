@@ -54,6 +54,7 @@ mod remote;
 mod remote_cache;
 mod reproducible;
 mod running;
+mod sbom;
 mod schemas;
 mod secrets;
 mod secrets_scan;
