@@ -12,7 +12,7 @@
 //! It must not know of the store, of layers' content, or of command lines. Files in reading order: [`pull`], [`push`] (whole
 //! images), [`compose`] (indexes), `blob`, `upload` (their parts), `sources`, `registries`, `configuration` (where names
 //! lead), `session` (one registry), `auth`, `challenge`, [`credentials`], [`login`], `helper`, `http`, `proxy`, `answer`,
-//! `retry`, `tls`, `url`, `error`.
+//! `retry`, `tls`, `url`, `error`. [`service`] lends the connections to caches that are kept elsewhere.
 
 mod answer;
 mod auth;
@@ -31,6 +31,7 @@ pub mod pull;
 pub mod push;
 mod registries;
 mod retry;
+pub mod service;
 mod session;
 mod sources;
 mod tls;
@@ -51,6 +52,7 @@ pub use registries::{Registries, RegistriesError};
 pub use retry::RetryPolicy;
 pub use session::Entered;
 pub use upload::{MountOutcome, PushOutcome, UploadSession};
+pub use url::{Url, encode};
 
 use credentials::Credentials;
 use http::Transport;
