@@ -6,6 +6,7 @@ mod bases;
 mod caches;
 mod changes;
 mod checks;
+mod copy;
 mod differences;
 mod epoch;
 mod foresight;
@@ -19,11 +20,14 @@ use std::sync::Arc;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
-pub use archived::{LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, export_files, import_files, load, save};
+pub use archived::{
+    LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, adopt, export_files, import_files, load, save,
+};
 pub use bases::Pull;
 pub use caches::CacheFailure;
 pub use changes::change_config;
 pub use checks::{Checked, check};
+pub use copy::{CopyOptions, CopySource, CopyTarget, LayoutPlace, copy};
 pub use differences::{ChangeKind, Differences, Field, FileChange, Strictness, differences};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
@@ -47,6 +51,7 @@ use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::plan::{self, BaseKey, Plan};
 use crate::progress::{Outcome, Progress};
+use crate::registry::copy::CopyError;
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::Cancel;
 use crate::sandbox::check_architecture;
@@ -190,6 +195,9 @@ pub enum BuildError {
     /// A registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Something cannot be copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
 }
 
 /// Builds an image.

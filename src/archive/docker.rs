@@ -36,5 +36,6 @@ fn image(files: &Files<'_>, item: &Item) -> Result<ArchivedImage, ArchiveError> 
         Err(error) => Err(files.refused(error.to_string())),
     };
     let names = item.repo_tags.iter().flatten().map(name).collect::<Result<_, ArchiveError>>()?;
-    Ok(ArchivedImage { names, manifest: None, config, layers })
+    let labels = item.repo_tags.clone().unwrap_or_default();
+    Ok(ArchivedImage { names, labels, index: None, manifest: None, config, layers })
 }

@@ -119,7 +119,7 @@ impl<'a> Files<'a> {
     }
 }
 
-fn open(root: &RootDir, name: &str) -> io::Result<Option<File>> {
+pub(super) fn open(root: &RootDir, name: &str) -> io::Result<Option<File>> {
     // A pipe in the place of a file would keep its reader waiting.
     let opened = root.open_without_links(name.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
     let file = match opened {
@@ -132,7 +132,7 @@ fn open(root: &RootDir, name: &str) -> io::Result<Option<File>> {
     Ok(Some(file))
 }
 
-fn read_document(reader: impl Read) -> io::Result<Vec<u8>> {
+pub(super) fn read_document(reader: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.take(DOCUMENT_LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > DOCUMENT_LIMIT {

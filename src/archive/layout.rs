@@ -1,8 +1,10 @@
 //! OCI layouts (image-spec, image-layout.md), and what Docker, podman, skopeo and containerd write into their `index.json`.
 
 use super::files::Files;
+use super::place::labels;
 use super::{ArchiveError, ArchivedImage};
 use crate::image::manifest::{Descriptor, Document, Manifest};
+use crate::image::media_type;
 use crate::image::reference::Reference;
 
 /// Indexes within indexes that are followed.
@@ -23,13 +25,21 @@ pub(super) fn images(files: &Files<'_>, index: &[u8]) -> Result<Vec<ArchivedImag
     for descriptor in &index.manifests {
         let mut found = Vec::new();
         descend(files, descriptor, DEPTH, &mut found)?;
-        let name = name(descriptor);
-        for image in &mut found {
+        let (name, labels) = (name(descriptor), labels(descriptor));
+        let index = match media_type::is_index(&descriptor.media_type) {
+            true => Some(files.small(&descriptor.digest, descriptor.size)?),
+            false => None,
+        };
+        for mut image in found {
             image.names.extend(name.clone());
-        }
-        for image in found {
-            match images.iter_mut().find(|other| other.manifest == image.manifest) {
-                Some(other) => other.names.extend(image.names),
+            image.labels.extend(labels.clone());
+            image.index.clone_from(&index);
+            // An image that is in an index, and also there by itself, is two things with names of their own.
+            match images.iter_mut().find(|other| other.manifest == image.manifest && other.index == image.index) {
+                Some(other) => {
+                    other.names.extend(image.names);
+                    other.labels.extend(image.labels);
+                }
                 None => images.push(image),
             }
         }
@@ -97,5 +107,5 @@ fn image(files: &Files<'_>, manifest: &Manifest, bytes: Vec<u8>) -> Result<Archi
     let (config, size) = blob(&manifest.config)?;
     let config = files.small(&config, size)?;
     let layers = manifest.layers.iter().map(blob).collect::<Result<_, ArchiveError>>()?;
-    Ok(ArchivedImage { names: Vec::new(), manifest: Some(bytes), config, layers })
+    Ok(ArchivedImage { names: Vec::new(), labels: Vec::new(), index: None, manifest: Some(bytes), config, layers })
 }

@@ -8,6 +8,7 @@
 mod docker;
 mod files;
 mod layout;
+mod place;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::digest::Digest;
 use crate::image::reference::Reference;
 use crate::store::{Store, StoreError};
 use files::Files;
+pub use place::Layout;
 
 /// Where an archive is.
 pub enum Origin {
@@ -35,6 +37,10 @@ pub enum Origin {
 pub struct ArchivedImage {
     /// What the archive calls it; may be nothing.
     pub names: Vec<Reference>,
+    /// The same as they are written there, and what is no name by itself (`latest`).
+    pub labels: Vec<String>,
+    /// The index that it lies under by these names, where it does.
+    pub index: Option<Vec<u8>>,
     /// The manifest byte for byte, where the archive has one.
     pub manifest: Option<Vec<u8>>,
     /// The config byte for byte.
@@ -77,9 +83,65 @@ pub enum ArchiveError {
         /// What is wrong.
         reason: String,
     },
+    /// Nothing in it is called so.
+    #[error("{archive} has no image {label:?}; it has {offered}")]
+    NotNamed {
+        /// The archive.
+        archive: String,
+        /// What was asked for.
+        label: String,
+        /// What it has.
+        offered: String,
+    },
+    /// It has several images, and none of them was named.
+    #[error("{archive} holds several images: {offered}")]
+    Several {
+        /// The archive.
+        archive: String,
+        /// What it has.
+        offered: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ArchiveError {
+    /// For who asked for an image that is not the only one of its name.
+    fn not_chosen(archive: &str, label: Option<&str>, mut names: Vec<String>) -> ArchiveError {
+        names.dedup();
+        let offered = if names.is_empty() { "images without a name".to_owned() } else { names.join(", ") };
+        let archive = archive.to_owned();
+        match label {
+            Some(label) => ArchiveError::NotNamed { archive, label: label.to_owned(), offered },
+            None => ArchiveError::Several { archive, offered },
+        }
+    }
+}
+
+/// The images that an archive calls by a name; without one those of its only image, one for each platform.
+///
+/// # Errors
+/// There is none, or there are several.
+pub fn choose<'a>(
+    archive: &str,
+    images: &'a [ArchivedImage],
+    label: Option<&str>,
+) -> Result<Vec<&'a ArchivedImage>, ArchiveError> {
+    let called: Vec<&ArchivedImage> = match label {
+        Some(label) => images.iter().filter(|image| place::is_called(&image.labels, label)).collect(),
+        None => images.iter().collect(),
+    };
+    // Under one index they are one image.
+    let is_one = match called.as_slice() {
+        [] => false,
+        [first, others @ ..] => others.iter().all(|other| first.index.is_some() && first.index == other.index),
+    };
+    if is_one {
+        return Ok(called);
+    }
+    let names = images.iter().flat_map(|image| image.labels.iter().cloned()).collect();
+    Err(ArchiveError::not_chosen(archive, label, names))
 }
 
 /// The largest document (a manifest, a config, an index) that is read.

@@ -73,21 +73,23 @@ pub struct LoadOptions {
 pub fn load(layers: &Layers<'_>, images: &[ArchivedImage], options: &LoadOptions) -> Result<Vec<Tagged>, LoadError> {
     let mut parsed = Vec::new();
     for image in images {
-        let id = Digest::of(&image.config);
-        let config = ImageConfig::parse(&image.config)
-            .map_err(|source| LoadError::Config { image: called(image, &id), source })?;
-        parsed.push((image, id, config));
+        parsed.push((image, parse(image)?));
     }
     if let Some(platform) = &options.platform {
-        let offered: Vec<String> = parsed.iter().map(|(.., config)| config.platform().to_string()).collect();
-        parsed.retain(|(.., config)| platform.match_rank(&config.platform()).is_some());
+        let offered: Vec<String> = parsed.iter().map(|(_, config)| config.platform().to_string()).collect();
+        parsed.retain(|(_, config)| platform.match_rank(&config.platform()).is_some());
         if parsed.is_empty() {
             return Err(LoadError::Platform { platform: platform.clone(), offered: offered.join(", ") });
         }
     }
     let mut loaded = Vec::new();
-    for (image, id, config) in parsed {
-        loaded.extend(take(layers, image, id, &config, &options.names)?);
+    for (image, config) in &parsed {
+        let index = match options.platform {
+            // The name stands for the one image that was asked for.
+            Some(_) => None,
+            None => image.index.as_ref().map(|index| layers.store.put_blob(index)).transpose()?,
+        };
+        loaded.extend(take(layers, image, config, index, &options.names)?);
     }
     Ok(loaded)
 }
@@ -96,11 +98,43 @@ fn called(image: &ArchivedImage, id: &Digest) -> String {
     image.names.first().map_or_else(|| id.to_string(), Reference::familiar)
 }
 
+/// Takes one of the images of an archive, each for another platform, into the store without a name: that for a platform,
+/// where one is asked for, else this machine's, else the only one.
+///
+/// # Errors
+/// The image is not what it says it is, or there is none for the platform.
+pub fn adopt(layers: &Layers<'_>, images: &[&ArchivedImage], platform: Option<&Platform>) -> Result<Tagged, LoadError> {
+    let mut parsed = Vec::new();
+    for image in images {
+        parsed.push((*image, parse(image)?));
+    }
+    let host = Platform::host();
+    let wanted = platform.unwrap_or(&host);
+    let ranked =
+        parsed.iter().filter_map(|(image, config)| Some((wanted.match_rank(&config.platform())?, image, config)));
+    let chosen = match (ranked.min_by_key(|(rank, ..)| *rank), parsed.as_slice(), platform) {
+        (Some((_, image, config)), ..) => (image, config),
+        (None, [(image, config)], None) => (image, config),
+        (None, ..) => {
+            let offered: Vec<String> = parsed.iter().map(|(_, config)| config.platform().to_string()).collect();
+            return Err(LoadError::Platform { platform: wanted.clone(), offered: offered.join(", ") });
+        }
+    };
+    let (image, config) = chosen;
+    let (name, record) = (called(image, &Digest::of(&image.config)), record(layers, image, config)?);
+    Ok(Tagged { name, platform: config.platform().to_string(), built: false, image: record })
+}
+
+fn parse(image: &ArchivedImage) -> Result<ImageConfig, LoadError> {
+    let called = || called(image, &Digest::of(&image.config));
+    ImageConfig::parse(&image.config).map_err(|source| LoadError::Config { image: called(), source })
+}
+
 fn take(
     layers: &Layers<'_>,
     image: &ArchivedImage,
-    id: Digest,
     config: &ImageConfig,
+    index: Option<Digest>,
     more: &[Reference],
 ) -> Result<Vec<Tagged>, LoadError> {
     let mut names: Vec<&Reference> = Vec::new();
@@ -110,25 +144,9 @@ fn take(
         }
     }
     if names.is_empty() {
-        return Err(LoadError::NoName { id });
+        return Err(LoadError::NoName { id: Digest::of(&image.config) });
     }
-    let found = abreast(&image.layers, |_, (blob, size)| layers.adopt(blob, *size))?;
-    if found != config.rootfs.diff_ids {
-        return Err(LoadError::Layers { image: called(image, &id) });
-    }
-    let mut size = 0;
-    for layer in &found {
-        size += layers.record(layer)?.size;
-    }
-    let record = ImageRecord {
-        config: layers.store.put_blob(&image.config)?,
-        layers: found,
-        manifest: image.manifest.as_ref().map(|manifest| layers.store.put_blob(manifest)).transpose()?,
-        source: None,
-        index: None,
-        created: config.created.clone().unwrap_or_default(),
-        size,
-    };
+    let record = ImageRecord { index, ..record(layers, image, config)? };
     let platform = config.platform().to_string();
     let tagged = |name: &Reference| {
         let tagged = Tagged { name: name.to_string(), platform: platform.clone(), built: false, image: record.clone() };
@@ -136,6 +154,27 @@ fn take(
         Ok(tagged)
     };
     names.into_iter().map(tagged).collect()
+}
+
+/// Makes the blobs of an image its layers.
+fn record(layers: &Layers<'_>, image: &ArchivedImage, config: &ImageConfig) -> Result<ImageRecord, LoadError> {
+    let found = abreast(&image.layers, |_, (blob, size)| layers.adopt(blob, *size))?;
+    if found != config.rootfs.diff_ids {
+        return Err(LoadError::Layers { image: called(image, &Digest::of(&image.config)) });
+    }
+    let mut size = 0;
+    for layer in &found {
+        size += layers.record(layer)?.size;
+    }
+    Ok(ImageRecord {
+        config: layers.store.put_blob(&image.config)?,
+        layers: found,
+        manifest: image.manifest.as_ref().map(|manifest| layers.store.put_blob(manifest)).transpose()?,
+        source: None,
+        index: None,
+        created: config.created.clone().unwrap_or_default(),
+        size,
+    })
 }
 
 /// How images are saved.
@@ -170,7 +209,8 @@ pub fn save(
                 LayoutForm::Oci => stored_all(layers, tagged)?,
                 LayoutForm::Docker => alone(layers, &tagged.image)?,
             };
-            named.push(NamedBundle { bundle: exporter.bundle(&output, &images, &task)?, names: names.clone() });
+            let bundle = exporter.bundle(&output, &images, &task)?;
+            named.push(NamedBundle { bundle, names: names.clone(), label: None });
         }
         Ok(write_layout(&named, form.form, &target, &task)?)
     })

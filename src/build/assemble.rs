@@ -45,6 +45,7 @@ impl Build<'_> {
                 Layering::PerStep => self.outputs.iter().find_map(Output::blob_form),
                 Layering::Squashed => None,
             };
+            let _flushing = layers.store().flush_ahead();
             observed(&task, || Ok(layers.pack_all(&not_packed, blob, &task)?))?;
         }
         if !self.only_pushes() {

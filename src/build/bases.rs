@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Build, BuildError};
 use crate::diagnostic::{Span, did_you_mean};
+use crate::digest::Digest;
 use crate::dockerfile::ast::Dockerfile;
 use crate::executor::{Layers, ResolvedBase};
 use crate::image::config::ImageConfig;
@@ -178,7 +179,7 @@ impl Build<'_> {
             return Err(BaseError::NotHere);
         }
         let pulled = pull::resolve_platform(self.registry, reference, &key.platform, Some(task))?;
-        record_pulled(self.store, reference, &key.platform, &pulled)?;
+        record_pulled(self.store, reference, &key.platform, &pulled, None)?;
         Ok(ResolvedBase {
             name: reference.to_string(),
             layers: pulled.config.rootfs.diff_ids.clone(),
@@ -225,7 +226,7 @@ impl Build<'_> {
         &self,
         path: &std::path::Path,
         tag: Option<&str>,
-        digest: Option<crate::digest::Digest>,
+        digest: Option<Digest>,
         key: &BaseKey,
         layers: &Layers<'_>,
     ) -> Result<ResolvedBase, BaseError> {
@@ -259,12 +260,14 @@ fn check_layers(manifest: &Manifest, config: &ImageConfig) -> Result<(), BaseErr
     Ok(())
 }
 
-/// Gives a pulled image its name in the store, and tells the store where its layers can be had.
+/// Gives a pulled image its name in the store, and tells the store where its layers can be had. `index` is what the name
+/// stands for in the store, where it is pulled for several platforms.
 pub(super) fn record_pulled(
     store: &Store,
     reference: &Reference,
     platform: &Platform,
     pulled: &PulledImage,
+    index: Option<Digest>,
 ) -> Result<(), BaseError> {
     let (manifest, config) = (&pulled.manifest, &pulled.config);
     check_layers(manifest, config)?;
@@ -290,7 +293,7 @@ pub(super) fn record_pulled(
         layers: config.rootfs.diff_ids.clone(),
         manifest: Some(store.put_blob(&pulled.manifest_bytes)?),
         source: Some(pulled.index_digest.unwrap_or(pulled.manifest_digest)),
-        index: None,
+        index,
         created: config.created.clone().unwrap_or_default(),
         size: 0,
     };

@@ -176,7 +176,8 @@ impl Exporter<'_> {
                 return Ok(None);
             }
             OutputKind::Layout(form, target) => {
-                let named = [NamedBundle { bundle: self.bundle(output, images, task)?, names: output.names.clone() }];
+                let (bundle, names) = (self.bundle(output, images, task)?, output.names.clone());
+                let named = [NamedBundle { bundle, names, label: None }];
                 write_layout(&named, *form, target, task)?;
                 let [NamedBundle { bundle, .. }] = named;
                 bundle

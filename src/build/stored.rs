@@ -1,5 +1,7 @@
 //! Images that are in the store already, or shall be: push and pull without a build.
 
+use std::collections::BTreeSet;
+
 use super::assemble::Assembled;
 use super::bases::record_pulled;
 use super::outputs::{Exporter, Output, OutputKind, PushBy, observed};
@@ -11,7 +13,9 @@ use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Document};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::progress::Progress;
+use crate::progress::{Progress, Task};
+use crate::registry::RegistryError;
+use crate::registry::pull::resolve_platform;
 use crate::store::{ImageRecord, Tagged};
 
 /// Pushes an image of the store under a name; where its name stands for an index, that and all images under it.
@@ -67,20 +71,53 @@ pub(super) fn stored(layers: &Layers<'_>, image: &ImageRecord) -> Result<Assembl
     Ok(Assembled { config, layers: image.layers.clone(), size: image.size, original })
 }
 
-/// Pulls an image and all its layers; returns the manifest's digest.
+/// Pulls an image and all its layers; returns the manifest's digest. For several platforms the images are pulled and the
+/// index that they lie under, whose digest is returned.
+///
+/// # Errors
+/// The registry cannot be asked, or has no image for one of the platforms.
 pub fn pull_image(
     layers: &Layers<'_>,
     name: &Reference,
-    platform: &Platform,
+    platforms: &[Platform],
     progress: &Progress,
 ) -> Result<Digest, BuildError> {
     let task = progress.task(format!("pulling {}", name.familiar()));
+    let failed = |source| BuildError::Base { name: name.to_string(), source };
     observed(&task, || {
-        let pulled = crate::registry::pull::resolve_platform(layers.registry, name, platform, Some(&task))?;
-        let failed = |source| BuildError::Base { name: name.to_string(), source };
-        record_pulled(layers.store, name, platform, &pulled).map_err(failed)?;
-        abreast(&pulled.config.rootfs.diff_ids, |_, layer| layers.fetch_blob(layer, &task))?;
-        layers.store.settle()?;
-        Ok(pulled.manifest_digest)
+        if let [only] = platforms {
+            let pulled = resolve_platform(layers.registry, name, only, Some(&task))?;
+            record_pulled(layers.store, name, only, &pulled, None).map_err(failed)?;
+            fetch(layers, &[pulled.config], &task)?;
+            return Ok(pulled.manifest_digest);
+        }
+        let found = layers.registry.resolve(name, Some(&task))?;
+        // The tag may stand for something else by the time that the next platform is asked for.
+        let pinned = name.with_digest(found.digest);
+        let mut configs = Vec::new();
+        let index = match found.document {
+            Document::Index(_) => Some(layers.store.put_blob(&found.bytes)?),
+            Document::Manifest(_) => None,
+        };
+        for platform in platforms {
+            let pulled = resolve_platform(layers.registry, &pinned, platform, Some(&task))?;
+            let offered = pulled.config.platform();
+            if platform.match_rank(&offered).is_none() {
+                let (reference, platform, offered) =
+                    (name.to_string(), platform.to_string(), vec![offered.to_string()]);
+                return Err(RegistryError::NoPlatform { reference, platform, offered }.into());
+            }
+            record_pulled(layers.store, name, platform, &pulled, index).map_err(failed)?;
+            configs.push(pulled.config);
+        }
+        fetch(layers, &configs, &task)?;
+        Ok(found.digest)
     })
+}
+
+/// Fetches the layers of images, each once.
+fn fetch(layers: &Layers<'_>, configs: &[ImageConfig], task: &Task) -> Result<(), BuildError> {
+    let all: BTreeSet<&Digest> = configs.iter().flat_map(|config| &config.rootfs.diff_ids).collect();
+    abreast(&Vec::from_iter(all), |_, layer| layers.fetch_blob(layer, task))?;
+    Ok(layers.store.settle()?)
 }

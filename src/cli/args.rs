@@ -7,6 +7,7 @@ mod archive;
 mod build;
 mod caches;
 mod compare;
+mod copy;
 mod executor;
 mod image;
 mod index;
@@ -26,6 +27,7 @@ pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
 pub use caches::CacheArguments;
 pub use compare::DiffArguments;
+pub use copy::CopyArguments;
 pub use executor::{ExecutorArguments, OtherExecutorArguments};
 pub use image::{HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments, TagArguments};
 pub use index::{IndexArguments, IndexCommand, IndexCreateArguments, IndexInspectArguments};
@@ -124,6 +126,9 @@ pub enum Subcommand {
     Push(PushArguments),
     /// Pull an image from its registry
     Pull(PullArguments),
+    /// Copy an image, or all tags of a repository, between registries and archives
+    #[command(after_help = copy::COPY_HELP, visible_alias = "cp")]
+    Copy(CopyArguments),
     /// Build with the flags of kaniko's executor
     #[command(after_help = EXECUTOR_HELP)]
     Executor(Box<ExecutorArguments>),

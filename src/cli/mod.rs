@@ -28,12 +28,14 @@ use args::{Arguments, IndexCommand, Subcommand};
 use environment::Environment;
 use failure::{Failure, FailureKind};
 use request::archive::{Export, Import, Load, Save};
-use request::commands::{Doctor, History, Images, Inspect, Pull, Push, Remove, TagImage};
+use request::commands::{Doctor, History, Images, Inspect, Remove, TagImage};
 use request::compare::Compare;
 use request::container::RunImage;
+use request::copy::Copy;
 use request::index::{CreateIndex, InspectIndex};
 use request::login::{Login, Logout};
 use request::storage::{CheckStore, DiskUsage, Prune};
+use request::transfer::{Pull, Push};
 use request::{InvalidRequest, Request};
 
 /// What rbuild was asked to do.
@@ -55,6 +57,8 @@ pub enum Command {
     Push(Push),
     /// Pull an image.
     Pull(Pull),
+    /// Copy images.
+    Copy(Box<Copy>),
     /// Keep credentials.
     Login(Box<Login>),
     /// Forget credentials.
@@ -201,6 +205,7 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Check(check) => Command::Check(CheckStore::resolve(check, global, environment)?),
         Subcommand::Push(push) => Command::Push(Push::resolve(push, global, environment)?),
         Subcommand::Pull(pull) => Command::Pull(Pull::resolve(pull, global, environment)?),
+        Subcommand::Copy(copy) => Command::Copy(Box::new(Copy::resolve(copy, global, environment)?)),
         Subcommand::Executor(executor) => {
             Command::Build(Box::new(Request::resolve_executor(*executor, global, environment)?))
         }

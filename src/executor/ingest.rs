@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::image::media_type::Compression;
 use crate::layer::compress::Compressor;
 use crate::layer::index::{Index, Indexer};
@@ -72,8 +72,14 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Starts the consumers: always the index, a blob of this form if one is given, and a pipe (to an unpacking worker).
-    pub fn start(store: &Store, blob: Option<BlobForm>, pipe: Option<OwnedFd>) -> io::Result<Ingest> {
+    /// Starts the consumers: the index, if it is not known, a blob of this form if one is given, and a pipe (to an unpacking
+    /// worker).
+    pub fn start(
+        store: &Store,
+        index: Option<Index>,
+        blob: Option<BlobForm>,
+        pipe: Option<OwnedFd>,
+    ) -> io::Result<Ingest> {
         let mut queues = Vec::new();
         let mut queue = || {
             let (sender, receiver) = sync_channel(QUEUE);
@@ -81,10 +87,13 @@ impl Ingest {
             receiver
         };
         let chunks = queue();
-        let indexer = spawn("index", move || {
-            let mut indexer = Indexer::new()?;
-            drain(&chunks, &mut indexer)?;
-            indexer.finish()
+        let indexer = spawn("index", move || match index {
+            Some(index) => Ok(digest(&chunks, index)),
+            None => {
+                let mut indexer = Indexer::new()?;
+                drain(&chunks, &mut indexer)?;
+                indexer.finish()
+            }
         })?;
         let compressor = match blob {
             Some(form) => {
@@ -158,6 +167,15 @@ fn compress(chunks: &Receiver<Arc<[u8]>>, form: BlobForm, writer: BlobWriter) ->
     compressor.finish()?.commit(None).map_err(io::Error::other)
 }
 
+fn digest(chunks: &Receiver<Arc<[u8]>>, index: Index) -> (Index, Digest, u64) {
+    let (mut hasher, mut size) = (Hasher::new(), 0);
+    for chunk in chunks {
+        hasher.update(&chunk);
+        size += chunk.len() as u64;
+    }
+    (index, hasher.finish(), size)
+}
+
 fn drain(chunks: &Receiver<Arc<[u8]>>, out: &mut dyn Write) -> io::Result<()> {
     for chunk in chunks {
         out.write_all(&chunk)?;
@@ -185,7 +203,7 @@ mod tests {
         let store = Store::open(&folder.path().join("store")).unwrap();
         // A device that is always full stands for the pipe's reader, which is told of in the same way as a blob.
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut ingest = Ingest::start(&store, None, Some(full.into())).unwrap();
+        let mut ingest = Ingest::start(&store, None, None, Some(full.into())).unwrap();
         let size = (CHUNK * QUEUE * 4) as u64;
         let node = Node { kind: Kind::File { size, digest: None }, ..Node::directory(Time::default()) };
         let mut tar = TarWriter::new(Vec::new());

@@ -1,31 +1,34 @@
 //! The forms of a layer (index, tree, blob), each made when something asks for it, and made once.
 
+mod fetch;
+mod open;
+mod patch;
+mod write;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
 
-use super::ingest::{BlobForm, Ingest, Ingested, compression_name};
+pub(super) use write::Origin;
+
+use super::ingest::BlobForm;
 use super::namespace::Namespace;
 use super::promised::Promised;
 use super::waiting::Shared;
 use super::workers::ImpliedDirectory;
 use super::{ExecuteError, abreast};
-use crate::digest::{Digest, Frame, VerifyReader};
-use crate::image::manifest::Descriptor;
+use crate::digest::{Digest, Frame};
 use crate::image::media_type::Compression;
-use crate::image::reference::Reference;
-use crate::layer::decompress::decompress;
 use crate::layer::index::Index;
 use crate::layer::view::MergedView;
-use crate::owners::{Table, table_path};
-use crate::progress::{Part, Task};
+use crate::owners::table_path;
+use crate::progress::Task;
 use crate::registry::Client;
-use crate::sandbox::Ownership;
 use crate::snapshot::Mapping;
-use crate::store::{BlobRecord, LayerRecord, RecordKind, RemoteBlob, Store, TreeName};
+use crate::store::{BlobRecord, LayerRecord, RecordKind, Store, TreeName};
 use crate::tree::{Node, View};
 
 /// What a layer is made into while it is written.
@@ -112,6 +115,7 @@ impl<'a> Layers<'a> {
     /// Whether some form of a layer can be had, here or from a registry.
     pub fn is_available(&self, layer: &Digest, record: &LayerRecord) -> bool {
         record.blobs.values().any(|blob| self.store.has_blob(&blob.digest))
+            || record.patch.as_ref().is_some_and(|patch| self.can_be_patched(patch))
             || !record.remotes.is_empty()
             || self.promised.holds(layer)
             // Asked before it is known whether a namespace will be needed at all: a tree that was made with other ids
@@ -151,8 +155,8 @@ impl<'a> Layers<'a> {
                 Some(index) => Arc::new(index),
                 None => {
                     let mut tar = self.open_tar(layer, task)?;
-                    let ingested = self.ingest(layer, None, None, |out| io::copy(&mut tar, out).map(drop))?;
-                    Arc::new(self.keep(layer, ingested, None)?)
+                    let ingested = self.ingest(layer, None, None, None, |out| io::copy(&mut tar, out).map(drop))?;
+                    Arc::new(self.keep(layer, ingested, None, Origin::default())?)
                 }
             };
             self.indexes.lock().expect("no holder panics").insert(*layer, Arc::clone(&index));
@@ -191,8 +195,8 @@ impl<'a> Layers<'a> {
                 return self.tree_with_implied(layer, &implied, task);
             }
             let mut tar = self.open_tar(layer, task)?;
-            let (ingested, tree) = self.unpack(layer, None, &[], |out| io::copy(&mut tar, out).map(drop))?;
-            let index = self.keep(layer, ingested, None)?;
+            let (ingested, tree) = self.unpack(layer, None, None, &[], |out| io::copy(&mut tar, out).map(drop))?;
+            let index = self.keep(layer, ingested, None, Origin::default())?;
             match self.implied(&index, below, task)? {
                 None => tree.seal(self, &TreeName::of(layer)),
                 Some(implied) => {
@@ -213,7 +217,7 @@ impl<'a> Layers<'a> {
             return Ok(path);
         }
         let mut tar = self.open_tar(layer, task)?;
-        let (_, tree) = self.unpack(layer, None, implied, |out| io::copy(&mut tar, out).map(drop))?;
+        let (_, tree) = self.unpack(layer, None, None, implied, |out| io::copy(&mut tar, out).map(drop))?;
         tree.seal(self, &name)
     }
 
@@ -294,8 +298,8 @@ impl<'a> Layers<'a> {
             }
             let mut tar = self.open_tar(layer, task)?;
             let mut part = task.part(format!("packing {}", layer.short()), record.size);
-            let ingested = self.ingest(layer, Some(form), None, |out| copy(&mut tar, out, &mut part))?;
-            self.keep(layer, ingested, Some(form))?;
+            let ingested = self.ingest(layer, None, Some(form), None, |out| fetch::copy(&mut tar, out, &mut part))?;
+            self.keep(layer, ingested, Some(form), Origin::default())?;
             part.finish();
             let record = self.record(layer)?;
             self.stored(&record, &form.name()).ok_or_else(|| ExecuteError::layer(layer, io::ErrorKind::NotFound.into()))
@@ -319,236 +323,6 @@ impl<'a> Layers<'a> {
             self.examined(layer, blob, task)
         })
     }
-
-    /// Whether somebody else has a layer's blob.
-    fn can_be_pulled(&self, layer: &Digest, record: &LayerRecord) -> bool {
-        !record.remotes.is_empty() || self.promised.blob(layer).is_some()
-    }
-
-    /// Fetches a layer's blob; its digest is verified while it arrives.
-    fn pull(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<BlobRecord> {
-        let mut failure = None;
-        let of_registries = record.remotes.iter().map(|remote| self.fetch(remote, task));
-        let of_caches = self
-            .promised
-            .blob(layer)
-            .into_iter()
-            .map(|(descriptor, storage)| self.take(&descriptor, || storage.open(&descriptor), task));
-        for fetched in of_registries.chain(of_caches) {
-            match fetched {
-                Ok(blob) => {
-                    let name = format!("{PULLED}{}", blob.compression);
-                    self.store.update_layer(layer, |record| {
-                        record.blobs.insert(name, blob.clone());
-                    })?;
-                    return Ok(blob);
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.unwrap_or_else(|| ExecuteError::layer(layer, io::ErrorKind::NotFound.into())))
-    }
-
-    fn fetch(&self, remote: &RemoteBlob, task: &Task) -> Result<BlobRecord> {
-        let repository: Reference = remote.repository.parse().map_err(ExecuteError::internal)?;
-        let descriptor = Descriptor::new(&remote.media_type, remote.digest, remote.size);
-        self.take(&descriptor, || Ok(Box::new(self.registry.blob(&repository, &descriptor))), task)
-    }
-
-    /// Takes a blob that somebody else has into the store.
-    fn take(
-        &self,
-        descriptor: &Descriptor,
-        open: impl FnOnce() -> io::Result<Box<dyn Read + Send>>,
-        task: &Task,
-    ) -> Result<BlobRecord> {
-        let Descriptor { digest, size, media_type, .. } = descriptor;
-        let compression = Compression::of_media_type(media_type)
-            .ok_or_else(|| ExecuteError::internal(format!("unsupported layer type {media_type:?}")))?;
-        let compression = compression_name(compression).to_owned();
-        let blob = BlobRecord { digest: *digest, size: *size, compression };
-        let _lock = Shared::Blob.lock(digest, self.store, task, None)?;
-        if self.store.has_blob(digest) {
-            return Ok(blob);
-        }
-        let failed = |error| ExecuteError::layer(digest, error);
-        let mut part = task.part(digest.to_string(), *size);
-        // The store verifies the digest; no source may go on for ever.
-        let mut reader = open().map_err(failed)?.take(size.saturating_add(1));
-        let mut writer = self.store.blob_writer()?;
-        copy(&mut reader, &mut writer, &mut part).map_err(failed)?;
-        writer.commit(Some(*digest))?;
-        part.finish();
-        Ok(blob)
-    }
-
-    /// A layer's tar: from a blob here, from its tree, from a registry; whichever is nearest.
-    pub fn open_tar(&self, layer: &Digest, task: &Task) -> Result<Box<dyn Read + Send>> {
-        let record = self.record(layer)?;
-        let here = record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
-        let blob = match here {
-            Some(blob) => blob,
-            None if self.can_be_pulled(layer, &record) => self.pull(layer, &record, task)?,
-            None => return self.pack(layer, &record, task),
-        };
-        let file = self.store.open_blob(&blob.digest)?;
-        let tar = decompress(io::BufReader::with_capacity(256 << 10, file))
-            .map_err(|error| ExecuteError::layer(layer, error))?;
-        // A blob may have been damaged since it was stored; what comes out of it must be the layer that is asked for.
-        match record.diff_id {
-            Some(diff_id) => Ok(Box::new(VerifyReader::new(tar, diff_id, None))),
-            None => Ok(tar),
-        }
-    }
-
-    /// Opens a layer's tar as often as it is asked to: what has no blob yet gets one first.
-    pub fn reopen(&self, layer: &Digest, task: &Task) -> Result<OpenTar> {
-        let here = |record: &LayerRecord| record.blobs.values().find(|blob| self.store.has_blob(&blob.digest)).cloned();
-        let blob = match here(&self.record(layer)?) {
-            Some(blob) => blob,
-            None => self.blob(layer, KEPT, Reuse::AsPulled, task)?,
-        };
-        let path = self.store.blob_path(&blob.digest);
-        Ok(Arc::new(move || decompress(io::BufReader::with_capacity(256 << 10, File::open(&path)?))))
-    }
-
-    /// Takes a layer's blob from a file, which stays as it is.
-    pub fn import(&self, layer: &Digest, descriptor: &Descriptor, path: &std::path::Path) -> Result<()> {
-        let failed = |error| ExecuteError::layer(layer, error);
-        let compression = Compression::of_media_type(&descriptor.media_type)
-            .ok_or_else(|| ExecuteError::internal(format!("unsupported layer type {:?}", descriptor.media_type)))?;
-        if !self.store.has_blob(&descriptor.digest) {
-            let mut writer = self.store.blob_writer()?;
-            io::copy(&mut File::open(path).map_err(failed)?, &mut writer).map_err(failed)?;
-            writer.commit(Some(descriptor.digest))?;
-        }
-        let compression = compression_name(compression).to_owned();
-        let blob = BlobRecord { digest: descriptor.digest, size: descriptor.size, compression };
-        self.store.update_layer(layer, |record| {
-            record.diff_id = Some(*layer);
-            record.blobs.insert(format!("{PULLED}{}", blob.compression), blob);
-        })?;
-        Ok(())
-    }
-
-    /// The tar of what a RUN wrote.
-    pub(super) fn pack(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<Box<dyn Read + Send>> {
-        let mapping = self.mapping()?;
-        let Some(upper) = self.store.tree(&mapping.name, &TreeName::of(layer)) else {
-            return Err(ExecuteError::layer(layer, io::ErrorKind::NotFound.into()));
-        };
-        let lowers = self.trees(&record.below, task)?;
-        let mut fds = Vec::new();
-        let mut owners = Table::default();
-        for path in std::iter::once(&upper).chain(&lowers) {
-            fds.push(open_directory(path).map_err(|error| ExecuteError::layer(layer, error))?);
-            owners.extend(Table::beside(path).map_err(|error| ExecuteError::layer(layer, error))?);
-        }
-        let mut table = Vec::new();
-        owners.write_to(&mut table).map_err(|error| ExecuteError::layer(layer, error))?;
-        self.namespace.reader(super::workers::PACK, &table, fds)
-    }
-
-    /// Writes a layer: `write` streams its tar. Its name is its diffID.
-    /// The index is not kept in memory: who made a layer seldom looks into it.
-    pub fn create(
-        &self,
-        wanted: Wanted,
-        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-    ) -> Result<(Digest, Index)> {
-        let nothing = Digest::of(b"");
-        if !wanted.tree {
-            let blob = wanted.with_blob().blob;
-            let ingested = self.ingest(&nothing, blob, None, write)?;
-            let layer = ingested.diff_id;
-            let index = self.keep(&layer, ingested, blob)?;
-            return Ok((layer, index));
-        }
-        let blob = wanted.blob;
-        let (ingested, tree) = self.unpack(&nothing, blob, &[], write)?;
-        let layer = ingested.diff_id;
-        let index = self.keep(&layer, ingested, blob)?;
-        if blob.is_some() && !implied_directories(&index).is_empty() {
-            // Its tree depends on what it is put on: it is made from the blob where it is needed.
-            self.namespace.remove(&[tree.path])?;
-            return Ok((layer, index));
-        }
-        tree.seal(self, &TreeName::of(&layer))?;
-        Ok((layer, index))
-    }
-
-    fn ingest(
-        &self,
-        layer: &Digest,
-        blob: Option<BlobForm>,
-        pipe: Option<OwnedFd>,
-        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-    ) -> Result<Ingested> {
-        let failed = |error| ExecuteError::layer(layer, error);
-        let mut ingest = Ingest::start(self.store, blob, pipe).map_err(failed)?;
-        let written = write(&mut ingest);
-        let ingested = ingest.finish();
-        let is_full =
-            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        match written {
-            // However the writer wraps the pipe that broke: a full disk is the cause.
-            Err(_) if ingested.as_ref().is_err_and(is_full) => ingested.map_err(failed),
-            // The consumers' error is the cause where writing failed only because they had hung up.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ingested.and(Err(error)).map_err(failed),
-            Err(error) => Err(failed(error)),
-            Ok(()) => ingested.map_err(failed),
-        }
-    }
-
-    /// As [`Layers::ingest`], and unpacks the tar into a new directory.
-    fn unpack(
-        &self,
-        layer: &Digest,
-        blob: Option<BlobForm>,
-        implied: &[ImpliedDirectory],
-        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-    ) -> Result<(Ingested, UnpackedTree)> {
-        let mapping = self.mapping()?;
-        let draft = self.store.tree_draft(&mapping.name, mapping.owner)?;
-        let path = draft.path().to_owned();
-        let directory = open_directory(&path).map_err(|error| ExecuteError::layer(layer, error))?;
-        let (reader, writer) = io::pipe().map_err(|error| ExecuteError::layer(layer, error))?;
-        let args = serde_json::to_vec(implied).map_err(ExecuteError::internal)?;
-        let mut fds = vec![directory, reader.into()];
-        if self.namespace.ownership()? == Ownership::Recorded {
-            let table = File::create(table_path(&path)).map_err(|error| ExecuteError::layer(layer, error))?;
-            fds.push(table.into());
-        }
-        let worker = self.namespace.worker(super::workers::UNPACK, &args, fds)?;
-        let ingested = self.ingest(layer, blob, Some(writer.into()), write);
-        let unpacked = worker.wait();
-        match (ingested, unpacked) {
-            (Ok(ingested), Ok(())) => Ok((ingested, UnpackedTree { path })),
-            (Err(error), Ok(())) => Err(error),
-            // A worker that failed closes its pipe; its message says why.
-            (_, Err(error)) => Err(error.into()),
-        }
-    }
-
-    /// Records what was learnt of a layer.
-    fn keep(&self, layer: &Digest, ingested: Ingested, form: Option<BlobForm>) -> Result<Index> {
-        let before = self.record(layer)?;
-        if let Some(expected) = before.diff_id.filter(|expected| *expected != ingested.diff_id) {
-            let text = format!("its tar has digest {}, expected {expected}", ingested.diff_id);
-            return Err(ExecuteError::layer(layer, io::Error::new(io::ErrorKind::InvalidData, text)));
-        }
-        self.store.update_layer(layer, |record| {
-            record.diff_id = Some(ingested.diff_id);
-            record.size = ingested.size;
-            if let (Some(form), Some((digest, size))) = (form, ingested.blob) {
-                let compression = compression_name(form.compression).to_owned();
-                record.blobs.insert(form.name(), BlobRecord { digest, size, compression });
-            }
-        })?;
-        // After the record: who finds the index may ask the record for the diffID.
-        self.store.write_index(layer, &ingested.index.to_bytes())?;
-        Ok(ingested.index)
-    }
 }
 
 impl Drop for Layers<'_> {
@@ -561,38 +335,8 @@ impl Drop for Layers<'_> {
     }
 }
 
-/// Copies bytes and tells how many.
-fn copy(reader: &mut dyn Read, out: &mut dyn Write, part: &mut Part) -> io::Result<()> {
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let count = reader.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(());
-        }
-        out.write_all(&buffer[..count])?;
-        part.advance(count as u64);
-    }
-}
-
 /// What the record calls a blob that came from a registry.
 pub(super) const PULLED: &str = "pulled:";
-
-/// A tree that was written and has no name yet.
-struct UnpackedTree {
-    path: PathBuf,
-}
-
-impl UnpackedTree {
-    fn seal(self, layers: &Layers<'_>, name: &TreeName) -> Result<PathBuf> {
-        let mapping = layers.mapping()?;
-        let sealed = layers.store.seal_tree(&mapping.name, name, &self.path)?;
-        if self.path.exists() {
-            // Somebody else's equal tree was there first.
-            layers.namespace.remove(&[table_path(&self.path), self.path])?;
-        }
-        Ok(sealed)
-    }
-}
 
 /// Directories that a layer changes something in and has no entry for, but for the root.
 fn implied_directories(index: &Index) -> Vec<&[u8]> {

@@ -88,7 +88,7 @@ impl Layers<'_> {
     /// Whether nobody has a layer of which only the digest is known.
     pub(crate) fn is_nowhere(&self, layer: &Digest) -> bool {
         matches!(lock(&self.promised.layers).get(layer), Some(Promise::Nowhere))
-            && self.record(layer).is_ok_and(|record| record.blobs.is_empty() && record.remotes.is_empty())
+            && self.record(layer).is_ok_and(|record| record.files().next().is_none() && record.remotes.is_empty())
     }
 
     /// Whether a layer is in a cache whose place the store does not keep.

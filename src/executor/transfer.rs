@@ -1,10 +1,18 @@
 //! COPY and ADD: what to copy is known by content before anything is written, and written in one pass.
 
+mod changes;
+mod emit;
+mod reuse;
+mod write;
+
 use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
-use rayon::prelude::*;
+use changes::file_changes;
+use reuse::Earlier;
+pub(super) use write::write_entries;
+use write::write_recipe;
 
 use super::add::Fetched;
 use super::contexts::{Context, digest_all};
@@ -12,14 +20,12 @@ use super::copy::{Chmod, Content, CopyError, CopyRequest, CopySource, Ignored, R
 use super::passwd::lookup_owner;
 use super::step::{Made, Work};
 use super::waiting::Shared;
-use super::{ExecuteError, StepOutput};
-use crate::cache::miss::FileChanges;
+use super::{ExecuteError, StepOutput, layers};
 use crate::cache::{Key, key};
 use crate::digest::{Digest, Frame};
-use crate::layer::emit::EmitEntry;
 use crate::layer::index::{Index, Item};
 use crate::layer::view::MergedView;
-use crate::layer::write::TarWriter;
+use crate::layer::write::DIALECT;
 use crate::plan::{CopyFrom, CopyOp, Link, Parents, Source};
 use crate::store::{SlotRecord, StepRecord};
 use crate::tree::{self, Kind, Node, Time, View};
@@ -157,6 +163,8 @@ impl Work<'_> {
         };
         // Explaining a miss places the recipe first; what goes wrong there is the step's own failure.
         let failed = Cell::new(None);
+        // What was compared with is what an edit is made from.
+        let earlier = Cell::new(None);
         let files = |before: &SlotRecord| {
             // Not kept in memory, and not made anew where it is gone: it is for a message only.
             let old = self.services.layers.read_index(&before.layer?)?;
@@ -165,7 +173,11 @@ impl Work<'_> {
                 return by_source.take().map(|recipe| file_changes(&old, &recipe, op));
             }
             match place() {
-                Ok(recipe) => Some(file_changes(&old, recipe, op)),
+                Ok(recipe) => {
+                    let changes = file_changes(&old, recipe, op);
+                    earlier.set(Some(Earlier { layer: before.layer?, index: old }));
+                    Some(changes)
+                }
                 Err(error) => {
                     failed.set(Some(error));
                     None
@@ -177,7 +189,7 @@ impl Work<'_> {
             None => {
                 let recipe = place()?;
                 self.warn(recipe.warnings.iter().filter(|warning| !told.contains(warning)));
-                self.make_copy(&copying, recipe)
+                self.make_copy(&copying, recipe, earlier.take())
             }
         })
     }
@@ -272,7 +284,12 @@ impl Work<'_> {
         })
     }
 
-    fn make_copy(&self, copying: &Copying<'_>, recipe: &Recipe) -> Result<Made, ExecuteError> {
+    fn make_copy(
+        &self,
+        copying: &Copying<'_>,
+        recipe: &Recipe,
+        earlier: Option<Earlier>,
+    ) -> Result<Made, ExecuteError> {
         let archives = self.archives(copying)?;
         if !archives.is_empty() {
             return self.add_archives(copying, recipe, &archives);
@@ -284,11 +301,7 @@ impl Work<'_> {
             return Ok(Made::Found(record));
         }
         let (layer, index) = match &copying.origin {
-            Origin::Context(_) => {
-                let request = copying.request(None, None, self.services.options.epoch);
-                let write = |out: &mut dyn Write| write_recipe(&recipe.entries, &request.sources, out).map(drop);
-                self.services.layers.create(self.wanted(), write)?
-            }
+            Origin::Context(_) => self.write_context(copying, recipe, earlier)?,
             Origin::Stage(layers, view) => {
                 let mut tar = self.emit(recipe, layers, view)?;
                 let is_inline = |entry: &RecipeEntry| matches!(entry.content, Content::Inline(_));
@@ -305,6 +318,27 @@ impl Work<'_> {
         Ok(Made::New(layer))
     }
 
+    /// Writes what is copied out of a context.
+    fn write_context(
+        &self,
+        copying: &Copying<'_>,
+        recipe: &Recipe,
+        earlier: Option<Earlier>,
+    ) -> Result<(Digest, Index), ExecuteError> {
+        let layers = self.services.layers;
+        let request = copying.request(None, None, self.services.options.epoch);
+        let reused = earlier.map(|earlier| self.reuse(earlier, &recipe.entries, &request.sources));
+        // An earlier layer that turns out to be damaged is no reason to fail: all is there to write this one whole.
+        if let Some(reused) = reused.transpose()?.flatten()
+            && let Ok(made) = layers.create_spliced(self.wanted(), reused.base, reused.splice, reused.index)
+        {
+            return Ok(made);
+        }
+        let written = layers::Origin { dialect: Some(DIALECT), ..layers::Origin::default() };
+        let write = |out: &mut dyn Write| write_recipe(&recipe.entries, &request.sources, out).map(drop);
+        layers.create_from(self.wanted(), written, write)
+    }
+
     /// The digests that made the key must be those of what was written, or the cache would lie.
     fn check_unchanged(&self, recipe: &Recipe, index: &Index) -> Result<(), ExecuteError> {
         for entry in &recipe.entries {
@@ -317,73 +351,6 @@ impl Work<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The tar of a recipe whose files are in trees: a worker reads them, for they may belong to any id.
-    fn emit(
-        &self,
-        recipe: &Recipe,
-        layers: &[Digest],
-        view: &MergedView,
-    ) -> Result<Box<dyn Read + Send>, ExecuteError> {
-        let mut roots: BTreeMap<usize, usize> = BTreeMap::new();
-        let mut entries = Vec::with_capacity(recipe.entries.len());
-        for entry in &recipe.entries {
-            let mut emitted = EmitEntry {
-                root: 0,
-                source: Vec::new(),
-                destination: entry.path.clone(),
-                node: entry.node.clone(),
-                link: None,
-            };
-            match &entry.content {
-                Content::View { path, .. } => {
-                    let missing = || ExecuteError::internal("a file of a stage is in none of its layers");
-                    let (layer, source) = view.locate(path).ok_or_else(missing)?;
-                    let next = roots.len();
-                    emitted.root = *roots.entry(layer).or_insert(next);
-                    emitted.source = source;
-                }
-                Content::HardLink(target) => emitted.link = Some(target.clone()),
-                Content::None => {}
-                Content::Inline(_) => return self.emit_inline(recipe, layers, view),
-            }
-            entries.push(emitted);
-        }
-        let mut ordered: Vec<(usize, usize)> = roots.into_iter().map(|(layer, root)| (root, layer)).collect();
-        ordered.sort_unstable();
-        let mut fds = Vec::new();
-        for (_, layer) in ordered {
-            let path = self.services.layers.tree(&layers[layer], &layers[..layer], self.task)?;
-            fds.push(super::layers::open_directory(&path).map_err(|error| ExecuteError::layer(&layers[layer], error))?);
-        }
-        let args = serde_json::to_vec(&entries).map_err(ExecuteError::internal)?;
-        self.services.layers.namespace.reader(super::workers::EMIT, &args, fds)
-    }
-
-    /// Here-documents beside files of a stage: two tars, one after the other, made into one.
-    fn emit_inline(
-        &self,
-        recipe: &Recipe,
-        layers: &[Digest],
-        view: &MergedView,
-    ) -> Result<Box<dyn Read + Send>, ExecuteError> {
-        let (inline, files): (Vec<RecipeEntry>, Vec<RecipeEntry>) =
-            recipe.entries.iter().cloned().partition(|entry| matches!(entry.content, Content::Inline(_)));
-        let rest = self.emit(&Recipe { entries: files, ..Recipe::default() }, layers, view)?;
-        let mut tar = TarWriter::new(Vec::new());
-        let mut written = || -> io::Result<Vec<u8>> {
-            for entry in &inline {
-                let Content::Inline(content) = &entry.content else { continue };
-                tar.append(&entry.path, &entry.node, None, &mut &content[..])?;
-            }
-            let mut bytes = std::mem::replace(&mut tar, TarWriter::new(Vec::new())).finish()?;
-            // The end of the first archive must not end the whole.
-            bytes.truncate(bytes.len() - 2 * 512);
-            Ok(bytes)
-        };
-        let first = written().map_err(|error| self.read_error(error))?;
-        Ok(Box::new(io::Cursor::new(first).chain(rest)))
     }
 
     /// The content of a path of a view, for a key.
@@ -481,115 +448,4 @@ pub(super) fn existing_parents<'a>(
         }
     }
     Ok(parents)
-}
-
-/// Files up to this size are read ahead, several at a time.
-const SMALL: u64 = 128 << 10;
-/// Entries that are looked at together, and their bytes: enough to keep all cores opening files.
-const AHEAD: usize = 256;
-const AHEAD_BYTES: u64 = 4 << 20;
-
-/// Writes a recipe as a tar. Small files are read in parallel: opening them is what takes the time.
-pub(super) fn write_recipe<W: Write>(entries: &[RecipeEntry], sources: &[CopySource<'_>], out: W) -> io::Result<W> {
-    let mut tar = TarWriter::new(out);
-    write_entries(entries, sources, &mut tar)?;
-    tar.finish()
-}
-
-/// As [`write_recipe`], into a tar that goes on.
-pub(super) fn write_entries<W: Write>(
-    entries: &[RecipeEntry],
-    sources: &[CopySource<'_>],
-    tar: &mut TarWriter<W>,
-) -> io::Result<()> {
-    let mut rest = entries;
-    while let Some(chunk) = split_ahead(&mut rest) {
-        let small: Vec<Option<io::Result<Vec<u8>>>> =
-            chunk.par_iter().with_max_len(16).map(|entry| read_small(entry, sources)).collect();
-        for (entry, small) in chunk.iter().zip(small) {
-            let named = |error: io::Error| {
-                io::Error::new(error.kind(), format!("{}: {error}", String::from_utf8_lossy(&entry.path)))
-            };
-            match (&entry.content, small) {
-                (_, Some(content)) => {
-                    tar.append(&entry.path, &entry.node, None, &mut content.map_err(named)?.as_slice())?
-                }
-                (Content::View { source, path }, None) => {
-                    let mut content = sources[*source].open(path).map_err(named)?;
-                    tar.append(&entry.path, &entry.node, None, &mut content)?;
-                }
-                (Content::Inline(content), None) => tar.append(&entry.path, &entry.node, None, &mut &content[..])?,
-                (Content::HardLink(target), None) => {
-                    tar.append(&entry.path, &entry.node, Some(target), &mut io::empty())?
-                }
-                (Content::None, None) => tar.append(&entry.path, &entry.node, None, &mut io::empty())?,
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Takes the entries off that are looked at together next; at least one.
-fn split_ahead<'a>(rest: &mut &'a [RecipeEntry]) -> Option<&'a [RecipeEntry]> {
-    let mut bytes = 0;
-    let fits = |entry: &&RecipeEntry| {
-        bytes += match entry.node.kind {
-            Kind::File { size, .. } if size <= SMALL => size,
-            _ => 0,
-        };
-        bytes <= AHEAD_BYTES
-    };
-    let count = rest.iter().take(AHEAD).take_while(fits).count();
-    rest.split_off(..count.max(1).min(rest.len())).filter(|chunk| !chunk.is_empty())
-}
-
-fn read_small(entry: &RecipeEntry, sources: &[CopySource<'_>]) -> Option<io::Result<Vec<u8>>> {
-    let (Content::View { source, path }, Kind::File { size, .. }) = (&entry.content, &entry.node.kind) else {
-        return None;
-    };
-    if *size > SMALL {
-        return None;
-    }
-    let read = || {
-        let mut content = Vec::with_capacity(usize::try_from(*size).unwrap_or(0));
-        // One byte more than there should be, so that the writer sees a file that grew.
-        sources[*source].open(path)?.take(size + 1).read_to_end(&mut content)?;
-        Ok(content)
-    };
-    Some(read())
-}
-
-/// What a miss is explained with: everything that two states of a file can differ in but its time.
-#[derive(PartialEq)]
-struct Listed<'a> {
-    mode: u32,
-    owner: (u32, u32),
-    content: Option<&'a Digest>,
-    target: Option<&'a [u8]>,
-}
-
-impl<'a> Listed<'a> {
-    fn of(node: &'a Node) -> Option<Listed<'a>> {
-        let (content, target) = match &node.kind {
-            Kind::Directory => return None,
-            Kind::File { digest, .. } => (Some(digest.as_ref()?), None),
-            Kind::Symlink(target) => (None, Some(target.as_slice())),
-            Kind::CharDevice { .. } | Kind::BlockDevice { .. } | Kind::Fifo | Kind::Socket => (None, None),
-        };
-        Some(Listed { mode: node.mode, owner: (node.uid, node.gid), content, target })
-    }
-}
-
-/// How the files of a copy differ from those of an earlier layer; they are named as people write them at the destination.
-fn file_changes(old: &Index, new: &Recipe, op: &CopyOp) -> FileChanges {
-    let old = old.entries().iter().filter_map(|entry| match &entry.item {
-        Item::Present(present) => Some((entry.path.as_slice(), Listed::of(&present.node)?)),
-        Item::Whiteout => None,
-    });
-    let new = new.entries.iter().filter_map(|entry| Some((entry.path.as_slice(), Listed::of(&entry.node)?)));
-    let destination = tree::clean(op.destination.as_bytes());
-    FileChanges::between(old, new, |path| {
-        let shown = path.strip_prefix(destination.as_slice()).and_then(|rest| rest.strip_prefix(b"/")).unwrap_or(path);
-        String::from_utf8_lossy(shown).into_owned()
-    })
 }

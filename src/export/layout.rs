@@ -41,6 +41,8 @@ pub struct NamedBundle {
     pub bundle: Bundle,
     /// Its names; may be none.
     pub names: Vec<Reference>,
+    /// What it is called besides, as somebody who copies it into the layout says.
+    pub label: Option<String>,
 }
 
 /// Writes images and indexes as one layout, each blob once.
@@ -74,13 +76,8 @@ struct Layout<'a> {
 
 impl Layout<'_> {
     fn index(&self, mut manifests: Vec<Descriptor>) -> Vec<u8> {
-        let replaced = |entry: &Descriptor, new: &Descriptor| {
-            let key = "io.containerd.image.name";
-            entry.digest == new.digest
-                || (new.annotations.contains_key(key) && entry.annotations.get(key) == new.annotations.get(key))
-        };
         let entries: Vec<Descriptor> = self.items.iter().flat_map(entries).collect();
-        manifests.retain(|old| !entries.iter().any(|new| replaced(old, new)));
+        manifests.retain(|old| !entries.iter().any(|new| is_replaced(old, new)));
         manifests.extend(entries);
         let media_type = Some(OCI_INDEX.to_owned());
         canonical(&Index { schema_version: 2, media_type, manifests, annotations: BTreeMap::new() })
@@ -166,11 +163,32 @@ impl Layout<'_> {
     }
 }
 
+/// Whole names of images in `index.json`, which containerd has introduced.
+const WHOLE_NAME: &str = "io.containerd.image.name";
+/// What the standard has: a tag, or whatever somebody called it.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// Whether a new entry takes the place of one that was there: that of its name, or what is the same and has none.
+fn is_replaced(old: &Descriptor, new: &Descriptor) -> bool {
+    let named = |entry: &Descriptor| [WHOLE_NAME, REF_NAME].map(|key| entry.annotations.get(key).cloned());
+    match (named(old), named(new)) {
+        ([None, None], _) => old.digest == new.digest,
+        ([old, _], [Some(new), _]) => old == Some(new),
+        ([_, old], [None, Some(new)]) => old == Some(new),
+        (_, [None, None]) => old.digest == new.digest,
+    }
+}
+
 /// The entries of `index.json`: one for each name, as containerd reads them.
 fn entries(item: &NamedBundle) -> Vec<Descriptor> {
     let mut plain = item.bundle.top().0.clone();
     if let Some(created) = &item.bundle.created {
         plain.annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
+    }
+    if let Some(label) = &item.label {
+        let mut entry = plain.clone();
+        entry.annotations.insert(REF_NAME.to_owned(), label.clone());
+        return vec![entry];
     }
     if item.names.is_empty() {
         return vec![plain];
@@ -178,9 +196,9 @@ fn entries(item: &NamedBundle) -> Vec<Descriptor> {
     let named = |name: &Reference| {
         let mut entry = plain.clone();
         let full = name.with_default_tag();
-        entry.annotations.insert("io.containerd.image.name".to_owned(), full.to_string());
+        entry.annotations.insert(WHOLE_NAME.to_owned(), full.to_string());
         if let Some(tag) = full.tag() {
-            entry.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
+            entry.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
         }
         entry
     };

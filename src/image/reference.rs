@@ -1,6 +1,8 @@
 //! Image references: `[registry/]repository[:tag][@digest]`, with Docker's rules for what is left out.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use crate::digest::Digest;
@@ -12,7 +14,9 @@ pub const DEFAULT_REGISTRY: &str = "docker.io";
 const LONGEST_REPOSITORY: usize = 255;
 
 /// A reference, resolved to registry and repository (distribution/reference grammar).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// Two are equal that name the same: `app` and `docker.io/library/app`.
+#[derive(Clone)]
 pub struct Reference {
     registry: String,
     repository: String,
@@ -22,11 +26,44 @@ pub struct Reference {
 }
 
 /// How a reference was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     /// Without a registry: what it stands for is, in the end, for `registries.conf` to say.
     Short,
     Full,
+}
+
+impl Reference {
+    /// All but how it was written.
+    fn parts(&self) -> (&str, &str, Option<&str>, Option<Digest>) {
+        (&self.registry, &self.repository, self.tag.as_deref(), self.digest)
+    }
+}
+
+impl PartialEq for Reference {
+    fn eq(&self, other: &Reference) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Reference {}
+
+impl PartialOrd for Reference {
+    fn partial_cmp(&self, other: &Reference) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Reference {
+    fn cmp(&self, other: &Reference) -> Ordering {
+        self.parts().cmp(&other.parts())
+    }
+}
+
+impl Hash for Reference {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
 }
 
 /// Says why a text is no image reference.
@@ -272,6 +309,16 @@ mod tests {
         }
         let digest = format!("debian:12@sha256:{}", "a".repeat(64));
         assert_eq!(digest.parse::<Reference>().unwrap().version(), format!("sha256:{}", "a".repeat(64)));
+    }
+
+    #[test]
+    fn what_names_the_same_is_equal_however_it_is_written() {
+        let [short, full]: [Reference; 2] = ["app", "docker.io/library/app"].map(|text| text.parse().unwrap());
+        assert_eq!(short, full);
+        assert_eq!(std::collections::HashSet::from([short.clone(), full.clone()]).len(), 1);
+        assert_eq!(std::collections::BTreeSet::from([short.clone(), full]).len(), 1);
+        assert_ne!(short, "localhost/app".parse().unwrap());
+        assert_ne!(short, short.with_default_tag());
     }
 
     #[test]

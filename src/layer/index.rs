@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::ops::Range;
 
 use super::read::{Entry, Limits, Marker, TarReader};
 use super::{invalid, shown};
@@ -91,6 +92,25 @@ impl Index {
         }
         let start = self.entries.partition_point(|entry| entry.path.as_slice() < prefix.as_slice());
         Children { index: self, prefix, at: start }
+    }
+
+    /// The index of a layer that has these entries of this one (by their places, in order) and what another names itself.
+    pub fn recombined(mut self, kept: &[Range<usize>], other: Index) -> Index {
+        let mut ranges = kept.iter().peekable();
+        let mut place = 0;
+        self.entries.retain(|_| {
+            let at = place;
+            place += 1;
+            while ranges.next_if(|range| range.end <= at).is_some() {}
+            ranges.peek().is_some_and(|range| range.contains(&at))
+        });
+        let is_named = |item: &Item| !matches!(item, Item::Present(present) if present.implied);
+        self.kept.retain(|path, _| self.entries.binary_search_by(|entry| entry.path.cmp(path)).is_ok());
+        self.kept.extend(other.kept);
+        self.entries.extend(other.entries.into_iter().filter(|entry| is_named(&entry.item)));
+        // Two sorted runs: merged in one pass.
+        self.entries.sort_by(|one, other| one.path.cmp(&other.path));
+        self
     }
 
     /// Directories that the layer needs but has no entry for, sorted: their metadata come from the layers below, so

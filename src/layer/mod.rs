@@ -8,6 +8,7 @@
 //!
 //! In reading order: [`mod@write`] and [`read`] are the tar dialect; [`index`] is a layer's table of contents and [`view`] many
 //! of them as one tree; [`pack`] and [`unpack`] go between tar and directories; [`emit`] copies files between layers; [`flatten`] reads many as one;
+//! [`splice`] makes one of what an earlier one had;
 //! [`compress`] and [`decompress`] are what surrounds the tar.
 
 pub mod attributes;
@@ -27,6 +28,7 @@ mod place;
 pub mod read;
 pub mod retime;
 mod sparse;
+pub mod splice;
 #[cfg(test)]
 mod tests;
 pub mod unpack;

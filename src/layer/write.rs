@@ -57,6 +57,13 @@ impl From<WriteError> for io::Error {
     }
 }
 
+/// Names the rules by which entries become bytes. Whoever changes them counts it up: from a list of entries it is reckoned
+/// where each lies in a tar that was written earlier.
+pub const DIALECT: u32 = 1;
+
+/// Bytes of an archive's end.
+pub const END: usize = 2 * BLOCK;
+
 const BLOCK: usize = 512;
 /// Largest number in an 8-byte octal field (7 digits).
 const MAX_SMALL: u64 = 0o777_7777;
@@ -128,13 +135,21 @@ impl<W: Write> TarWriter<W> {
         Draft::marker(path).write_to(&mut self.out)
     }
 
+    /// Gives back what was written so far, without an end: a part of an archive.
+    ///
+    /// # Errors
+    /// What writing reports.
+    pub fn interrupt(self) -> io::Result<W> {
+        self.out.into_inner().map_err(io::IntoInnerError::into_error)
+    }
+
     /// Ends the archive with its two zero blocks.
     ///
     /// # Errors
     /// What writing reports.
     pub fn finish(mut self) -> io::Result<W> {
-        self.out.write_all(&[0; 2 * BLOCK])?;
-        self.out.into_inner().map_err(io::IntoInnerError::into_error)
+        self.out.write_all(&[0; END])?;
+        self.interrupt()
     }
 
     fn copy(&mut self, path: &[u8], size: u64, content: &mut dyn Read) -> io::Result<()> {
@@ -154,6 +169,30 @@ impl<W: Write> TarWriter<W> {
         }
         self.out.write_all(&[0; BLOCK][..padding(size)])
     }
+}
+
+/// The bytes that an entry takes in an archive, header and padding included.
+///
+/// # Errors
+/// A [`WriteError`] (as the inner error).
+pub fn entry_length(path: &[u8], node: &Node) -> io::Result<u64> {
+    struct Count(u64);
+    impl Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut draft = Draft::of(path, node)?;
+    draft.attributes(node);
+    let mut count = Count(0);
+    draft.write_to(&mut count)?;
+    let content = if let Kind::File { size, .. } = node.kind { size + padding(size) as u64 } else { 0 };
+    Ok(count.0 + content)
 }
 
 fn read_some(content: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
@@ -391,6 +430,24 @@ mod tests {
     fn content_that_grew_or_shrank_names_its_path() {
         assert_eq!(error_of(b"a/b", &file(3), b"ab"), "\"a/b\" changed while it was read: expected 3 bytes");
         assert!(error_of(b"a/b", &file(3), b"abcd").contains("changed while it was read"));
+    }
+
+    #[test]
+    fn the_length_of_an_entry_is_what_it_takes() {
+        let long = vec![b'n'; 300];
+        let mut attributes = file(7);
+        attributes.xattrs.insert(b"user.a".to_vec(), vec![1; 700]);
+        let far = Node { mtime: Time { seconds: -1, nanoseconds: 0 }, ..file(512) };
+        let link = Node { kind: Kind::Symlink(vec![b't'; 150]), ..file(0) };
+        let directory = Node::directory(Time::default());
+        for path in [b"a".as_slice(), "\u{e4}".as_bytes(), &long] {
+            for node in [&file(0), &file(1), &file(513), &attributes, &far, &link, &directory] {
+                let size = if let Kind::File { size, .. } = node.kind { size } else { 0 };
+                let mut tar = TarWriter::new(Vec::new());
+                tar.append(path, node, None, &mut io::repeat(1).take(size)).unwrap();
+                assert_eq!(tar.interrupt().unwrap().len() as u64, entry_length(path, node).unwrap(), "{node:?}");
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //! - what a registry says is escaped before it is shown.
 //!
 //! It must not know of the store, of layers' content, or of command lines. Files in reading order: [`pull`], [`push`] (whole
-//! images), [`compose`] (indexes), `blob`, `upload` (their parts), `sources`, `registries`, `configuration` (where names
+//! images), [`compose`] (indexes), [`copy`]
+//! (images and indexes as they are), `tags`, `blob`, `upload` (their parts), `sources`, `registries`, `configuration` (where names
 //! lead), `session` (one registry), `auth`, `challenge`, [`credentials`], [`login`], `helper`, `http`, `proxy`, `answer`,
 //! `retry`, `tls`, `url`, `error`. [`service`] lends the connections to caches that are kept elsewhere.
 
@@ -20,6 +21,7 @@ mod blob;
 mod challenge;
 pub mod compose;
 mod configuration;
+pub mod copy;
 pub mod credentials;
 mod download;
 mod error;
@@ -29,11 +31,14 @@ pub mod login;
 mod proxy;
 pub mod pull;
 pub mod push;
+pub mod referrers;
 mod registries;
 mod retry;
 pub mod service;
 mod session;
+mod several;
 mod sources;
+mod tags;
 mod tls;
 mod upload;
 mod url;

@@ -101,7 +101,8 @@ impl Client {
         }
     }
 
-    fn head_manifest_at(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
+    /// As [`Client::head_manifest`], of the registry itself.
+    pub(super) fn head_manifest_at(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
         let answer = self.ask_for_manifest(Method::HEAD, reference, &reference.version(), None)?;
         match answer.status {
             200 => {}

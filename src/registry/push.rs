@@ -2,20 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use super::Client;
 use super::error::RegistryError;
+use super::several::several;
 use super::upload::{MountOutcome, OpenBlob, PushOutcome};
 use crate::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::progress::{Part, Task};
-
-/// Blobs that travel at once: enough to fill a line, few enough for a registry's limits.
-const PARALLEL: usize = 4;
 
 /// Makes a fresh reader of a layer's bytes; called for each try, and not at all where the registry has them.
 pub type OpenLayer = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
@@ -73,14 +68,21 @@ pub struct PushReport {
     pub uploaded_bytes: u64,
 }
 
-/// One blob, from wherever it comes.
-struct Blob<'a> {
-    descriptor: &'a Descriptor,
-    content: Content<'a>,
-    mount_from: &'a [Reference],
+impl PushReport {
+    /// Nothing was done yet.
+    pub(super) fn new(digest: Digest) -> PushReport {
+        PushReport { digest, tags: Vec::new(), existed: 0, mounted: 0, uploaded: 0, uploaded_bytes: 0 }
+    }
 }
 
-enum Content<'a> {
+/// One blob, from wherever it comes.
+pub(super) struct Blob<'a> {
+    pub descriptor: &'a Descriptor,
+    pub content: Content<'a>,
+    pub mount_from: &'a [Reference],
+}
+
+pub(super) enum Content<'a> {
     Memory(&'a [u8]),
     Layer(&'a OpenLayer),
 }
@@ -101,8 +103,8 @@ pub fn push(
         PushContent::Index(index) => (index.images.as_slice(), &index.index),
     };
     let digest = Digest::of(&top.1);
-    let mut report = PushReport { digest, tags: Vec::new(), existed: 0, mounted: 0, uploaded: 0, uploaded_bytes: 0 };
-    push_blobs(client, target, &blobs_of(images), task, &mut report)?;
+    let mut report = PushReport::new(digest);
+    push_blobs(client, target, blobs_of(images), task, &mut report)?;
     if let PushContent::Index(_) = content {
         for image in images {
             let (descriptor, bytes) = &image.manifest;
@@ -133,66 +135,39 @@ fn versions(target: &Reference, tags: &[String]) -> Vec<String> {
     versions
 }
 
-/// Each blob once, largest first: the one that takes longest shall not be the last to start.
 fn blobs_of(images: &[PushImage]) -> Vec<Blob<'_>> {
-    let mut seen = BTreeSet::new();
     let mut blobs = Vec::new();
     for image in images {
-        for layer in image.layers.iter().filter(|layer| is_distributable(&layer.descriptor)) {
+        for layer in &image.layers {
             let (content, mount_from) = (Content::Layer(&layer.open), layer.mount_from.as_slice());
             blobs.push(Blob { descriptor: &layer.descriptor, content, mount_from });
         }
         let (descriptor, bytes) = &image.config;
         blobs.push(Blob { descriptor, content: Content::Memory(bytes), mount_from: &[] });
     }
-    blobs.retain(|blob| seen.insert(blob.descriptor.digest));
-    blobs.sort_by_key(|blob| std::cmp::Reverse(blob.descriptor.size));
     blobs
 }
 
 /// Layers that their owner wants to be fetched from elsewhere (Windows base images) are not pushed, as in Docker.
-fn is_distributable(descriptor: &Descriptor) -> bool {
+pub(super) fn is_distributable(descriptor: &Descriptor) -> bool {
     let name = &descriptor.media_type;
     descriptor.urls.is_empty() || !(name.contains(".nondistributable.") || name.contains(".foreign."))
 }
 
-fn push_blobs(
+/// Brings blobs into a repository, each once and several at a time, and counts how they came there.
+pub(super) fn push_blobs(
     client: &Client,
     target: &Reference,
-    blobs: &[Blob<'_>],
+    mut blobs: Vec<Blob<'_>>,
     task: Option<&Task>,
     report: &mut PushReport,
 ) -> Result<(), RegistryError> {
-    let next = AtomicUsize::new(0);
-    let outcomes = Mutex::new(Vec::new());
-    let failure = Mutex::new(None);
-    let lock_failure = || failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    thread::scope(|scope| {
-        for _ in 0..PARALLEL.min(blobs.len()) {
-            scope.spawn(|| {
-                while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    // One that failed makes the rest useless.
-                    if lock_failure().is_some() {
-                        return;
-                    }
-                    match push_one(client, target, blob, task) {
-                        Ok(outcome) => outcomes
-                            .lock()
-                            .unwrap_or_else(|poisoned| poisoned.into_inner())
-                            .push((outcome, blob.descriptor.size)),
-                        Err(error) => {
-                            lock_failure().get_or_insert(error);
-                            return;
-                        }
-                    }
-                }
-            });
-        }
-    });
-    if let Some(error) = failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-        return Err(error);
-    }
-    for (outcome, size) in outcomes.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+    let mut seen = BTreeSet::new();
+    blobs.retain(|blob| is_distributable(blob.descriptor) && seen.insert(blob.descriptor.digest));
+    // Largest first: the one that takes longest shall not be the last to start.
+    blobs.sort_by_key(|blob| std::cmp::Reverse(blob.descriptor.size));
+    let outcomes = several(&blobs, |blob| push_one(client, target, blob, task))?;
+    for (outcome, size) in outcomes.into_iter().zip(blobs.iter().map(|blob| blob.descriptor.size)) {
         match outcome {
             PushOutcome::Existed => report.existed += 1,
             PushOutcome::Mounted => report.mounted += 1,

@@ -45,15 +45,20 @@ impl StackView {
         StackView { roots }
     }
 
-    /// The trees that show a path, highest first, with what each has there.
-    fn layers(&self, path: &[u8]) -> io::Result<Vec<(usize, Node)>> {
+    /// The highest tree that shows a path, with what it has there.
+    fn highest(&self, path: &[u8]) -> io::Result<Option<(usize, Node)>> {
+        Ok(self.layers(path, 1)?.into_iter().next())
+    }
+
+    /// The trees that show a path, highest first and so many at most, with what each has there.
+    fn layers(&self, path: &[u8], most: usize) -> io::Result<Vec<(usize, Node)>> {
         let mut shown = Vec::new();
         for (number, root) in self.roots.iter().enumerate() {
             match ancestors_and_self(root, path)? {
                 (Found::Node(node, opacity), below) => {
                     let merges = node.is_directory() && opacity == Opacity::Merged;
                     shown.push((number, node));
-                    if !merges || below == Below::Hidden {
+                    if !merges || below == Below::Hidden || shown.len() == most {
                         break;
                     }
                 }
@@ -170,12 +175,12 @@ fn attribute(fd: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
 
 impl View for StackView {
     fn node(&self, path: &[u8]) -> io::Result<Option<Node>> {
-        Ok(self.layers(path)?.into_iter().next().map(|(_, node)| node))
+        Ok(self.highest(path)?.map(|(_, node)| node))
     }
 
     fn names(&self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         let mut names = BTreeSet::new();
-        for (number, node) in self.layers(path)? {
+        for (number, node) in self.layers(path, usize::MAX)? {
             if !node.is_directory() {
                 break;
             }
@@ -201,7 +206,7 @@ impl View for StackView {
     }
 
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send + '_>> {
-        let Some((number, _)) = self.layers(path)?.into_iter().next() else {
+        let Some((number, _)) = self.highest(path)? else {
             return Err(io::ErrorKind::NotFound.into());
         };
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;

@@ -145,7 +145,10 @@ impl Store {
     /// Takes the blobs that are gone out of a layer's record.
     fn forget_blobs(&self, path: &Path) -> Result<()> {
         let Some(layer) = digest_of(path) else { return Ok(()) };
-        self.update_layer(&layer, |record| record.blobs.retain(|_, blob| self.has_blob(&blob.digest)))?;
+        self.update_layer(&layer, |record| {
+            record.blobs.retain(|_, blob| self.has_blob(&blob.digest));
+            record.patch.take_if(|patch| !self.has_blob(&patch.blob));
+        })?;
         Ok(())
     }
 
@@ -252,16 +255,18 @@ impl Check<'_> {
 
     fn layers(&mut self) -> Result<()> {
         for (path, record) in self.records::<LayerRecord>("layers")? {
-            for (form, blob) in &record.blobs {
-                let file = self.store.blob_path(&blob.digest);
+            for (blob, size) in record.files() {
+                let file = self.store.blob_path(&blob);
                 match fs::metadata(&file) {
-                    Ok(metadata) if metadata.len() == blob.size => {}
+                    Ok(metadata) if metadata.len() == size => {}
                     Ok(metadata) => {
-                        let detail = format!("{} bytes, {} are recorded", metadata.len(), blob.size);
+                        let detail = format!("{} bytes, {size} are recorded", metadata.len());
                         self.damaged(DamageKind::WrongSize, &file, detail);
                     }
                     Err(_) => {
-                        let detail = format!("its blob {} ({form}) is not there", blob.digest);
+                        let forms = record.blobs.iter().find(|(_, known)| known.digest == blob);
+                        let form = forms.map_or("patch", |(form, _)| form);
+                        let detail = format!("its blob {blob} ({form}) is not there");
                         self.damaged(DamageKind::MissingBlob, &path, detail);
                     }
                 }
@@ -310,13 +315,12 @@ impl Check<'_> {
             Some(record) if !record.remotes.is_empty() => true,
             Some(record) if record.blobs.values().any(|blob| self.store.has_blob(&blob.digest)) => true,
             Some(record) => {
-                self.has_tree(layer)? && {
-                    let mut all = true;
-                    for below in &record.below {
-                        all = all && self.is_usable(below)?;
-                    }
-                    all
-                }
+                let patch = record.patch.as_ref().filter(|patch| self.store.has_blob(&patch.blob));
+                let is_patched = match patch {
+                    Some(patch) => self.is_usable(&patch.base)?,
+                    None => false,
+                };
+                is_patched || self.has_tree(layer)? && self.first_unusable(&record.below)?.is_none()
             }
         };
         self.usable.insert(*layer, usable);

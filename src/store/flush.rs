@@ -22,8 +22,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{DamageKind, Depth, Lock, Result, Store, StoreError, trees};
 
@@ -132,6 +132,33 @@ impl Store {
         }
         self.unflushed.forget(written);
         Ok(())
+    }
+}
+
+/// Work that goes on while what was written before it goes to the disk; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Ahead {
+    /// Nothing is sent: its end is what the other side waits for.
+    _going_on: mpsc::Sender<()>,
+}
+
+/// Work of less than this is not worth a flush of its own.
+const MOMENT: Duration = Duration::from_millis(100);
+
+impl Store {
+    /// Begins to flush what is written, beside work that only reads it, so that [`Store::settle`] has less to wait for
+    /// later. What fails here fails there again, and is said there.
+    pub fn flush_ahead(&self) -> Ahead {
+        let (going_on, over) = mpsc::channel();
+        let root = self.root.clone();
+        let flush_unless_over = move || {
+            if over.recv_timeout(MOMENT) == Err(mpsc::RecvTimeoutError::Timeout) {
+                drop(flush(&root));
+            }
+        };
+        // Without a thread all of it is done by `settle`.
+        drop(std::thread::Builder::new().name("flush".to_owned()).spawn(flush_unless_over));
+        Ahead { _going_on: going_on }
     }
 }
 

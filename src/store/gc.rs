@@ -268,11 +268,11 @@ impl<'a> Inventory<'a> {
         }
         for name in self.store.names("layers")? {
             let record: LayerRecord = self.store.read_record(RecordKind::Layer, &name)?.unwrap_or_default();
-            let blobs: BTreeSet<Digest> = record.blobs.values().map(|blob| blob.digest).collect();
+            let blobs: BTreeSet<Digest> = record.files().map(|(blob, _)| blob).collect();
             let blobs: u64 = blobs.iter().map(|blob| size_of(&self.store.blob_path(blob))).sum();
             let tree = trees.get(&name).copied().unwrap_or(0);
             let bytes = blobs + tree + size_of(&self.store.index_path(&name));
-            self.layers.insert(name, Layer { needed_by: 0, bytes, below: record.below });
+            self.layers.insert(name, Layer { needed_by: 0, bytes, below: record.needs().collect() });
         }
         Ok(())
     }
@@ -419,7 +419,7 @@ impl Collection<'_> {
         }
         for name in &layers {
             if let Some(record) = store.read_record::<LayerRecord>(RecordKind::Layer, name)? {
-                blobs.extend(record.blobs.values().map(|blob| blob.digest));
+                blobs.extend(record.files().map(|(blob, _)| blob));
             }
         }
         let unwanted = trees::take_out_of_use(self.root, |layer| layers.contains(layer), policy.unused_for)?;
@@ -472,7 +472,8 @@ fn reachable(store: &Store) -> Result<(BTreeSet<Digest>, BTreeSet<Digest>)> {
     let mut todo: Vec<Digest> = layers.iter().copied().collect();
     while let Some(layer) = todo.pop() {
         let record = store.read_record::<LayerRecord>(RecordKind::Layer, &layer)?;
-        todo.extend(record.into_iter().flat_map(|record| record.below).filter(|below| layers.insert(*below)));
+        let needed: Vec<Digest> = record.iter().flat_map(LayerRecord::needs).collect();
+        todo.extend(needed.into_iter().filter(|needed| layers.insert(*needed)));
     }
     Ok((layers, blobs))
 }

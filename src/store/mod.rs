@@ -53,8 +53,8 @@ pub use check::{Checked, Damage, DamageKind, Depth, StoredTree};
 pub use gc::{Collected, Entry, EntryKind, Kinds, Policy, Sizes, Usage};
 pub use lock::{Holder, Lock};
 pub use records::{
-    BlobRecord, FetchedRecord, ImageRecord, LayerRecord, MountRecord, RecordKind, RemoteBlob, RemoteOrigin, SlotRecord,
-    StepRecord, Tagged,
+    BlobRecord, FetchedRecord, ImageRecord, LayerRecord, MountRecord, PatchRecord, RecordKind, RemoteBlob,
+    RemoteOrigin, SlotRecord, StepRecord, Tagged,
 };
 pub use trees::{TreeDraft, TreeName};
 

@@ -59,9 +59,39 @@ pub struct LayerRecord {
     /// Where the layer can be fetched from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remotes: Vec<RemoteBlob>,
+    /// By which rules its tar was written, where it has the entries of its index in their order and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<u32>,
+    /// How its tar is made of another layer's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch: Option<PatchRecord>,
     /// Bytes that its tree takes on the disk, once they were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tree_bytes: Option<u64>,
+}
+
+impl LayerRecord {
+    /// The layers without which some form of this one cannot be had.
+    pub fn needs(&self) -> impl Iterator<Item = Digest> {
+        self.below.iter().copied().chain(self.patch.iter().map(|patch| patch.base))
+    }
+
+    /// The blobs that belong to it.
+    pub fn files(&self) -> impl Iterator<Item = (Digest, u64)> {
+        let blobs = self.blobs.values().map(|blob| (blob.digest, blob.size));
+        blobs.chain(self.patch.iter().map(|patch| (patch.blob, patch.size)))
+    }
+}
+
+/// A layer as what differs from another, which is in the store as a blob of its own and is no patch itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatchRecord {
+    /// The other layer.
+    pub base: Digest,
+    /// The blob that says what differs.
+    pub blob: Digest,
+    /// The blob's size in bytes.
+    pub size: u64,
 }
 
 /// A compressed layer in the store.

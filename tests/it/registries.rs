@@ -69,6 +69,14 @@ fn a_short_name_is_what_the_user_says_it_is() {
     build_upon(&rbuild, "tool:1", &["--pull"]).succeeded().says(&registry.host());
     assert_eq!(result(&rbuild), name);
     rbuild.run(["pull", "tool:1"]).succeeded();
+    // What was pulled by its short name is found by it.
+    let found = rbuild.run(["inspect", "-f", "{{index .RepoTags 0}}", "tool:1"]).succeeded().stdout;
+    assert_eq!(found, format!("{name}\n"));
+    rbuild.run(["history", "tool:1"]).succeeded();
+    rbuild.run(["tag", "tool:1", "mine:1"]).succeeded();
+    assert!(rbuild.run(["rmi", "tool:1"]).succeeded().stdout.contains(&name));
+    rbuild.run(["inspect", "tool:1"]).failed(1).says("there is no image \"tool:1\"");
+    rbuild.run(["inspect", "mine:1"]).succeeded();
     configure(&rbuild, "unqualified-search-registries=['one.invalid', 'two.invalid']\n");
     build_upon(&rbuild, "tool:2", &[]).failed(1).says("one.invalid/tool or two.invalid/tool");
     let context = rbuild.context("local").file("Dockerfile", "FROM scratch\nCOPY one /one\n").file("one", "local");

@@ -93,7 +93,7 @@ pub struct ImportArguments {
 /// What `export` takes.
 #[derive(Debug, Args)]
 pub struct ExportArguments {
-    /// A name or an id
+    /// A name, an id or an archive: oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
     #[arg(value_name = "IMAGE")]
     pub image: String,
     /// Write to this file [default: standard output]

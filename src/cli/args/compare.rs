@@ -13,7 +13,7 @@ Examples:
 /// What `diff` takes.
 #[derive(Debug, Args)]
 pub struct DiffArguments {
-    /// A name or an id
+    /// A name, an id or an archive: oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
     #[arg(value_name = "IMAGE")]
     pub before: String,
     /// Another one

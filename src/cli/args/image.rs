@@ -45,7 +45,7 @@ pub struct TagArguments {
 /// What `inspect` takes.
 #[derive(Debug, Args)]
 pub struct InspectArguments {
-    /// Names or ids
+    /// Names, ids, or archives: oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
     /// What to show: image (all at once), manifest, config, index; the last three byte for byte
@@ -62,7 +62,7 @@ pub struct InspectArguments {
 /// What `history` takes.
 #[derive(Debug, Args)]
 pub struct HistoryArguments {
-    /// A name or an id
+    /// A name, an id or an archive: oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
     #[arg(value_name = "IMAGE")]
     pub image: String,
     /// Do not cut long commands and ids

@@ -26,6 +26,9 @@ pub struct PushArguments {
     /// Where else to push it
     #[arg(value_name = "DESTINATION")]
     pub destination: Option<String>,
+    /// Push all tags that the repository has in the store
+    #[arg(short, long)]
+    pub all_tags: bool,
     /// How to show progress: auto, plain, tty, rawjson, quiet
     #[arg(long, value_name = "MODE")]
     pub progress: Option<String>,
@@ -43,9 +46,13 @@ pub struct PullArguments {
     /// A name
     #[arg(value_name = "IMAGE")]
     pub image: String,
-    /// The platform to pull [default: this machine's; env: DOCKER_DEFAULT_PLATFORM]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
+    /// Pull all tags of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// The platform to pull; several are kept as an index (repeatable) [default: this machine's;
+    /// env: DOCKER_DEFAULT_PLATFORM]
+    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
+    pub platforms: Vec<String>,
     /// How to show progress: auto, plain, tty, rawjson, quiet
     #[arg(long, value_name = "MODE")]
     pub progress: Option<String>,

@@ -13,6 +13,7 @@ Examples:
   rbuild run app                                    ENTRYPOINT and CMD of the image
   rbuild run app sh                                 a shell; with ENTRYPOINT: --entrypoint sh app
   echo 1+1 | rbuild run -i app bc
+  rbuild run oci-archive:app.tar                    an image that is in no store; also oci:DIR, docker-archive:FILE
   rbuild run -v .:/src -w /src node:22 npm test
   rbuild run --commit base:patched -c 'CMD [\"sh\"]' base sh -c 'apt-get update && apt-get -y upgrade'
 
@@ -24,7 +25,7 @@ else kept it from running.";
 #[derive(Debug, Args)]
 #[command(override_usage = "rbuild run [OPTIONS] IMAGE [COMMAND] [ARGUMENT]…")]
 pub struct RunArguments {
-    /// A name or an id; what follows it is the command in place of the image's CMD
+    /// A name, an id or an archive; what follows it is the command in place of the image's CMD
     #[arg(value_name = "IMAGE", required = true, num_args = 1.., trailing_var_arg = true)]
     pub image_and_command: Vec<String>,
 

@@ -1,9 +1,12 @@
 //! Names of images in the store: finding, giving, taking away.
 
+use super::archived::adopt;
 use super::{failed, open_store, print, store_failed};
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::commands::{Care, ImageSelector, Remove, TagImage};
 use crate::image::platform::Platform;
+use crate::image::reference::Reference;
+use crate::registry::{Client, ClientOptions};
 use crate::store::{Store, Tagged};
 
 /// The image that somebody means: by name (for this machine's platform first), else by the beginning of its id.
@@ -17,18 +20,17 @@ pub(super) fn choose_for(
     selector: &ImageSelector,
     platform: Option<&Platform>,
 ) -> Result<Tagged, Failure> {
+    if let Some(place) = &selector.archive {
+        return adopt(store, place, platform);
+    }
     let mut all = store.all_tagged().map_err(store_failed)?;
     if let Some(platform) = platform {
         all.retain(|tagged| tagged.platform == platform.to_string());
     }
-    let host = Platform::host().to_string();
-    if let Some(name) = &selector.name {
-        let name = name.to_string();
-        let mut named: Vec<&Tagged> = all.iter().filter(|tagged| tagged.name == name).collect();
-        named.sort_by_key(|tagged| tagged.platform != host);
-        if let Some(found) = named.first() {
-            return Ok((*found).clone());
-        }
+    if let Some(name) = &selector.name
+        && let Some(found) = named(&all, name)
+    {
+        return Ok(found);
     }
     let Some(id) = &selector.id else { return Err(unknown(selector)) };
     let found: Vec<&Tagged> = all.iter().filter(|tagged| tagged.image.config.hex().starts_with(id)).collect();
@@ -38,6 +40,23 @@ pub(super) fn choose_for(
         _ => Err(Failure::new(FailureKind::Other, format!("{:?} is the beginning of several ids", selector.text))
             .hint("give more of the id, or a name")),
     }
+}
+
+/// The image of a name. What was built or pulled as it is written comes before what a short name stands for in
+/// `registries.conf`, under which `pull` keeps an image.
+fn named(all: &[Tagged], name: &Reference) -> Option<Tagged> {
+    let host = Platform::host().to_string();
+    let find = |name: &Reference| {
+        let name = name.to_string();
+        let named = all.iter().filter(|tagged| tagged.name == name);
+        named.min_by_key(|tagged| tagged.platform != host).cloned()
+    };
+    if let Some(found) = find(name) {
+        return Some(found);
+    }
+    name.short_name()?;
+    // A short name that leads nowhere is no image of the store, either.
+    Client::new(ClientOptions::load()).full_name(name).ok().and_then(|full| find(&full))
 }
 
 fn unknown(selector: &ImageSelector) -> Failure {
@@ -95,18 +114,18 @@ pub(super) fn remove(request: &Remove) -> Result<(), Failure> {
             Err(_) if request.care == Care::Forced => continue,
             Err(failure) => return Err(failure),
         };
-        let is_by_name = selector.name.as_ref().is_some_and(|name| name.to_string() == chosen.name);
         let all = store.all_tagged().map_err(store_failed)?;
-        let named: Vec<&Tagged> = if is_by_name {
+        let is_by_name = selector.name.as_ref().is_some_and(|name| named(&all, name).is_some());
+        let same: Vec<&Tagged> = if is_by_name {
             all.iter().filter(|tagged| tagged.name == chosen.name).collect()
         } else {
             all.iter().filter(|tagged| tagged.image.config == chosen.image.config).collect()
         };
-        if !is_by_name && named.len() > 1 && request.care == Care::Careful {
+        if !is_by_name && same.len() > 1 && request.care == Care::Careful {
             return Err(Failure::new(FailureKind::Other, format!("the image {} has several names", selector.text))
                 .hint("name the one to take away, or give --force for all"));
         }
-        for tagged in named {
+        for tagged in same {
             store.untag(&tagged.name, &tagged.platform).map_err(|error| failed(&error))?;
             said.push_str(&format!("Untagged: {}\n", tagged.name));
         }

@@ -2,9 +2,11 @@
 
 mod agents;
 mod archive;
+mod archived;
 mod build;
 mod check;
 mod compare;
+mod copy;
 mod doctor;
 mod explain;
 mod image;
@@ -57,6 +59,7 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Check(request) => check::run(&request),
         Command::Push(request) => transfer::push(&request, environment),
         Command::Pull(request) => transfer::pull(&request, environment),
+        Command::Copy(request) => copy::copy(&request, environment),
         Command::Save(request) => archive::save(&request, environment),
         Command::Load(request) => archive::load(&request),
         Command::Import(request) => archive::import(&request),

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::archive::changed;
+use super::archived::adopt;
 use super::image::choose;
 use super::inspect::config_of;
 use super::{client, failed, open_store, store_failed};
@@ -22,6 +23,7 @@ use crate::executor::private_network;
 use crate::executor::{Layers, Namespace};
 use crate::image::config::ContainerConfig;
 use crate::image::media_type::Compression;
+use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::progress::{Outcome, Progress};
 use crate::registry::Client;
@@ -102,6 +104,11 @@ fn find(
     layers: &Layers<'_>,
     registry: &Client,
 ) -> Result<Tagged, Failure> {
+    if let Some(place) = &request.image.archive {
+        // The only image of an archive is run whatever it is for, as one of the store is.
+        let platform = Some(&request.platform).filter(|platform| **platform != Platform::host());
+        return adopt(layers.store(), place, platform);
+    }
     let mut image = request.image.clone();
     if choose(layers.store(), &image).is_err()
         && let Some(name) = &mut image.name
@@ -119,7 +126,7 @@ fn find(
         _ => return here,
     };
     let ui = Ui::start(request.progress, &environment.ui());
-    let pulled = build::pull_image(layers, name, &request.platform, &Progress::new(ui.sink()));
+    let pulled = build::pull_image(layers, name, std::slice::from_ref(&request.platform), &Progress::new(ui.sink()));
     ui.finish();
     pulled.map_err(|error| {
         let failure = failed(&error);

@@ -202,7 +202,7 @@ impl Export {
     ) -> Result<Export, InvalidRequest> {
         Ok(Export {
             store_root: store_root(global, environment)?,
-            image: ImageSelector::parse(&arguments.image)?,
+            image: ImageSelector::parse_with_archives(&arguments.image, environment)?,
             target: target(arguments.output.as_deref(), environment)?,
             platform: optional_platform(arguments.platform.as_deref())?,
         })

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use super::fields::Given;
 use super::output::named;
-use super::{InvalidRequest, RegistryOptions, platform, progress_mode, references, registries, store_root};
+use super::place::ArchivePlace;
+use super::{InvalidRequest, platform, progress_mode, references, store_root};
 use crate::cli::args::{
-    DoctorArguments, GlobalArguments, HistoryArguments, ImagesArguments, InspectArguments, PullArguments,
-    PushArguments, RemoveArguments, TagArguments,
+    DoctorArguments, GlobalArguments, HistoryArguments, ImagesArguments, InspectArguments, RemoveArguments,
+    TagArguments,
 };
 use crate::cli::environment::Environment;
 use crate::cli::template::Template;
@@ -25,9 +26,19 @@ pub struct ImageSelector {
     pub id: Option<String>,
     /// The name, where it could be one.
     pub name: Option<Reference>,
+    /// The archive that it is in, where that was named; then it is neither an id nor a name.
+    pub archive: Option<ArchivePlace>,
 }
 
 impl ImageSelector {
+    /// As [`ImageSelector::parse`], or an image of an archive: for commands that only look at it.
+    pub(super) fn parse_with_archives(text: &str, environment: &Environment) -> Result<ImageSelector, InvalidRequest> {
+        match ArchivePlace::parse("IMAGE", text, environment)? {
+            Some(place) => Ok(ImageSelector { text: text.to_owned(), id: None, name: None, archive: Some(place) }),
+            None => ImageSelector::parse(text),
+        }
+    }
+
     pub(super) fn parse(text: &str) -> Result<ImageSelector, InvalidRequest> {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let is_id = (4..=64).contains(&hex.len()) && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -40,7 +51,7 @@ impl ImageSelector {
         };
         match (&id, &name) {
             (None, None) => Err(Given { flag: "IMAGE", value: text, expected: "a name or an id" }.invalid()),
-            _ => Ok(ImageSelector { text: text.to_owned(), id, name }),
+            _ => Ok(ImageSelector { text: text.to_owned(), id, name, archive: None }),
         }
     }
 }
@@ -155,48 +166,6 @@ impl Remove {
     }
 }
 
-/// `push`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Push {
-    /// Where images live.
-    pub store_root: PathBuf,
-    /// Which.
-    pub image: ImageSelector,
-    /// Where to.
-    pub destination: Reference,
-    /// How to reach registries.
-    pub registries: RegistryOptions,
-    /// How to show progress.
-    pub progress: ProgressMode,
-}
-
-impl Push {
-    pub(in crate::cli) fn resolve(
-        arguments: PushArguments,
-        global: &GlobalArguments,
-        environment: &Environment,
-    ) -> Result<Push, InvalidRequest> {
-        let image = ImageSelector::parse(&arguments.image)?;
-        let destination = match (&arguments.destination, &image.name) {
-            (Some(destination), _) => named("DESTINATION", destination)?,
-            (None, Some(name)) => name.clone(),
-            (None, None) => {
-                return Err(InvalidRequest::Contradiction {
-                    problem: format!("{} is an id, which does not say where to push", image.text),
-                    hint: "add a destination: rbuild push ID NAME".to_owned(),
-                });
-            }
-        };
-        Ok(Push {
-            store_root: store_root(global, environment)?,
-            image,
-            destination,
-            registries: registries(&arguments.registry, environment)?,
-            progress: quiet_or(arguments.quiet.then_some(ProgressMode::Quiet), &arguments.progress, environment)?,
-        })
-    }
-}
-
 pub(super) fn quiet_or(
     quiet: Option<ProgressMode>,
     word: &Option<String>,
@@ -205,42 +174,6 @@ pub(super) fn quiet_or(
     match quiet {
         Some(quiet) => Ok(quiet),
         None => progress_mode(word.as_deref(), environment),
-    }
-}
-
-/// `pull`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pull {
-    /// Where images live.
-    pub store_root: PathBuf,
-    /// Which.
-    pub image: Reference,
-    /// For which platform.
-    pub platform: Platform,
-    /// How to reach registries.
-    pub registries: RegistryOptions,
-    /// How to show progress.
-    pub progress: ProgressMode,
-}
-
-impl Pull {
-    pub(in crate::cli) fn resolve(
-        arguments: PullArguments,
-        global: &GlobalArguments,
-        environment: &Environment,
-    ) -> Result<Pull, InvalidRequest> {
-        let platform = match (&arguments.platform, environment.variable("DOCKER_DEFAULT_PLATFORM")) {
-            (Some(text), _) => platform("--platform", text)?,
-            (None, Some(text)) => platform("DOCKER_DEFAULT_PLATFORM", text)?,
-            (None, None) => Platform::host(),
-        };
-        Ok(Pull {
-            store_root: store_root(global, environment)?,
-            image: named("IMAGE", &arguments.image)?,
-            platform,
-            registries: registries(&arguments.registry, environment)?,
-            progress: quiet_or(arguments.quiet.then_some(ProgressMode::Quiet), &arguments.progress, environment)?,
-        })
     }
 }
 
@@ -319,7 +252,11 @@ impl Inspect {
         Ok(Inspect {
             template,
             store_root: store_root(global, environment)?,
-            images: selectors(&arguments.images)?,
+            images: arguments
+                .images
+                .iter()
+                .map(|text| ImageSelector::parse_with_archives(text, environment))
+                .collect::<Result<_, _>>()?,
             part,
             platform: arguments.platform.as_deref().map(|text| platform("--platform", text)).transpose()?,
         })
@@ -362,7 +299,7 @@ impl History {
     ) -> Result<History, InvalidRequest> {
         Ok(History {
             store_root: store_root(global, environment)?,
-            image: ImageSelector::parse(&arguments.image)?,
+            image: ImageSelector::parse_with_archives(&arguments.image, environment)?,
             listing: listing(&arguments.format)?,
             commands: TextLength::of(arguments.no_trunc),
         })

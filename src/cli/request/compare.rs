@@ -48,8 +48,8 @@ impl Compare {
         };
         Ok(Compare {
             store_root: store_root(global, environment)?,
-            before: ImageSelector::parse(&arguments.before)?,
-            after: ImageSelector::parse(&arguments.after)?,
+            before: ImageSelector::parse_with_archives(&arguments.before, environment)?,
+            after: ImageSelector::parse_with_archives(&arguments.after, environment)?,
             strictness: if arguments.semantic { Strictness::Semantic } else { Strictness::Everything },
             difference: if arguments.exit_code { Difference::Failure } else { Difference::Answer },
             format,

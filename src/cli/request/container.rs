@@ -132,7 +132,7 @@ impl RunImage {
     ) -> Result<RunImage, InvalidRequest> {
         let (input, screen) = streams(&arguments, environment)?;
         let mut words = arguments.image_and_command.into_iter();
-        let image = ImageSelector::parse(&words.next().unwrap_or_default())?;
+        let image = ImageSelector::parse_with_archives(&words.next().unwrap_or_default(), environment)?;
         let platform = match (&arguments.platform, environment.variable("DOCKER_DEFAULT_PLATFORM")) {
             (Some(text), _) => platform("--platform", text)?,
             (None, Some(text)) => platform("DOCKER_DEFAULT_PLATFORM", text)?,

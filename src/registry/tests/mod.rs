@@ -34,6 +34,7 @@
 mod auth;
 mod compose;
 mod conformance;
+mod copy;
 mod places;
 mod pull;
 mod push;
