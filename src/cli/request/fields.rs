@@ -124,6 +124,7 @@ mod tests {
             }
         }
         let given = Given { flag: "--output", value: "type=\"x", expected: "" };
-        assert!(given.because("no").to_string().contains("type=\"x"));
+        let InvalidRequest::InvalidValue { value, .. } = given.because("no") else { panic!("another error") };
+        assert_eq!(value, "type=\"x");
     }
 }
