@@ -6,6 +6,7 @@ mod bases;
 mod caches;
 mod changes;
 mod checks;
+mod contents;
 mod copy;
 mod differences;
 mod epoch;
@@ -27,6 +28,7 @@ pub use bases::Pull;
 pub use caches::CacheFailure;
 pub use changes::change_config;
 pub use checks::{Checked, check};
+pub use contents::{scan_image, scan_layers};
 pub use copy::{CopyOptions, CopySource, CopyTarget, LayoutPlace, copy};
 pub use differences::{ChangeKind, Differences, Field, FileChange, Strictness, differences};
 pub use foresight::{Foreseen, foresee, planned};
@@ -55,6 +57,7 @@ use crate::registry::copy::CopyError;
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::Cancel;
 use crate::sandbox::check_architecture;
+use crate::sbom;
 use crate::store::{Store, StoreError};
 
 /// What one build is about.
@@ -189,6 +192,9 @@ pub enum BuildError {
         #[source]
         source: CacheFailure,
     },
+    /// The software in an image could not be listed.
+    #[error(transparent)]
+    Sbom(#[from] sbom::Error),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -315,7 +321,13 @@ impl Build<'_> {
         self.contexts.save();
         let images = self.assemble(plan, &steps, layers, remote)?;
         let index = self.name(&images, layers)?;
-        let built = self.export(&images, index, layers)?;
+        let built = self.export(&images, index, layers).inspect_err(|_| {
+            // The image has its name: what could not be pushed now can be later, if its layers can be had. Where not, the
+            // first failure is the one to tell.
+            if !self.cancel.is_cancelled() {
+                self.fetch_promised(images.iter().flat_map(|image| &image.layers), layers).ok();
+            }
+        })?;
         self.export_caches(plan, layers, remote)?;
         Ok(built)
     }

@@ -28,6 +28,9 @@ mod build;
 mod catalogue;
 mod changing;
 mod checks;
+#[path = "../support/cloud.rs"]
+mod cloud;
+mod cloud_cache;
 mod concurrent;
 mod edits;
 mod errors;
@@ -54,6 +57,7 @@ mod remote;
 mod remote_cache;
 mod reproducible;
 mod running;
+mod sbom;
 mod schemas;
 mod secrets;
 mod secrets_scan;
