@@ -7,6 +7,7 @@ mod caches;
 mod changes;
 mod checks;
 mod copy;
+mod contents;
 mod differences;
 mod epoch;
 mod foresight;
@@ -28,6 +29,7 @@ pub use caches::CacheFailure;
 pub use changes::change_config;
 pub use checks::{Checked, check};
 pub use copy::{CopyOptions, CopySource, CopyTarget, LayoutPlace, copy};
+pub use contents::{scan_image, scan_layers};
 pub use differences::{ChangeKind, Differences, Field, FileChange, Strictness, differences};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
@@ -55,6 +57,7 @@ use crate::registry::copy::CopyError;
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::Cancel;
 use crate::sandbox::check_architecture;
+use crate::sbom;
 use crate::store::{Store, StoreError};
 
 /// What one build is about.
@@ -189,6 +192,9 @@ pub enum BuildError {
         #[source]
         source: CacheFailure,
     },
+    /// The software in an image could not be listed.
+    #[error(transparent)]
+    Sbom(#[from] sbom::Error),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -51,6 +51,7 @@
 //! | [`export`] | image → OCI, Docker, registry, plain files |
 //! | [`context`] | what the user sends: directory or tar, less what is ignored |
 //! | [`layer`] | file-system changes ↔ tar; index; compression |
+//! | [`sbom`] | the packages in an image's files → SPDX |
 //! | [`snapshot`] | a root file system for a step |
 //! | [`sandbox`] | commands and workers in namespaces |
 //! | [`registry`] | pull, push, credentials |
@@ -81,6 +82,7 @@ pub mod progress;
 pub mod registry;
 pub mod rootfs;
 pub mod sandbox;
+pub mod sbom;
 pub mod snapshot;
 pub mod store;
 pub mod sys;

@@ -21,6 +21,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("store", &["digest", "owners", "sys"]),
     ("context", &["digest", "rootfs", "tree"]),
     ("layer", &["digest", "image", "owners", "rootfs", "tree"]),
+    // What is in an image's files; it reads them from layers, or from any tree.
+    ("sbom", &["digest", "image", "layer", "tree"]),
     // It reads tars, and what it finds goes into the store at once: an archive cannot be searched.
     ("archive", &["digest", "image", "layer", "rootfs", "store", "tree"]),
     ("registry", &["digest", "image", "progress"]),
@@ -65,6 +67,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "registry",
             "sandbox",
             "snapshot",
+            "sbom",
             "store",
             // `diff` compares images file by file.
             "tree",
@@ -88,6 +91,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "progress",
             "registry",
             "sandbox",
+            "sbom",
             "store",
             "sys",
             // `diff` compares two file systems as data.

@@ -22,6 +22,7 @@ mod output;
 pub mod place;
 mod registries;
 mod run;
+pub mod sbom;
 mod several;
 pub mod storage;
 pub mod transfer;

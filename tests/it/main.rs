@@ -55,6 +55,7 @@ mod remote_cache;
 mod reproducible;
 mod running;
 mod schemas;
+mod sbom;
 mod secrets;
 mod secrets_scan;
 mod shell;

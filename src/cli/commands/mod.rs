@@ -19,6 +19,7 @@ mod manual;
 mod remote;
 mod report;
 mod run;
+mod sbom;
 mod shell;
 mod storage;
 mod transfer;
@@ -70,6 +71,7 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Logout(request) => login::logout(&request),
         Command::Doctor(request) => doctor::run(&request),
         Command::Show(text) => print(&text),
+        Command::ListContents(request) => sbom::sbom(&request, environment),
         Command::Completion(shell) => manual::completion(shell),
         Command::Manual(directory) => manual::manual(&directory),
         // They have exit codes of their own.
