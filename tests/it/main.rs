@@ -24,6 +24,7 @@ mod registry_server;
 mod terminal;
 mod web_server;
 
+mod attestations;
 mod build;
 mod catalogue;
 mod changing;
@@ -54,8 +55,8 @@ mod remote;
 mod remote_cache;
 mod reproducible;
 mod running;
-mod schemas;
 mod sbom;
+mod schemas;
 mod secrets;
 mod secrets_scan;
 mod shell;
