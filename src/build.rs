@@ -346,7 +346,13 @@ impl Build<'_> {
         let mut images = self.assemble(plan, &steps, layers, remote)?;
         let provenance = self.attest(prepared, &steps, &mut images)?;
         let index = self.name(&images, layers)?;
-        let built = self.export(&images, index, layers)?;
+        let built = self.export(&images, index, layers).inspect_err(|_| {
+            // The image has its name: what could not be pushed now can be later, if its layers can be had. Where not, the
+            // first failure is the one to tell.
+            if !self.cancel.is_cancelled() {
+                self.fetch_promised(images.iter().flat_map(|image| &image.layers), layers).ok();
+            }
+        })?;
         self.export_caches(plan, layers, remote)?;
         Ok(Built { provenance, ..built })
     }

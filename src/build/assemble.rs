@@ -51,7 +51,9 @@ impl Build<'_> {
             let _flushing = layers.store().flush_ahead();
             observed(&task, || Ok(layers.pack_all(&not_packed, blob, &task)?))?;
         }
-        self.fetch_promised(names.iter().flatten(), layers)?;
+        if !self.only_pushes() {
+            self.fetch_promised(names.iter().flatten(), layers)?;
+        }
         let image = |(result, names): (&StageResult, Vec<Digest>)| {
             let base = plan.lineage(result.step)[0];
             let below = steps[base.index()].layers.as_ref().map_or(0, Vec::len);

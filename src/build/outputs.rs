@@ -5,9 +5,9 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::assemble::Assembled;
-use super::{Build, BuildError, Built};
+use super::{Build, BuildError, Built, Layering};
 use crate::attest::{Attestation, Attested, Form, Reach};
-use crate::digest::Digest;
+use crate::digest::{Digest, VerifyReader};
 use crate::executor::{BlobForm, ExecuteError, Layers, Reuse, abreast};
 use crate::export::{
     Annotation, Bundle, ExportImage, ExportLayer, FilesTarget, ImageFiles, LayerFiles, LayoutForm, LayoutTarget,
@@ -107,6 +107,11 @@ impl Output {
         }
     }
 
+    /// Whether what it pushes is read by one repository at most.
+    fn is_in_one_place(&self) -> bool {
+        self.names.iter().map(|name| (name.registry(), name.repository())).collect::<BTreeSet<_>>().len() <= 1
+    }
+
     /// How many repositories of other registries a layer that lies in this one would have to be sent to.
     fn repositories_beside(&self, registry: &str) -> usize {
         let others = self.names.iter().filter(|name| name.registry() != registry);
@@ -115,6 +120,13 @@ impl Output {
 }
 
 impl Build<'_> {
+    /// Whether the result goes into one repository and nowhere else: it need not be here for that.
+    pub(super) fn only_pushes(&self) -> bool {
+        let [output] = self.outputs.as_slice() else { return false };
+        let is_push = matches!(output.kind, OutputKind::Registry(_)) && !output.names.is_empty();
+        is_push && output.reuse == Reuse::AsPulled && output.is_in_one_place() && self.layering == Layering::PerStep
+    }
+
     /// Makes every output, one after the other: they share their layers' blobs. `index` is what several images are under
     /// in the store.
     pub(super) fn export(
@@ -208,6 +220,9 @@ impl Exporter<'_> {
                     PushBy::Digest => at_digest(&output.names, &bundle.top().0.digest)?,
                 };
                 push(self.layers.registry, &bundle, &names, task)?;
+                for (image, name) in images.iter().zip(output.names.iter().cycle()) {
+                    self.layers.note_pushed(&image.layers, name)?;
+                }
                 bundle
             }
         };
@@ -285,7 +300,9 @@ impl Exporter<'_> {
         layer: &Digest,
         record: &LayerRecord,
     ) -> Result<Option<ExportLayer>, BuildError> {
-        let (Some(diff_id), Some(remote)) = (record.diff_id, record.remotes.first()) else { return Ok(None) };
+        let (Some(diff_id), Some(remote)) = (record.diff_id, record.remotes.first()) else {
+            return Ok(self.pass_from_cache(output, layer, record));
+        };
         let Some(compression) = Compression::of_media_type(&remote.media_type) else { return Ok(None) };
         let reference: Reference = remote.repository.parse().map_err(internal)?;
         if output.repositories_beside(reference.registry()) > 1 {
@@ -304,6 +321,22 @@ impl Exporter<'_> {
             open,
             repositories: repositories(record, &remote.digest),
         }))
+    }
+
+    /// A layer that is in a cache alone goes from there to where it is pushed, if it is not there yet.
+    fn pass_from_cache(&self, output: &Output, layer: &Digest, record: &LayerRecord) -> Option<ExportLayer> {
+        let (descriptor, storage) = self.layers.promised_blob(layer)?;
+        let (diff_id, compression) = (record.diff_id?, Compression::of_media_type(&descriptor.media_type)?);
+        if !output.is_in_one_place() {
+            return None;
+        }
+        let (digest, size) = (descriptor.digest, descriptor.size);
+        let watch = self.layers.watch(layer, record);
+        let open: Open = Arc::new(move || {
+            let blob = storage.open(&descriptor)?;
+            Ok(watch(Box::new(VerifyReader::new(blob, digest, Some(size)))))
+        });
+        Some(ExportLayer { diff_id, compression, digest, size, open, repositories: Vec::new() })
     }
 
     /// The files of images, not compressed.

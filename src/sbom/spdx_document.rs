@@ -185,7 +185,9 @@ impl Document {
     /// The image's own URL, where it has a name in a registry and a manifest.
     fn image_url(&self) -> Option<String> {
         let SubjectKind::Image { manifest: Some(manifest), platform, .. } = &self.subject.kind else { return None };
-        let reference: Reference = self.subject.name.parse().ok()?;
+        // What has no name goes by its id.
+        let named = Some(&self.subject.name).filter(|name| !name.starts_with("sha256:"))?;
+        let reference: Reference = named.parse().ok()?;
         let name = reference.repository().rsplit('/').next().unwrap_or_default().to_owned();
         let qualifiers = [
             ("arch", platform.architecture.clone()),

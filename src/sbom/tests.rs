@@ -208,6 +208,10 @@ fn the_document_is_what_spdx_asks_for() {
     let bash = document["packages"].as_array().unwrap().iter().find(|package| package["name"] == "bash").unwrap();
     assert_eq!(bash["originator"], "Person: A B (a@example.org)");
     assert_eq!(bash["sourceInfo"], "found by what is said in /var/lib/dpkg/status");
+    let unnamed = Subject { name: Digest::of(b"config").to_string(), ..subject() };
+    let unnamed = scan(&LayerFiles::new(Vec::new()), &unnamed).unwrap().to_value();
+    check_spdx(&unnamed);
+    assert_eq!(unnamed["packages"][0]["externalRefs"], Value::Null);
     check_spdx(
         &scan(&LayerFiles::new(Vec::new()), &Subject { kind: SubjectKind::Directory, ..subject() }).unwrap().to_value(),
     );

@@ -29,6 +29,9 @@ mod build;
 mod catalogue;
 mod changing;
 mod checks;
+#[path = "../support/cloud.rs"]
+mod cloud;
+mod cloud_cache;
 mod concurrent;
 mod edits;
 mod errors;

@@ -49,6 +49,11 @@ for_each_user! {
              Demo_Tool   3           pypi    Apache-2.0 OR MIT\n\
              libc        0.2.170     cargo\n"
         );
+        let archive = rbuild.path("packages.tar");
+        let archive = archive.to_str().expect("UTF-8");
+        rbuild.run(["save", "-o", archive, "packages:1"]).succeeded();
+        let of_archive = rbuild.run(["sbom", &format!("docker-archive:{archive}")]).succeeded();
+        assert_eq!(of_archive.stdout, listed.stdout);
         listed.says("warning: /var/lib/rpm/Packages: not read: rpm's database in Berkeley DB is not supported");
         let spdx = document(&rbuild, "packages:1");
         assert_eq!((&spdx["spdxVersion"], &spdx["name"]), (&"SPDX-2.3".into(), &"packages:1".into()));

@@ -23,6 +23,10 @@ Caches (--cache-from, --cache-to), besides rbuild's own store, which is always a
   NAME, type=registry,ref=NAME  a name in a registry; --cache-from also takes an image with a cache in it
   type=local,dest=DIR           an OCI layout in a directory (--cache-from: src=DIR); tag=NAME, digest=DIGEST
   type=inline                   in the image itself (--cache-to)
+  type=s3,bucket=NAME           a bucket of S3; region=…, name=NAME[;NAME], prefix=…, endpoint_url=…, use_path_style=true and
+                                BuildKit's others; keys as in AWS's tools (AWS_ACCESS_KEY_ID and the like)
+  type=gha                      GitHub's cache service; scope=NAME, timeout=TIME, version=1|2, url=…, url_v2=…, token=…
+                                (else ACTIONS_RUNTIME_TOKEN and ACTIONS_RESULTS_URL)
   --cache-to also takes: mode=min (layers of the result) or max (of all steps), ignore-error=false (the build fails where
   the cache cannot be written), mounts=true (cache mounts, too; mounts-max-size=SIZE each), compression=…,
   compression-level=N, force-compression=true, oci-mediatypes=false

@@ -9,13 +9,14 @@ nothing unpacked. What is there but cannot be read is told on standard error and
 
 Examples:
   rbuild sbom app
+  rbuild sbom oci-archive:app.tar
   rbuild sbom --format spdx-json app > app.spdx.json     for grype, trivy, osv-scanner, an audit
   rbuild sbom --format spdx-json app | jq -r '.packages[].externalRefs[]?.referenceLocator'";
 
 /// What `sbom` takes.
 #[derive(Debug, Args)]
 pub struct SbomArguments {
-    /// A name or an id of an image in the store; `rbuild pull` and `rbuild load` bring others there
+    /// A name, an id or an archive: oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
     #[arg(value_name = "IMAGE")]
     pub image: String,
     /// Print table, or spdx-json (SPDX 2.3)

@@ -17,7 +17,10 @@ use crate::store::Tagged;
 pub(super) fn sbom(request: &ListContents, environment: &Environment) -> Result<(), Failure> {
     let store = open_store(&request.store_root)?;
     let tagged = choose_for(&store, &request.image, request.platform.as_ref()).map_err(|failure| {
-        failure.hint("an image elsewhere is brought there by `rbuild pull NAME` or `rbuild load -i FILE`")
+        match &request.image.archive {
+            Some(_) => failure,
+            None => failure.hint("`rbuild pull` brings one from a registry"),
+        }
     })?;
     let workshop = Workshop::new(&store);
     let layers = workshop.layers(&store);

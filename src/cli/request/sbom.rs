@@ -36,7 +36,7 @@ impl ListContents {
         };
         Ok(ListContents {
             store_root: store_root(global, environment)?,
-            image: ImageSelector::parse(&arguments.image)?,
+            image: ImageSelector::parse_with_archives(&arguments.image, environment)?,
             platform: optional_platform(arguments.platform.as_deref())?,
             format,
         })
