@@ -16,6 +16,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("tree", &["digest"]),
     ("rootfs", &["sys"]),
     ("image", &["digest"]),
+    ("attest", &["digest", "image"]),
+    ("sign", &["digest", "image"]),
     ("dockerfile", &["diagnostic"]),
     ("plan", &["diagnostic", "digest", "dockerfile", "image"]),
     ("store", &["digest", "owners", "sys"]),
@@ -49,11 +51,15 @@ const MODULES: &[(&str, &[&str])] = &[
             "tree",
         ],
     ),
-    ("export", &["digest", "image", "layer", "progress", "registry", "rootfs", "snapshot", "store", "tree"]),
+    (
+        "export",
+        &["attest", "digest", "image", "layer", "progress", "registry", "rootfs", "sign", "snapshot", "store", "tree"],
+    ),
     (
         "build",
         &[
             "archive",
+            "attest",
             "cache",
             "context",
             "diagnostic",
@@ -68,6 +74,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "sandbox",
             "snapshot",
             "sbom",
+            "sign",
             "store",
             // `diff` compares images file by file.
             "tree",
@@ -78,6 +85,7 @@ const MODULES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "archive",
+            "attest",
             "build",
             "cache",
             "context",
@@ -92,6 +100,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "registry",
             "sandbox",
             "sbom",
+            "sign",
             "store",
             "sys",
             // `diff` compares two file systems as data.

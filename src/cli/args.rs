@@ -4,6 +4,7 @@
 //! [`super::request`] understands them.
 
 mod archive;
+mod attest;
 mod build;
 mod caches;
 mod compare;
@@ -25,6 +26,7 @@ mod switch;
 use clap::{Args, Parser};
 
 pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
+pub use attest::AttestArguments;
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
 pub use caches::CacheArguments;
 pub use compare::DiffArguments;

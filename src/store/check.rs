@@ -373,6 +373,7 @@ mod tests {
             manifest: None,
             source: None,
             index: None,
+            attestations: Vec::new(),
             created: String::new(),
             size: 0,
         };

@@ -24,6 +24,7 @@ mod registry_server;
 mod terminal;
 mod web_server;
 
+mod attestations;
 mod build;
 mod catalogue;
 mod changing;

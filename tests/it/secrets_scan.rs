@@ -209,6 +209,7 @@ fn places(rbuild: &mut Rbuild) -> Result<(Places, Files), String> {
     let private = private.lines().rev().nth(1).expect("a key has lines").to_owned();
 
     rbuild.set_variable("THE_VARIABLE", variable);
+    rbuild.set_variable("BUILDX_METADATA_PROVENANCE", "max");
     rbuild.set_variable("THE_HEADER", bearer("me", basic));
     for name in ["http_proxy", "https_proxy"] {
         rbuild.set_variable(name, format!("http://me:{}@127.0.0.1:9", proxy.replace('!', "%21")));
@@ -272,7 +273,17 @@ for_each_user! {
         let check = |run: Run, what: &str| assert_silent(&run, &places.needles, what);
         check(rbuild.build(&context, &flags).succeeded(), "build");
         check(rbuild.build(&context, &[&flags[..], &["--no-cache", "--debug", "--progress", "rawjson"]].concat()).succeeded(), "another build");
+        // What is said about the image in public, as much as there is to say.
+        let said = [
+            "--provenance=mode=max", "--sbom", "--metadata-file=said.json", "-o", "type=oci,tar=false,dest=said",
+            "-o", "type=local,dest=files-said", "-t", &name, "--push",
+        ];
         let flags: Vec<&str> = places.flags.iter().map(String::as_str).collect();
+        check(rbuild.build(&context, &[&flags[..], &said].concat()).succeeded(), "a build with attestations");
+        let provenance = fs::read_to_string(rbuild.path("out/files-said/provenance.json")).expect("read the provenance");
+        for word in ["a greeting of no secret", "buildkit_metadata", "\"sha1\"", "/project.git", "/page"] {
+            assert!(provenance.contains(word), "{word} is not in {provenance}");
+        }
         let directory = context.directory.to_str().expect("paths of tests are UTF-8");
         for arguments in [&["explain", "--format", "json"][..], &["build", "--dry-run"], &["build", "--call", "outline"]] {
             check(rbuild.run([arguments, &flags[..], &[directory]].concat()).succeeded(), arguments[0]);
