@@ -2,10 +2,12 @@
 
 mod archived;
 mod assemble;
+mod attestations;
 mod bases;
 mod caches;
 mod changes;
 mod checks;
+mod contents;
 mod copy;
 mod differences;
 mod epoch;
@@ -13,25 +15,30 @@ mod foresight;
 mod layout;
 mod outline;
 mod outputs;
+mod provenance;
+mod steps;
 mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 pub use crate::dockerfile::lint::Rule;
 pub use crate::executor::{BlobForm, Explained, Nearest, Reuse, Verdict};
 pub use archived::{
     LoadError, LoadOptions, NewLayer, SaveForm, add_to_image, adopt, export_files, import_files, load, save,
 };
+pub use attestations::{Attestations, Software};
 pub use bases::Pull;
 pub use caches::CacheFailure;
 pub use changes::change_config;
 pub use checks::{Checked, check};
+pub use contents::{scan_image, scan_layers};
 pub use copy::{CopyOptions, CopySource, CopyTarget, LayoutPlace, copy};
 pub use differences::{ChangeKind, Differences, Field, FileChange, Strictness, differences};
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
-pub use outputs::{Output, OutputKind, PushBy, Split};
+pub use outputs::{FilesForm, Output, OutputKind, PushBy, Split};
 pub use stored::{pull_image, push_stored};
 
 use crate::cache::Cache;
@@ -41,8 +48,8 @@ use crate::digest::{Digest, Frame};
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::{self, Parsed};
 use crate::executor::{
-    Aftermath, Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun, Layers, Namespace, PLACEHOLDER,
-    Purpose, ResolvedBase, Services, Times, execute, private_network,
+    Aftermath, Contexts, DefaultNetwork, ExecuteError, ExecuteOptions, FailedRun, Layers, Materials, Namespace,
+    PLACEHOLDER, Purpose, ResolvedBase, Services, Times, execute, private_network,
 };
 use crate::export::ExportError;
 use crate::image::config::ImageConfig;
@@ -55,6 +62,8 @@ use crate::registry::copy::CopyError;
 use crate::registry::{Client, RegistryError};
 use crate::sandbox::Cancel;
 use crate::sandbox::check_architecture;
+use crate::sbom;
+use crate::sign::SigningKey;
 use crate::store::{Store, StoreError};
 
 /// What one build is about.
@@ -97,6 +106,10 @@ pub struct Build<'a> {
     pub layering: Layering,
     /// What is done when a RUN has failed, while all that it had is still there.
     pub on_failure: Option<&'a OnFailure<'a>>,
+    /// What is to be said about the images.
+    pub attestations: Attestations,
+    /// Keys that sign what is pushed.
+    pub signing_keys: Vec<SigningKey>,
     /// How warnings are drawn.
     pub color: Color,
 }
@@ -135,6 +148,8 @@ pub struct Built {
     pub config: Option<Digest>,
     /// The manifest, where an output wrote one; the index, where there are several images.
     pub manifest: Option<Descriptor>,
+    /// How each image came to be, by platform, as far as a metadata file shall say it.
+    pub provenance: BTreeMap<String, serde_json::Value>,
 }
 
 /// Why a build failed.
@@ -189,6 +204,18 @@ pub enum BuildError {
         #[source]
         source: CacheFailure,
     },
+    /// Not all is known of what was built from, and it has to be (`complete-materials=true`).
+    #[error(
+        "provenance materials are incomplete: the build reads {} of this machine, whose content nobody else can look up",
+        locals.join(", ")
+    )]
+    IncompleteMaterials {
+        /// What was read, by name.
+        locals: Vec<String>,
+    },
+    /// The software in an image could not be listed.
+    #[error(transparent)]
+    Sbom(#[from] sbom::Error),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -238,6 +265,8 @@ struct Prepared<'a> {
     layers: Layers<'a>,
     options: ExecuteOptions,
     aftermath: Aftermath,
+    materials: Materials,
+    started: SystemTime,
 }
 
 impl Prepared<'_> {
@@ -291,6 +320,7 @@ impl Prepared<'_> {
             cache: Cache::new(build.store, Frame::new("rbuild.scope.1").text("scope", &build.scope).finish()),
             contexts: build.contexts,
             bases: &self.bases,
+            materials: &self.materials,
             progress: build.progress,
             cancel,
             options: &self.options,
@@ -313,15 +343,23 @@ impl Build<'_> {
             }
         })?;
         self.contexts.save();
-        let images = self.assemble(plan, &steps, layers, remote)?;
+        let mut images = self.assemble(plan, &steps, layers, remote)?;
+        let provenance = self.attest(prepared, &steps, &mut images)?;
         let index = self.name(&images, layers)?;
-        let built = self.export(&images, index, layers)?;
+        let built = self.export(&images, index, layers).inspect_err(|_| {
+            // The image has its name: what could not be pushed now can be later, if its layers can be had. Where not, the
+            // first failure is the one to tell.
+            if !self.cancel.is_cancelled() {
+                self.fetch_promised(images.iter().flat_map(|image| &image.layers), layers).ok();
+            }
+        })?;
         self.export_caches(plan, layers, remote)?;
-        Ok(built)
+        Ok(Built { provenance, ..built })
     }
 
     /// Parses, resolves the bases and plans.
     fn prepare(&self, commands: Commands) -> Result<Prepared<'_>, BuildError> {
+        let started = SystemTime::now();
         let (dockerfile, warnings) = self.load_dockerfile()?;
         let layers = Layers::new(self.store, self.registry, self.namespace);
         let dated = self.dated(&dockerfile)?;
@@ -346,7 +384,8 @@ impl Build<'_> {
         if self.times == FileTimes::Keep || plan.epoch.is_none() {
             options.blob = options.blob.or_else(|| self.outputs.iter().find_map(Output::blob_form));
         }
-        Ok(Prepared { plan, bases, layers, options, aftermath: Aftermath::default() })
+        let (aftermath, materials) = (Aftermath::default(), Materials::default());
+        Ok(Prepared { plan, bases, layers, options, aftermath, materials, started })
     }
 
     /// The options for each platform.

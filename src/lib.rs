@@ -48,12 +48,15 @@
 //! | [`executor`] | the graph, carried out in parallel |
 //! | [`cache`] | keys, hits, and why there was none |
 //! | [`archive`] | archives of images → documents and blobs |
+//! | [`attest`] | what is said about an image → statements beside it; pure |
 //! | [`export`] | image → OCI, Docker, registry, plain files |
 //! | [`context`] | what the user sends: directory or tar, less what is ignored |
 //! | [`layer`] | file-system changes ↔ tar; index; compression |
+//! | [`sbom`] | the packages in an image's files → SPDX |
 //! | [`snapshot`] | a root file system for a step |
 //! | [`sandbox`] | commands and workers in namespaces |
 //! | [`registry`] | pull, push, credentials |
+//! | [`sign`] | keys and signatures, as cosign reads them |
 //! | [`store`] | content-addressed plain files |
 //! | [`image`] | OCI's data model; no I/O |
 //! | [`tree`], [`rootfs`] | a file-system tree as data; the gate for paths in a real one |
@@ -64,6 +67,7 @@
 //! phase (`dockerfile/transfer.rs`, `plan/copy.rs`, `executor/copy.rs`), so one guess finds it.
 
 pub mod archive;
+pub mod attest;
 pub mod build;
 pub mod cache;
 pub mod cli;
@@ -81,6 +85,8 @@ pub mod progress;
 pub mod registry;
 pub mod rootfs;
 pub mod sandbox;
+pub mod sbom;
+pub mod sign;
 pub mod snapshot;
 pub mod store;
 pub mod sys;

@@ -16,11 +16,15 @@ const MODULES: &[(&str, &[&str])] = &[
     ("tree", &["digest"]),
     ("rootfs", &["sys"]),
     ("image", &["digest"]),
+    ("attest", &["digest", "image"]),
+    ("sign", &["digest", "image"]),
     ("dockerfile", &["diagnostic"]),
     ("plan", &["diagnostic", "digest", "dockerfile", "image"]),
     ("store", &["digest", "owners", "sys"]),
     ("context", &["digest", "rootfs", "tree"]),
     ("layer", &["digest", "image", "owners", "rootfs", "tree"]),
+    // What is in an image's files; it reads them from layers, or from any tree.
+    ("sbom", &["digest", "image", "layer", "tree"]),
     // It reads tars, and what it finds goes into the store at once: an archive cannot be searched.
     ("archive", &["digest", "image", "layer", "rootfs", "store", "tree"]),
     ("registry", &["digest", "image", "progress"]),
@@ -47,11 +51,15 @@ const MODULES: &[(&str, &[&str])] = &[
             "tree",
         ],
     ),
-    ("export", &["digest", "image", "layer", "progress", "registry", "rootfs", "snapshot", "store", "tree"]),
+    (
+        "export",
+        &["attest", "digest", "image", "layer", "progress", "registry", "rootfs", "sign", "snapshot", "store", "tree"],
+    ),
     (
         "build",
         &[
             "archive",
+            "attest",
             "cache",
             "context",
             "diagnostic",
@@ -65,6 +73,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "registry",
             "sandbox",
             "snapshot",
+            "sbom",
+            "sign",
             "store",
             // `diff` compares images file by file.
             "tree",
@@ -75,6 +85,7 @@ const MODULES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "archive",
+            "attest",
             "build",
             "cache",
             "context",
@@ -88,6 +99,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "progress",
             "registry",
             "sandbox",
+            "sbom",
+            "sign",
             "store",
             "sys",
             // `diff` compares two file systems as data.

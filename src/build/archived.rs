@@ -3,10 +3,11 @@
 use std::io::{self, Read};
 
 use super::assemble::Assembled;
-use super::outputs::{Exporter, Output, OutputKind, Split, observed};
+use super::outputs::{Exporter, FilesForm, Output, OutputKind, Split, observed};
 use super::stored::{stored, stored_all};
 use super::{BlobForm, BuildError, Reuse};
 use crate::archive::ArchivedImage;
+use crate::attest::Attested;
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, Wanted, abreast};
 use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget, NamedBundle, Shape, write_files, write_layout};
@@ -172,6 +173,7 @@ fn record(layers: &Layers<'_>, image: &ArchivedImage, config: &ImageConfig) -> R
         manifest: image.manifest.as_ref().map(|manifest| layers.store.put_blob(manifest)).transpose()?,
         source: None,
         index: None,
+        attestations: Vec::new(),
         created: config.created.clone().unwrap_or_default(),
         size,
     })
@@ -218,7 +220,8 @@ pub fn save(
 
 /// One image, whatever index it is under.
 fn alone<'a>(layers: &'a Layers<'a>, image: &ImageRecord) -> Result<(Exporter<'a>, Vec<Assembled>), BuildError> {
-    Ok((Exporter { layers, shape: Shape::Image, index: None }, vec![stored(layers, image)?]))
+    let image = Assembled { attested: Attested::Nothing, ..stored(layers, image)? };
+    Ok((Exporter { layers, shape: Shape::Image, index: None }, vec![image]))
 }
 
 /// Writes the files of an image, as a container of it would see them, into a tar.
@@ -231,7 +234,8 @@ pub fn export_files(
     let task = progress.task("exporting files");
     observed(&task, || {
         let (exporter, images) = alone(layers, image)?;
-        Ok(write_files(&exporter.files(&images, Split::Never, &task)?, &FilesTarget::Tar(target.clone()))?)
+        let form = FilesForm { split: Split::Never, ..FilesForm::default() };
+        Ok(write_files(&exporter.files(&images, &form, &task)?, &FilesTarget::Tar(target.clone()))?)
     })
 }
 
@@ -257,7 +261,8 @@ pub fn import_files(
     let blob = BlobForm { compression: Compression::Gzip, level: None };
     let wanted = Wanted { blob: Some(blob), tree: false };
     let (layer, _) = layers.create(wanted, |out| io::copy(tar, out).map(drop))?;
-    add_layer(layers, Assembled { config, layers: Vec::new(), size: 0, original: None }, layer, entry, names)
+    let empty = Assembled { config, layers: Vec::new(), size: 0, original: None, attested: Attested::Nothing };
+    add_layer(layers, empty, layer, entry, names)
 }
 
 /// Makes an image of one of the store, with another config and a layer that the store has on top.
@@ -282,7 +287,8 @@ fn add_layer(
     entry: &NewLayer,
     names: &[Reference],
 ) -> Result<Tagged, BuildError> {
-    let Assembled { mut config, layers: mut all, size: _, original: _ } = below;
+    // What was said about the image below is not said about this one.
+    let Assembled { mut config, layers: mut all, size: _, original: _, attested: _ } = below;
     let diff_id = layers.record(&layer)?.diff_id;
     config.rootfs.diff_ids.push(diff_id.ok_or_else(|| ExecuteError::Internal(format!("layer {layer} has no diffID")))?);
     config.created = Some(entry.created.clone());
@@ -304,6 +310,7 @@ fn add_layer(
         manifest: None,
         source: None,
         index: None,
+        attestations: Vec::new(),
         created: entry.created.clone(),
         size,
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::outputs::{Exporter, observed, shape};
 use super::{Build, BuildError, FileTimes, Layering, Output, OutputKind, PushBy};
+use crate::attest::{AttestationDocuments, Attested};
 use crate::cache::remote::Remote;
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, PLACEHOLDER, Retime, StepOutput};
@@ -23,6 +24,8 @@ pub(super) struct Assembled {
     pub(super) size: u64,
     /// The documents of an image that was not built here and now.
     pub(super) original: Option<Documents>,
+    /// What is said about it.
+    pub(super) attested: Attested,
 }
 
 impl Build<'_> {
@@ -48,7 +51,9 @@ impl Build<'_> {
             let _flushing = layers.store().flush_ahead();
             observed(&task, || Ok(layers.pack_all(&not_packed, blob, &task)?))?;
         }
-        self.fetch_promised(names.iter().flatten(), layers)?;
+        if !self.only_pushes() {
+            self.fetch_promised(names.iter().flatten(), layers)?;
+        }
         let image = |(result, names): (&StageResult, Vec<Digest>)| {
             let base = plan.lineage(result.step)[0];
             let below = steps[base.index()].layers.as_ref().map_or(0, Vec::len);
@@ -150,6 +155,7 @@ impl Build<'_> {
                     manifest: bundle.as_ref().map(|bundle| bundle.images[number].manifest.0.digest),
                     source: None,
                     index: index.as_ref().map(|index| index.digest),
+                    attestations: bundle.as_ref().map(|bundle| attestations(bundle, number)).unwrap_or_default(),
                     created: image.config.created.clone().unwrap_or_default(),
                     size: image.size,
                 };
@@ -164,17 +170,25 @@ impl Build<'_> {
         Ok(index)
     }
 
-    /// The documents of several images, in the form that the first output has, so that nothing is compressed twice.
-    fn indexed(&self, images: &[Assembled], layers: &Layers<'_>) -> Result<Bundle, BuildError> {
-        let task = self.progress.task("exporting to image");
+    /// The form in which the store has the documents of images under an index: that of the first output, so that nothing
+    /// is compressed twice.
+    pub(super) fn stored_output(&self) -> Output {
         let first = self.outputs.iter().find(|output| output.blob_form().is_some());
         // What a push need not fetch need not be fetched to be named either.
         let kind = OutputKind::Registry(PushBy::Tag);
-        let output = match first {
-            Some(first) => Output { kind, names: Vec::new(), ..first.clone() },
-            None => Output::plain(kind),
-        };
-        let exporter = Exporter { layers, shape: Shape::Index, index: None };
+        // What is said is said of the names in the store.
+        let names = self.tags.clone();
+        match first {
+            Some(first) => Output { kind, names, ..first.clone() },
+            None => Output { names, ..Output::plain(kind) },
+        }
+    }
+
+    /// The documents of images under an index.
+    fn indexed(&self, images: &[Assembled], layers: &Layers<'_>) -> Result<Bundle, BuildError> {
+        let task = self.progress.task("exporting to image");
+        let output = self.stored_output();
+        let exporter = Exporter::of_index(layers);
         observed(&task, || {
             let bundle = exporter.bundle(&output, images, &task)?;
             task.note(format!("exporting manifest list {}", bundle.top().0.digest));
@@ -191,6 +205,12 @@ impl Build<'_> {
         }
         Ok(())
     }
+}
+
+/// All that is said about an image of a bundle.
+fn attestations(bundle: &Bundle, number: usize) -> Vec<Digest> {
+    let documents = bundle.images[number].attestations.iter().flat_map(AttestationDocuments::all);
+    documents.map(|(descriptor, _)| descriptor.digest).collect()
 }
 
 /// The config of a result, with its layers and their history.
@@ -215,7 +235,7 @@ fn completed(
     fill_times(&mut added, epoch);
     config.history.extend(added);
     config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
-    Ok(Assembled { config, layers: names, size, original: None })
+    Ok(Assembled { config, layers: names, size, original: None, attested: Attested::Nothing })
 }
 
 /// Entries without a layer take the time of the next layer after them, the last ones that of the last layer: so a build

@@ -294,6 +294,7 @@ pub(super) fn record_pulled(
         manifest: Some(store.put_blob(&pulled.manifest_bytes)?),
         source: Some(pulled.index_digest.unwrap_or(pulled.manifest_digest)),
         index,
+        attestations: Vec::new(),
         created: config.created.clone().unwrap_or_default(),
         size: 0,
     };

@@ -11,8 +11,8 @@ use super::outputs::{Exporter, Output, OutputKind, observed};
 use super::{Build, BuildError, Commands, Prepared, PushBy};
 use crate::cache::remote::document::{Layer, MEDIA_TYPE, Mount};
 use crate::cache::remote::{
-    CacheTarget, Content, Document, Form, FoundMount, INLINE_KEY, Imported, Mode, Mounts, OnFailure, Open, Others,
-    Piece, Place, Remote, RemoteError, Storage, import,
+    CacheTarget, Content, Document, Form, FoundMount, INLINE_KEY, Imported, Keeping, Mode, Mounts, OnFailure, Open,
+    Others, Piece, Remote, RemoteError, Storage, import,
 };
 use crate::digest::Digest;
 use crate::executor::{BlobForm, ExecuteError, Layers, PackedMount, Reuse, abreast};
@@ -40,8 +40,8 @@ impl Build<'_> {
     /// Prepares the build; the caches are read meanwhile.
     pub(super) fn prepare_with_caches(&self, commands: Commands) -> Result<(Prepared<'_>, Remote), BuildError> {
         std::thread::scope(|scope| {
-            let imported: Vec<_> =
-                self.cache_from.iter().map(|place| scope.spawn(move || self.import_cache(place))).collect();
+            let readers = self.cache_from.iter().flat_map(|place| place.readers(self.registry));
+            let imported: Vec<_> = readers.map(|storage| scope.spawn(move || self.import_cache(storage))).collect();
             let prepared = self.prepare(commands);
             let imported = imported.into_iter().filter_map(|thread| thread.join().expect("reading does not panic"));
             Ok((prepared?, Remote::new(imported.collect())))
@@ -55,8 +55,7 @@ impl Build<'_> {
         }
     }
 
-    fn import_cache(&self, place: &Place) -> Option<Imported> {
-        let storage = place.open(self.registry);
+    fn import_cache(&self, storage: Arc<dyn Storage>) -> Option<Imported> {
         let name = storage.name();
         let task = self.progress.task(format!("importing cache manifest from {name}"));
         task.start();
@@ -217,7 +216,7 @@ impl CacheExport<'_> {
             annotations: BTreeMap::new(),
         };
         let bytes = canonical(&manifest);
-        if self.is_there(storage, &Digest::of(&bytes)) {
+        if storage.keeping() == Keeping::Lasting && self.is_there(storage, &Digest::of(&bytes)) {
             task.note("it has all of this already");
             return Ok(());
         }

@@ -182,7 +182,7 @@ fn assembled(origin: &dyn Origin, listed: &Listed) -> Result<Assembled, CopyErro
         Blob { descriptor: descriptor.clone(), open, repositories: Vec::new() }
     });
     let manifest = (listed.descriptor.clone(), listed.bytes.clone());
-    Ok(Assembled { config: (config.clone(), bytes), manifest, layers: layers.collect() })
+    Ok(Assembled { config: (config.clone(), bytes), manifest, layers: layers.collect(), attestations: None })
 }
 
 fn read_config(origin: &dyn Origin, config: &Descriptor) -> io::Result<Vec<u8>> {

@@ -1,16 +1,17 @@
 //! What becomes of the image: each output gets the layers in the form that it asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
 
 use super::assemble::Assembled;
-use super::{Build, BuildError, Built};
-use crate::digest::Digest;
+use super::{Build, BuildError, Built, Layering};
+use crate::attest::{Attestation, Attested, Form, Reach};
+use crate::digest::{Digest, VerifyReader};
 use crate::executor::{BlobForm, ExecuteError, Layers, Reuse, abreast};
 use crate::export::{
     Annotation, Bundle, ExportImage, ExportLayer, FilesTarget, ImageFiles, LayerFiles, LayoutForm, LayoutTarget,
-    NamedBundle, Open, Shape, push, write_files, write_layout,
+    NamedBundle, Open, Shape, Statements, Style, push, sign, write_files, write_layout,
 };
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::{Compression, Format};
@@ -33,6 +34,8 @@ pub struct Output {
     pub names: Vec<Reference>,
     /// Annotations of its documents.
     pub annotations: Vec<Annotation>,
+    /// How what is said about the image is stored.
+    pub attestations: Form,
 }
 
 /// The kinds of outputs.
@@ -41,9 +44,18 @@ pub enum OutputKind {
     /// An OCI layout or a Docker archive.
     Layout(LayoutForm, LayoutTarget),
     /// Plain files.
-    Files(FilesTarget, Split),
+    Files(FilesTarget, FilesForm),
     /// A registry.
     Registry(PushBy),
+}
+
+/// How plain files are arranged.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FilesForm {
+    /// What is in a directory of its own.
+    pub split: Split,
+    /// What the names of files begin with that say something about the others.
+    pub attestation_prefix: String,
 }
 
 /// Whether the files of each platform have a directory of their own (`linux_amd64`).
@@ -73,7 +85,8 @@ impl Output {
     pub(super) fn plain(kind: OutputKind) -> Output {
         let blob = BlobForm { compression: Compression::Gzip, level: None };
         let (names, annotations) = (Vec::new(), Vec::new());
-        Output { kind, format: Format::Oci, blob, reuse: Reuse::AsPulled, names, annotations }
+        let attestations = Form::default();
+        Output { kind, format: Format::Oci, blob, reuse: Reuse::AsPulled, names, annotations, attestations }
     }
 
     /// The blob that this output wants of each new layer.
@@ -94,6 +107,11 @@ impl Output {
         }
     }
 
+    /// Whether what it pushes is read by one repository at most.
+    fn is_in_one_place(&self) -> bool {
+        self.names.iter().map(|name| (name.registry(), name.repository())).collect::<BTreeSet<_>>().len() <= 1
+    }
+
     /// How many repositories of other registries a layer that lies in this one would have to be sent to.
     fn repositories_beside(&self, registry: &str) -> usize {
         let others = self.names.iter().filter(|name| name.registry() != registry);
@@ -102,6 +120,13 @@ impl Output {
 }
 
 impl Build<'_> {
+    /// Whether the result goes into one repository and nowhere else: it need not be here for that.
+    pub(super) fn only_pushes(&self) -> bool {
+        let [output] = self.outputs.as_slice() else { return false };
+        let is_push = matches!(output.kind, OutputKind::Registry(_)) && !output.names.is_empty();
+        is_push && output.reuse == Reuse::AsPulled && output.is_in_one_place() && self.layering == Layering::PerStep
+    }
+
     /// Makes every output, one after the other: they share their layers' blobs. `index` is what several images are under
     /// in the store.
     pub(super) fn export(
@@ -114,21 +139,32 @@ impl Build<'_> {
         let mut manifest = index;
         for output in &self.outputs {
             let task = self.progress.task(output.title());
-            manifest = observed(&task, || exporter.make(output, images, &task))?.or(manifest);
+            let made = observed(&task, || exporter.make(output, images, &task))?;
+            if let (OutputKind::Registry(_), Some(pushed)) = (&output.kind, &made)
+                && !self.signing_keys.is_empty()
+            {
+                let task = self.progress.task("signing");
+                let keys = &self.signing_keys;
+                observed(&task, || Ok(sign(layers.registry, &pushed.digest, &output.names, keys, &task)?))?;
+            }
+            manifest = made.or(manifest);
         }
-        let config = match images {
-            [only] => Some(Digest::of(&only.config.to_bytes())),
+        let config = match (images, exporter.shape) {
+            ([only], Shape::Image) => Some(Digest::of(&only.config.to_bytes())),
             _ => None,
         };
         let id = config.or(manifest.as_ref().map(|manifest| manifest.digest));
         let id = id.ok_or_else(|| internal("nothing was built"))?;
-        Ok(Built { id, config, manifest })
+        Ok(Built { id, config, manifest, provenance: BTreeMap::new() })
     }
 }
 
-/// Several images lie under an index.
+/// Several images lie under an index, and so does one with what is said about it.
 pub(super) fn shape(images: &[Assembled]) -> Shape {
-    if images.len() > 1 { Shape::Index } else { Shape::Image }
+    match images {
+        [only] if only.attested.is_nothing() => Shape::Image,
+        _ => Shape::Index,
+    }
 }
 
 /// Shows a piece of work as a task from its start to its end.
@@ -150,6 +186,13 @@ pub(super) struct Exporter<'a> {
     pub(super) index: Option<Vec<u8>>,
 }
 
+impl<'a> Exporter<'a> {
+    /// What makes an index of images that are built here and now.
+    pub(super) fn of_index(layers: &'a Layers<'a>) -> Exporter<'a> {
+        Exporter { layers, shape: Shape::Index, index: None }
+    }
+}
+
 impl Exporter<'_> {
     /// Makes one output; the descriptor of its manifest or index, where it has one.
     pub(super) fn make(
@@ -159,8 +202,8 @@ impl Exporter<'_> {
         task: &Task,
     ) -> Result<Option<Descriptor>, BuildError> {
         let bundle = match &output.kind {
-            OutputKind::Files(target, split) => {
-                write_files(&self.files(images, *split, task)?, target)?;
+            OutputKind::Files(target, form) => {
+                write_files(&self.files(images, form, task)?, target)?;
                 return Ok(None);
             }
             OutputKind::Layout(form, target) => {
@@ -177,12 +220,18 @@ impl Exporter<'_> {
                     PushBy::Digest => at_digest(&output.names, &bundle.top().0.digest)?,
                 };
                 push(self.layers.registry, &bundle, &names, task)?;
+                for (image, name) in images.iter().zip(output.names.iter().cycle()) {
+                    self.layers.note_pushed(&image.layers, name)?;
+                }
                 bundle
             }
         };
         for image in &bundle.images {
             task.note(format!("exporting manifest {}", image.manifest.0.digest));
             task.note(format!("exporting config {}", image.config.0.digest));
+        }
+        for attestations in bundle.attestations() {
+            task.note(format!("exporting attestation manifest {}", attestations.manifest.0.digest));
         }
         if let Some((index, _)) = &bundle.index {
             task.note(format!("exporting manifest list {}", index.digest));
@@ -194,14 +243,31 @@ impl Exporter<'_> {
     pub(super) fn bundle(&self, output: &Output, images: &[Assembled], task: &Task) -> Result<Bundle, BuildError> {
         let image = |image: &Assembled| {
             let layers = abreast(&image.layers, |_, layer| self.layer(output, layer, task))?;
-            Ok(ExportImage { config: image.config.clone(), layers, original: image.original.clone() })
+            let (original, attested) = (image.original.clone(), image.attested.clone());
+            Ok(ExportImage { config: image.config.clone(), layers, original, attested })
         };
-        let images: Vec<ExportImage> = images.iter().map(image).collect::<Result<_, BuildError>>()?;
-        let bundle = Bundle::new(&images, self.shape, output.format, &output.annotations);
+        let mut images: Vec<ExportImage> = images.iter().map(image).collect::<Result<_, BuildError>>()?;
+        let shape = self.shape_of(output, &mut images);
+        let Output { format, ref annotations, ref names, attestations, .. } = *output;
+        let bundle = Bundle::new(&images, shape, Style { format, annotations, names, attestations });
         Ok(match &self.index {
             Some(index) => bundle.keeping(index),
             None => bundle,
         })
+    }
+
+    /// The shape of an output. An archive of one image holds no index for nothing but what needs to be said inline alone,
+    /// as in BuildKit (`exporter/containerimage/writer.go`).
+    fn shape_of(&self, output: &Output, images: &mut [ExportImage]) -> Shape {
+        let ([only], OutputKind::Layout(..)) = (images, &output.kind) else { return self.shape };
+        let is_inline_only = |one: &Attestation| one.reach == Reach::Images;
+        match &only.attested {
+            Attested::Now(all) if all.iter().all(is_inline_only) => {
+                only.attested = Attested::Nothing;
+                Shape::Image
+            }
+            Attested::Nothing | Attested::Now(_) | Attested::Before(_) => self.shape,
+        }
     }
 
     pub(super) fn layer(&self, output: &Output, layer: &Digest, task: &Task) -> Result<ExportLayer, BuildError> {
@@ -234,7 +300,9 @@ impl Exporter<'_> {
         layer: &Digest,
         record: &LayerRecord,
     ) -> Result<Option<ExportLayer>, BuildError> {
-        let (Some(diff_id), Some(remote)) = (record.diff_id, record.remotes.first()) else { return Ok(None) };
+        let (Some(diff_id), Some(remote)) = (record.diff_id, record.remotes.first()) else {
+            return Ok(self.pass_from_cache(output, layer, record));
+        };
         let Some(compression) = Compression::of_media_type(&remote.media_type) else { return Ok(None) };
         let reference: Reference = remote.repository.parse().map_err(internal)?;
         if output.repositories_beside(reference.registry()) > 1 {
@@ -255,10 +323,31 @@ impl Exporter<'_> {
         }))
     }
 
+    /// A layer that is in a cache alone goes from there to where it is pushed, if it is not there yet.
+    fn pass_from_cache(&self, output: &Output, layer: &Digest, record: &LayerRecord) -> Option<ExportLayer> {
+        let (descriptor, storage) = self.layers.promised_blob(layer)?;
+        let (diff_id, compression) = (record.diff_id?, Compression::of_media_type(&descriptor.media_type)?);
+        if !output.is_in_one_place() {
+            return None;
+        }
+        let (digest, size) = (descriptor.digest, descriptor.size);
+        let watch = self.layers.watch(layer, record);
+        let open: Open = Arc::new(move || {
+            let blob = storage.open(&descriptor)?;
+            Ok(watch(Box::new(VerifyReader::new(blob, digest, Some(size)))))
+        });
+        Some(ExportLayer { diff_id, compression, digest, size, open, repositories: Vec::new() })
+    }
+
     /// The files of images, not compressed.
-    pub(super) fn files(&self, images: &[Assembled], split: Split, task: &Task) -> Result<Vec<ImageFiles>, BuildError> {
-        let is_split = match split {
-            Split::WhereSeveral => self.shape == Shape::Index,
+    pub(super) fn files(
+        &self,
+        images: &[Assembled],
+        form: &FilesForm,
+        task: &Task,
+    ) -> Result<Vec<ImageFiles>, BuildError> {
+        let is_split = match form.split {
+            Split::WhereSeveral => images.len() > 1,
             Split::Always => true,
             Split::Never => false,
         };
@@ -271,7 +360,14 @@ impl Exporter<'_> {
             let platform = image.config.platform().to_string();
             let directory = is_split.then(|| platform.replace('/', "_"));
             let layers = image.layers.iter().map(plain).collect::<Result<_, BuildError>>()?;
-            Ok(ImageFiles { platform, directory, layers })
+            let created = image.config.created.as_deref().and_then(crate::image::time::seconds);
+            let attestations = match &image.attested {
+                Attested::Now(all) => all.clone(),
+                Attested::Nothing | Attested::Before(_) => Vec::new(),
+            };
+            let (prefix, time) = (form.attestation_prefix.clone(), created.unwrap_or(0));
+            let statements = Statements { attestations, prefix, time };
+            Ok(ImageFiles { platform, directory, layers, statements })
         };
         images.iter().map(files).collect()
     }

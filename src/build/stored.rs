@@ -6,6 +6,7 @@ use super::assemble::Assembled;
 use super::bases::record_pulled;
 use super::outputs::{Exporter, Output, OutputKind, PushBy, observed};
 use super::{BlobForm, BuildError};
+use crate::attest::{Attested, Earlier};
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, abreast};
 use crate::export::{Documents, Shape};
@@ -68,7 +69,21 @@ pub(super) fn stored(layers: &Layers<'_>, image: &ImageRecord) -> Result<Assembl
     let config = ImageConfig::parse(&bytes).map_err(|error| ExecuteError::Internal(error.to_string()))?;
     let manifest = image.manifest.map(|manifest| layers.store.read_blob(&manifest)).transpose()?.flatten();
     let original = Some(Documents { config: bytes, manifest });
-    Ok(Assembled { config, layers: image.layers.clone(), size: image.size, original })
+    let attested = attested(layers, image)?;
+    Ok(Assembled { config, layers: image.layers.clone(), size: image.size, original, attested })
+}
+
+/// What was said about an image of the store when it was built.
+fn attested(layers: &Layers<'_>, image: &ImageRecord) -> Result<Attested, BuildError> {
+    let (Some((manifest, others)), Some(about)) = (image.attestations.split_first(), image.manifest) else {
+        return Ok(Attested::Nothing);
+    };
+    let read = |digest: &Digest| -> Result<Vec<u8>, BuildError> {
+        let missing = || ExecuteError::Internal(format!("the attestation {digest} is not in the store any more"));
+        Ok(layers.store.read_blob(digest)?.ok_or_else(missing)?)
+    };
+    let named = others.iter().map(|digest| Ok((*digest, read(digest)?))).collect::<Result<_, BuildError>>()?;
+    Ok(Attested::Before(Box::new(Earlier { image: about, manifest: read(manifest)?, named })))
 }
 
 /// Pulls an image and all its layers; returns the manifest's digest. For several platforms the images are pulled and the

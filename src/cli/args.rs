@@ -4,6 +4,7 @@
 //! [`super::request`] understands them.
 
 mod archive;
+mod attest;
 mod build;
 mod caches;
 mod compare;
@@ -17,6 +18,7 @@ mod manual;
 mod registry;
 mod reproducible;
 mod run;
+mod sbom;
 mod squash;
 mod storage;
 mod switch;
@@ -24,6 +26,7 @@ mod switch;
 use clap::{Args, Parser};
 
 pub use archive::{ExportArguments, ImportArguments, LoadArguments, SaveArguments};
+pub use attest::AttestArguments;
 pub use build::{AcceptedArguments, BuildArguments, ExplainArguments};
 pub use caches::CacheArguments;
 pub use compare::DiffArguments;
@@ -37,6 +40,7 @@ pub use manual::{CompletionArguments, ManualArguments};
 pub use registry::{PullArguments, PushArguments, RegistryArguments};
 pub use reproducible::ReproducibleArguments;
 pub use run::RunArguments;
+pub use sbom::SbomArguments;
 pub use squash::LayeringArguments;
 pub use storage::{CheckArguments, DiskUsageArguments, DoctorArguments, PruneArguments};
 pub use switch::Switch;
@@ -147,6 +151,9 @@ pub enum Subcommand {
     /// Show how two images differ, in their configs and files
     #[command(after_help = compare::DIFF_HELP)]
     Diff(DiffArguments),
+    /// List the packages in an image: a table, or a software bill of materials in SPDX
+    #[command(after_help = sbom::SBOM_HELP)]
+    Sbom(SbomArguments),
     /// Write images into an archive, for docker load, podman load, rbuild load
     #[command(after_help = archive::SAVE_HELP)]
     Save(SaveArguments),

@@ -34,6 +34,7 @@ use request::container::RunImage;
 use request::copy::Copy;
 use request::index::{CreateIndex, InspectIndex};
 use request::login::{Login, Logout};
+use request::sbom::ListContents;
 use request::storage::{CheckStore, DiskUsage, Prune};
 use request::transfer::{Pull, Push};
 use request::{InvalidRequest, Request};
@@ -71,6 +72,8 @@ pub enum Command {
     History(History),
     /// Show how images differ.
     Compare(Compare),
+    /// List the packages in an image.
+    ListContents(ListContents),
     /// Print a script for a shell.
     Completion(clap_complete::Shell),
     /// Write manual pages.
@@ -215,6 +218,7 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
         Subcommand::Inspect(inspect) => Command::Inspect(Inspect::resolve(inspect, global, environment)?),
         Subcommand::History(history) => Command::History(History::resolve(history, global, environment)?),
         Subcommand::Diff(diff) => Command::Compare(Compare::resolve(diff, global, environment)?),
+        Subcommand::Sbom(sbom) => Command::ListContents(ListContents::resolve(sbom, global, environment)?),
         Subcommand::Completion(completion) => Command::Completion(completion.shell),
         Subcommand::Man(manual) => Command::Manual(environment.absolute(manual.directory)),
         Subcommand::Save(save) => Command::Save(Save::resolve(save, global, environment)?),

@@ -6,6 +6,7 @@
 
 mod accepted;
 pub mod archive;
+mod attest;
 mod caches;
 pub mod commands;
 pub mod compare;
@@ -22,7 +23,9 @@ mod output;
 pub mod place;
 mod registries;
 mod run;
+pub mod sbom;
 mod several;
+mod sign;
 pub mod storage;
 pub mod transfer;
 mod values;
@@ -34,7 +37,7 @@ use std::path::PathBuf;
 
 use super::args::{BuildArguments, ExplainArguments, GlobalArguments, Switch};
 use super::environment::Environment;
-use crate::build::Layering;
+use crate::build::{Attestations, Layering};
 use crate::cache::remote::{CacheTarget, Place};
 use crate::executor::Resolver;
 use crate::export::Annotation;
@@ -51,6 +54,7 @@ pub use output::{Compression, CompressionAlgorithm, Destination, OutputKind, Out
 pub use registries::RegistryOptions;
 use registries::registries;
 pub use run::{Entitlement, ExtraHost, HostAddress, NetworkMode, Secret, SecretError, SecretSource, SshAgent};
+pub use sign::KeySource;
 use values::{
     build_arguments, byte_size, jobs, key_values, pass_source_date_epoch, platform, platforms, progress, progress_mode,
     reference, references, store_root,
@@ -93,6 +97,10 @@ pub struct Request {
     pub sameness: Sameness,
     /// How layers come from steps.
     pub layering: Layering,
+    /// What is to be said about the images.
+    pub attestations: Attestations,
+    /// Keys that sign what is pushed.
+    pub signing_keys: Vec<KeySource>,
     /// Where to write the image's id.
     pub image_id_file: Option<PathBuf>,
     /// Where to write digests as JSON.
@@ -263,7 +271,9 @@ impl Request {
         let network = run::network(&arguments.network)?;
         let platforms = platforms(&arguments.platforms, environment)?;
         let annotations = output::annotations(&arguments.annotations)?;
-        several::check(&outputs, &annotations, &platforms)?;
+        let attestations = attest::attestations(&arguments.attest, &build_arguments, environment, &mut notices)?;
+        let signing_keys = sign::signing_keys(&arguments.attest.signing_keys, &outputs, environment)?;
+        several::check(&outputs, &annotations, &platforms, &attestations)?;
         several::check_removal(&outputs, &context)?;
         let resolver = run::resolver(&arguments)?;
         Ok(Request {
@@ -283,6 +293,8 @@ impl Request {
             pull: pull_policy(arguments.pull.as_deref())?,
             outputs,
             layering,
+            attestations,
+            signing_keys,
             sameness: match arguments.reproducible.reproducible {
                 Switch::On => Sameness::WholeImage,
                 Switch::Off => Sameness::Files,

@@ -88,6 +88,8 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         outputs,
         sameness,
         layering,
+        attestations,
+        signing_keys,
         image_id_file,
         metadata_file,
         digest_files,

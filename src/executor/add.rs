@@ -11,7 +11,7 @@ use super::download::FetchedFile;
 use super::git::{GitAccess, GitError, fetch_tree};
 use super::step::{Made, Work};
 use super::transfer::{Copying, Origin, existing_parents, write_entries};
-use super::{ExecuteError, Times};
+use super::{ExecuteError, Revision, Times};
 use crate::context::archive::TarContext;
 use crate::digest::{Digest, VerifyReader};
 use crate::layer::decompress::decompress;
@@ -108,6 +108,7 @@ impl Work<'_> {
             error => self.refuse(error.to_string()),
         })?;
         part.finish();
+        self.services.materials.note(reference.to_string(), Revision::Commit(tree.commit));
         Ok(Fetched::Tree(tree.context))
     }
 

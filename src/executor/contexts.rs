@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
+use super::Revision;
 use crate::context::archive::TarContext;
 use crate::context::dir::DirContext;
 use crate::digest::Hasher;
@@ -26,6 +27,28 @@ pub struct Contexts {
     pub named: BTreeMap<String, Context>,
     /// When what was fetched for them was last changed, in seconds since 1970, where that is known.
     pub dates: Dates,
+    /// Where they were fetched from.
+    pub origins: Origins,
+}
+
+/// Where contexts come from.
+#[derive(Debug, Clone, Default)]
+pub struct Origins {
+    /// The main one; none where it is a directory or an archive of this machine.
+    pub main: Option<Origin>,
+    /// Others that were fetched, by name.
+    pub named: BTreeMap<String, Origin>,
+    /// What the repository says about itself that the main one is a directory of, where that is asked for.
+    pub repository: BTreeMap<String, String>,
+}
+
+/// Where a context was fetched from, and what was there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Its address, without user and password.
+    pub address: String,
+    /// What it stood for.
+    pub revision: Revision,
 }
 
 /// When contexts were last changed, in seconds since 1970.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::copy::CopySource;
 use super::step::Work;
-use super::{ExecuteError, SecretSource};
+use super::{ExecuteError, Revision, SecretSource};
 use crate::digest::{Digest, Frame};
 use crate::layer::decompress::decompress;
 use crate::layer::read::TarReader;
@@ -42,6 +42,11 @@ impl FetchedFile {
             }
         }
         newest
+    }
+
+    /// The digest of its content.
+    pub fn digest(&self) -> Digest {
+        self.record.blob
     }
 
     /// Where its content is.
@@ -174,12 +179,14 @@ impl Work<'_> {
             cancel: self.services.cancel,
             task: self.task,
         };
-        downloads.fetch(url, expected).map_err(|error| match error {
+        let fetched = downloads.fetch(url, expected).map_err(|error| match error {
             DownloadError::Refused(message) => self.refuse(message),
             DownloadError::Registry(error) => error.into(),
             DownloadError::Store(error) => error.into(),
             DownloadError::Cancelled => ExecuteError::Cancelled,
-        })
+        })?;
+        self.services.materials.note(without_credentials(url), Revision::File(fetched.digest()));
+        Ok(fetched)
     }
 }
 

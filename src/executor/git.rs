@@ -15,7 +15,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use self::command::Git;
-pub use self::local::last_commit;
+pub use self::local::{last_commit, repository};
 use super::SecretSource;
 use crate::context::archive::TarContext;
 use crate::digest::Frame;
@@ -42,6 +42,8 @@ pub struct GitTree {
     pub context: TarContext,
     /// When it was committed, in seconds since 1970; unknown of a commit without files.
     pub committed: Option<i64>,
+    /// The commit.
+    pub commit: String,
 }
 
 /// Says why a repository cannot be had.
@@ -128,9 +130,9 @@ pub enum GitError {
 /// # Errors
 /// See [`GitError`].
 pub fn fetch_tree(reference: &GitReference, store: &Store, access: &GitAccess<'_>) -> Result<GitTree, GitError> {
-    let known = wanted_commit(reference).and_then(|commit| keep_key(reference, &commit).kept(store));
-    let blob = match known {
-        Some(blob) => blob,
+    let known = wanted_commit(reference).and_then(|commit| Some((keep_key(reference, &commit).kept(store)?, commit)));
+    let (blob, commit) = match known {
+        Some(known) => known,
         None => fetch_blob(reference, store, access)?,
     };
     let failed = |source| GitError::Io { remote: reference.shown(), source };
@@ -140,7 +142,7 @@ pub fn fetch_tree(reference: &GitReference, store: &Store, access: &GitAccess<'_
     if reference.times.unwrap_or_default() == GitTimes::Checkout {
         context.set_times(Time { seconds: access.epoch, nanoseconds: 0 });
     }
-    Ok(GitTree { context, committed })
+    Ok(GitTree { context, committed, commit })
 }
 
 fn committed(context: &TarContext) -> std::io::Result<Option<i64>> {
@@ -178,7 +180,7 @@ impl Kept {
     }
 }
 
-fn fetch_blob(reference: &GitReference, store: &Store, access: &GitAccess<'_>) -> Result<PathBuf, GitError> {
+fn fetch_blob(reference: &GitReference, store: &Store, access: &GitAccess<'_>) -> Result<(PathBuf, String), GitError> {
     let directory = Scratch::new(store).map_err(|source| GitError::Io { remote: reference.shown(), source })?;
     let git = Git::new(reference, access, &directory.0)?;
     let found = match wanted_commit(reference) {
@@ -194,7 +196,7 @@ fn fetch_blob(reference: &GitReference, store: &Store, access: &GitAccess<'_>) -
     let key = keep_key(reference, &found.commit);
     let _lock = store.lock("git", &key.0)?;
     if let Some(blob) = key.kept(store) {
-        return Ok(blob);
+        return Ok((blob, found.commit));
     }
     git.init(&found.commit)?;
     git.fetch(&found)?;
@@ -214,7 +216,7 @@ fn fetch_blob(reference: &GitReference, store: &Store, access: &GitAccess<'_>) -
     let (blob, size) = writer.commit(None)?;
     let record = FetchedRecord { blob, size, source: reference.to_string(), tag: None, modified: Some(committed) };
     store.write_record(RecordKind::Fetched, &key.0, &record)?;
-    Ok(store.blob_path(&blob))
+    Ok((store.blob_path(&blob), found.commit))
 }
 
 /// A directory that goes away with the value.

@@ -24,6 +24,7 @@ mod known;
 pub mod layers;
 mod log;
 mod mask;
+mod materials;
 mod measure;
 pub mod namespace;
 pub mod passwd;
@@ -50,13 +51,14 @@ pub use aftermath::{Aftermath, FailedRun};
 pub use audit::Audited;
 pub use base::ResolvedBase;
 pub use carried::{NotPacked, PackedMount};
-pub use contexts::{Context, Contexts, Dates};
+pub use contexts::{Context, Contexts, Dates, Origin, Origins};
 pub use devices::CDI_DIRECTORIES;
 pub use download::{DownloadError, Downloads, FetchedFile};
 pub use error::{ExecuteError, RunFailure};
 pub use explain::{Explained, Foresight, Nearest, Verdict, explain};
 pub use ingest::BlobForm;
 pub use layers::{Layers, Reuse, Wanted};
+pub use materials::{Materials, Revision};
 pub use measure::measure;
 pub use namespace::Namespace;
 pub use resolver::Resolver;
@@ -86,6 +88,8 @@ pub struct Services<'a> {
     pub contexts: &'a Contexts,
     /// The base images of the plan.
     pub bases: &'a BTreeMap<BaseKey, ResolvedBase>,
+    /// What remote sources turn out to be.
+    pub materials: &'a Materials,
     /// Where news go.
     pub progress: &'a Progress,
     /// Stops everything.

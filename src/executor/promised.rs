@@ -12,6 +12,7 @@ use super::layers::{Layers, PULLED};
 use crate::cache::remote::{FoundStep, Storage};
 use crate::digest::Digest;
 use crate::image::manifest::Descriptor;
+use crate::image::reference::Reference;
 use crate::progress::Task;
 use crate::store::{LayerRecord, RemoteBlob, RemoteOrigin};
 
@@ -96,6 +97,30 @@ impl Layers<'_> {
         Ok(record.remotes.is_empty() && self.promised.blob(layer).is_some())
     }
 
+    /// The blob of a layer that is in a cache alone, and what has it.
+    pub(crate) fn promised_blob(&self, layer: &Digest) -> Option<(Descriptor, Arc<dyn Storage>)> {
+        self.promised.blob(layer)
+    }
+
+    /// Notes that a repository has layers now that were in a cache alone: from there they can be had without the cache.
+    pub(crate) fn note_pushed(&self, layers: &[Digest], name: &Reference) -> Result<(), ExecuteError> {
+        for layer in layers {
+            let Some((descriptor, _)) = self.promised.blob(layer) else { continue };
+            if !self.is_only_promised(layer)? || self.is_here(&self.record(layer)?) {
+                continue;
+            }
+            let remote = RemoteBlob {
+                repository: format!("{}/{}", name.registry(), name.repository()),
+                media_type: descriptor.media_type,
+                digest: descriptor.digest,
+                size: descriptor.size,
+                origin: RemoteOrigin::Image,
+            };
+            self.store.update_layer(layer, |record| record.remotes.push(remote))?;
+        }
+        Ok(())
+    }
+
     /// Looks once into a layer that a cache promised, whether it is what it is said to be.
     pub(super) fn examine(&self, layer: &Digest, task: &Task) -> Result<(), ExecuteError> {
         if self.is_promised(layer) && self.read_index(layer).is_none() {
@@ -117,7 +142,8 @@ impl Layers<'_> {
 
     /// Makes readers of a layer's blob note when the blob cannot be read.
     pub(crate) fn watch(&self, layer: &Digest, record: &LayerRecord) -> impl Fn(Blob) -> Blob + Send + Sync + 'static {
-        let (layer, broken) = (*layer, is_of_cache(record).then(|| self.promised.broken.clone()));
+        let is_promised = is_of_cache(record) || self.promised.blob(layer).is_some();
+        let (layer, broken) = (*layer, is_promised.then(|| self.promised.broken.clone()));
         move |inner| match &broken {
             Some(broken) => Box::new(Watched { inner, layer, broken: broken.clone() }),
             None => inner,

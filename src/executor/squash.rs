@@ -1,4 +1,4 @@
-//! Several layers made one, once each.
+//! Several layers read as one, and made one, once each.
 
 use std::sync::Arc;
 
@@ -34,8 +34,7 @@ impl Layers<'_> {
         {
             return Ok(known.layer);
         }
-        let source = |layer: &Digest| Ok(Source { index: self.index(layer, task)?, open: self.reopen(layer, task)? });
-        let sources = layers.iter().map(source).collect::<Result<Vec<_>, ExecuteError>>()?;
+        let sources = self.sources(layers, task)?;
         let indexes: Vec<Arc<Index>> = match remove(&sources) {
             true => below.iter().map(|layer| self.index(layer, task)).collect::<Result<_, _>>()?,
             false => Vec::new(),
@@ -45,5 +44,14 @@ impl Layers<'_> {
         let record = StepRecord { layer: made, title: "squash".to_owned(), created: String::new() };
         self.store.write_record(RecordKind::Step, &key, &record)?;
         Ok(made)
+    }
+
+    /// Layers as they are read: what is in each, and its tar.
+    ///
+    /// # Errors
+    /// A layer cannot be had.
+    pub fn sources(&self, layers: &[Digest], task: &Task) -> Result<Vec<Source>, ExecuteError> {
+        let source = |layer: &Digest| Ok(Source { index: self.index(layer, task)?, open: self.reopen(layer, task)? });
+        layers.iter().map(source).collect()
     }
 }

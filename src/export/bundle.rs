@@ -2,6 +2,7 @@
 
 use super::annotations::annotations_of;
 use super::{Annotation, AnnotationTarget, Open};
+use crate::attest::{AttestationDocuments, Attested, Form};
 use crate::digest::Digest;
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Document, Index, Manifest, canonical};
@@ -34,6 +35,8 @@ pub struct ExportImage {
     pub layers: Vec<ExportLayer>,
     /// The documents that it came with, where nothing has changed it: an image that only passes through keeps its id.
     pub original: Option<Documents>,
+    /// What is said about it.
+    pub attested: Attested,
 }
 
 /// An image's documents, byte for byte.
@@ -65,6 +68,21 @@ pub struct Assembled {
     pub manifest: (Descriptor, Vec<u8>),
     /// The layers.
     pub layers: Vec<Blob>,
+    /// What is said about it.
+    pub attestations: Option<AttestationDocuments>,
+}
+
+/// How documents are written.
+#[derive(Debug, Clone, Copy)]
+pub struct Style<'a> {
+    /// In whose words.
+    pub format: Format,
+    /// Annotations.
+    pub annotations: &'a [Annotation],
+    /// The names under which attestations are about the images.
+    pub names: &'a [Reference],
+    /// How attestations are stored.
+    pub attestations: Form,
 }
 
 /// What an output with documents holds.
@@ -90,7 +108,14 @@ pub enum Shape {
 impl ExportImage {
     /// Writes config and manifest in a format; of an image that came from elsewhere they are what they were, as far as they
     /// still describe its blobs.
-    pub fn assemble(&self, format: Format, annotations: &[Annotation]) -> Assembled {
+    pub fn assemble(&self, style: Style<'_>) -> Assembled {
+        let mut assembled = self.image(style.format, style.annotations);
+        assembled.attestations = self.attested.documents(&assembled.manifest.0, style.names, style.attestations);
+        assembled
+    }
+
+    /// Without attestations, which name the image's manifest.
+    fn image(&self, format: Format, annotations: &[Annotation]) -> Assembled {
         let original = self.original.as_ref();
         let config_bytes = original.map_or_else(|| self.config.to_bytes(), |documents| documents.config.clone());
         if let Some(bytes) = original.and_then(|documents| documents.manifest.as_ref())
@@ -120,7 +145,8 @@ impl ExportImage {
         let mut descriptor = Descriptor::of(format.manifest(), &manifest_bytes);
         descriptor.annotations = annotations_of(annotations, AnnotationTarget::ManifestDescriptor, Some(&platform));
         descriptor.platform = Some(platform);
-        Assembled { config: (config, config_bytes), manifest: (descriptor, manifest_bytes), layers }
+        let manifest = (descriptor, manifest_bytes);
+        Assembled { config: (config, config_bytes), manifest, layers, attestations: None }
     }
 
     /// With the manifest that it came with, where that names these very blobs.
@@ -140,16 +166,17 @@ impl ExportImage {
             config: (parsed.config.clone(), config.to_vec()),
             manifest: (descriptor, manifest.to_vec()),
             layers: parsed.layers.iter().zip(&self.layers).map(blob).collect(),
+            attestations: None,
         })
     }
 }
 
 impl Bundle {
     /// Writes the documents of images in a format.
-    pub fn new(images: &[ExportImage], shape: Shape, format: Format, annotations: &[Annotation]) -> Bundle {
+    pub fn new(images: &[ExportImage], shape: Shape, style: Style<'_>) -> Bundle {
         let created = images.first().and_then(|image| image.config.created.clone());
-        let images: Vec<Assembled> = images.iter().map(|image| image.assemble(format, annotations)).collect();
-        let index = (shape == Shape::Index).then(|| index_of(&images, format, annotations));
+        let images: Vec<Assembled> = images.iter().map(|image| image.assemble(style)).collect();
+        let index = (shape == Shape::Index).then(|| index_of(&images, style.format, style.annotations));
         Bundle { images, index, created }
     }
 
@@ -157,7 +184,7 @@ impl Bundle {
     pub fn keeping(mut self, index: &[u8]) -> Bundle {
         let Ok(Document::Index(parsed)) = Document::parse(index, None) else { return self };
         let named = parsed.manifests.iter().map(|entry| &entry.digest);
-        if self.index.is_some() && named.eq(self.images.iter().map(|image| &image.manifest.0.digest)) {
+        if self.index.is_some() && named.eq(entries(&self.images).map(|entry| &entry.digest)) {
             let media_type = parsed.media_type.as_deref().unwrap_or(OCI_INDEX);
             self.index = Some((Descriptor::of(media_type, index), index.to_vec()));
         }
@@ -170,9 +197,15 @@ impl Bundle {
         self.index.as_ref().unwrap_or_else(|| &self.images[0].manifest)
     }
 
-    /// The documents: configs, manifests, the index.
+    /// The documents: configs, manifests, attestations, the index.
     pub fn documents(&self) -> impl Iterator<Item = &(Descriptor, Vec<u8>)> {
-        self.images.iter().flat_map(|image| [&image.config, &image.manifest]).chain(&self.index)
+        let images = self.images.iter().flat_map(|image| [&image.config, &image.manifest]);
+        images.chain(self.attestations().flat_map(AttestationDocuments::all)).chain(&self.index)
+    }
+
+    /// What is said about the images, where something is.
+    pub fn attestations(&self) -> impl Iterator<Item = &AttestationDocuments> {
+        self.images.iter().filter_map(|image| image.attestations.as_ref())
     }
 
     /// The layers of all images; one that several have comes several times.
@@ -181,11 +214,17 @@ impl Bundle {
     }
 }
 
+/// The entries of an index over images: first they, then what is said about them.
+fn entries(images: &[Assembled]) -> impl Iterator<Item = &Descriptor> {
+    let attestations = images.iter().filter_map(|image| image.attestations.as_ref());
+    images.iter().map(|image| &image.manifest.0).chain(attestations.map(|documents| &documents.manifest.0))
+}
+
 fn index_of(images: &[Assembled], format: Format, annotations: &[Annotation]) -> (Descriptor, Vec<u8>) {
     let index = Index {
         schema_version: 2,
         media_type: Some(format.index().to_owned()),
-        manifests: images.iter().map(|image| image.manifest.0.clone()).collect(),
+        manifests: entries(images).cloned().collect(),
         annotations: annotations_of(annotations, AnnotationTarget::Index, None),
     };
     let bytes = canonical(&index);

@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::statements::{Company, Statements};
 use super::{ExportError, FileTarget};
 pub use crate::layer::flatten::Source as LayerFiles;
 use crate::layer::flatten::{for_each_node, view_of, write_contents};
@@ -30,10 +31,12 @@ pub struct ImageFiles {
     pub directory: Option<String>,
     /// The image's layers, lowest first.
     pub layers: Vec<LayerFiles>,
+    /// What is said about the files.
+    pub statements: Statements,
 }
 
 impl ImageFiles {
-    fn view(&self) -> MergedView {
+    pub(super) fn view(&self) -> MergedView {
         view_of(self.layers.iter().map(|layer| Arc::clone(&layer.index)).collect())
     }
 }
@@ -65,6 +68,7 @@ pub enum Others {
 /// The target cannot be written, a layer cannot be read, or two images have a file of the same name.
 pub fn write_files(images: &[ImageFiles], target: &FilesTarget) -> Result<(), ExportError> {
     check_collisions(images)?;
+    images.iter().try_for_each(|image| image.check_statements(Company::of(images)))?;
     match target {
         FilesTarget::Tar(FileTarget::Stdout) => {
             let out = BufWriter::with_capacity(1 << 18, io::stdout().lock());
@@ -96,6 +100,9 @@ fn wanted_paths(images: &[ImageFiles]) -> io::Result<BTreeSet<Vec<u8>>> {
             wanted.insert(path);
             Ok(true)
         })?;
+        for file in image.statement_files(Company::of(images))? {
+            wanted.insert(if directory.is_empty() { file.name } else { tree::join(&directory, &file.name) });
+        }
         wanted.insert(directory);
     }
     Ok(wanted)
@@ -170,6 +177,9 @@ fn flatten<W: Write>(images: &[ImageFiles], out: W) -> io::Result<W> {
             tar.tar.append(&tar.directory, &Node::directory(Time::default()), None, &mut io::empty())?;
         }
         flatten_image(image, &mut tar)?;
+        for file in image.statement_files(Company::of(images))? {
+            tar.append(&file.name, &file.node, None, &mut file.content.as_slice())?;
+        }
     }
     tar.tar.finish()
 }

@@ -9,19 +9,24 @@ mod bundle;
 mod files;
 mod layout;
 mod push;
+mod sign;
+mod statements;
 
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use annotations::{Annotation, AnnotationTarget};
-pub use bundle::{Assembled, Blob, Bundle, Documents, ExportImage, ExportLayer, Shape};
+pub use bundle::{Assembled, Blob, Bundle, Documents, ExportImage, ExportLayer, Shape, Style};
 pub use files::{FilesTarget, ImageFiles, LayerFiles, Others, write_files};
 pub use layout::{LayoutForm, LayoutTarget, NamedBundle, write_layout};
 pub use push::push;
+pub use sign::sign;
+pub use statements::Statements;
 
 use crate::digest::Digest;
 use crate::registry::RegistryError;
+use crate::sign::InvalidKey;
 
 /// Opens a blob anew each time it is called: a push that is retried reads it again.
 pub type Open = Arc<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
@@ -56,6 +61,30 @@ pub enum ExportError {
         first: String,
         /// The platform that has another.
         second: String,
+    },
+    /// The image has a file where one that says something about it has to go.
+    #[error("write attestation {name}: there is a file of that name; attestation-prefix=PREFIX gives it another")]
+    StatementName {
+        /// Its name.
+        name: String,
+    },
+    /// What was pushed could not be signed.
+    #[error("sign {reference}")]
+    Sign {
+        /// The name.
+        reference: String,
+        /// Why.
+        #[source]
+        source: InvalidKey,
+    },
+    /// The registry did not take a signature.
+    #[error("push the signature of {reference}")]
+    PushSignature {
+        /// The name.
+        reference: String,
+        /// Why it failed.
+        #[source]
+        source: Box<RegistryError>,
     },
     /// The registry refused.
     #[error("push {reference}")]

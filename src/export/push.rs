@@ -1,8 +1,12 @@
 //! Registry output.
 
+use std::io;
+use std::sync::Arc;
 use std::thread;
 
 use super::{Assembled, Bundle, ExportError};
+use crate::attest::AttestationDocuments;
+use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::progress::Task;
 use crate::registry::Client;
@@ -34,7 +38,7 @@ pub fn push(client: &Client, bundle: &Bundle, names: &[Reference], task: &Task) 
 }
 
 /// The names, those of one repository together, each with a tag or a digest.
-fn by_repository(names: &[Reference]) -> Vec<Vec<Reference>> {
+pub(super) fn by_repository(names: &[Reference]) -> Vec<Vec<Reference>> {
     let mut repositories: Vec<Vec<Reference>> = Vec::new();
     for name in names {
         let name = if name.digest().is_some() { name.clone() } else { name.with_default_tag() };
@@ -50,6 +54,7 @@ fn by_repository(names: &[Reference]) -> Vec<Vec<Reference>> {
 
 fn content(bundle: &Bundle, name: &Reference) -> PushContent {
     let mut images: Vec<PushImage> = bundle.images.iter().map(|image| push_image(image, name)).collect();
+    images.extend(bundle.attestations().map(push_attestations));
     match (&bundle.index, images.len()) {
         (None, 1) => PushContent::Image(Box::new(images.remove(0))),
         _ => PushContent::Index(Box::new(PushIndex { images, index: bundle.top().clone() })),
@@ -70,6 +75,23 @@ fn push_image(image: &Assembled, name: &Reference) -> PushImage {
         config: image.config.clone(),
         layers: image.layers.iter().map(layer).collect(),
         manifest: image.manifest.clone(),
+    }
+}
+
+/// To a registry, what is said about an image is an image as well.
+fn push_attestations(documents: &AttestationDocuments) -> PushImage {
+    let statement = |(descriptor, bytes): &(Descriptor, Vec<u8>)| {
+        let bytes: Arc<[u8]> = Arc::from(bytes.as_slice());
+        PushLayer {
+            descriptor: descriptor.clone(),
+            open: Box::new(move || Ok(Box::new(io::Cursor::new(bytes.clone())))),
+            mount_from: Vec::new(),
+        }
+    };
+    PushImage {
+        config: documents.config.clone(),
+        layers: documents.statements.iter().map(statement).collect(),
+        manifest: documents.manifest.clone(),
     }
 }
 

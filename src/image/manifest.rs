@@ -34,6 +34,9 @@ pub struct Descriptor {
     /// Other places to fetch it from (foreign layers); never fetched with credentials.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
+    /// The content itself in base64, where it is small.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
 }
 
 impl Descriptor {
@@ -52,6 +55,7 @@ impl Descriptor {
             annotations: BTreeMap::new(),
             artifact_type: None,
             urls: Vec::new(),
+            data: None,
         }
     }
 }

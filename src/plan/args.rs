@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::expand::{self, Variables};
-use super::{Argument, Options};
+use super::{Argument, Options, SbomScan};
 use crate::diagnostic::{Diagnostic, Severity, Span, did_you_mean};
 use crate::dockerfile::ast::{Dockerfile, Instruction, Operation, Word};
 
@@ -20,7 +20,9 @@ pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// The prefix of the ids of cache mounts.
 pub(super) const CACHE_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
 /// Arguments that steer an attestation; they are never put into the environment of a command.
-const NOT_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+const NOT_IN_ENVIRONMENT: [&str; 2] = [SCAN_CONTEXT, SCAN_STAGE];
+const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
+const SCAN_STAGE: &str = "BUILDKIT_SBOM_SCAN_STAGE";
 /// Predeclared; commands see them in both cases.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
 
@@ -77,6 +79,22 @@ impl Variables for Environment {
 pub(super) struct DeclaredArg {
     pub(super) name: String,
     pub(super) value: Option<String>,
+}
+
+/// What a list of software shall look through because of a stage: what the stage's own ARG says counts more than what a
+/// global one does. A value is true or false, or the names of the stages that are meant.
+pub(super) fn scans(stage: &str, declared: &[DeclaredArg], globals: &Globals) -> Vec<SbomScan> {
+    let is_meant = |value: &str| match value {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => true,
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => false,
+        names => names.split(',').any(|name| name == stage),
+    };
+    let wants = |name: &str| {
+        let own = declared.iter().rev().find(|argument| argument.name == name).and_then(|own| own.value.as_deref());
+        own.or_else(|| globals.value(name)).is_some_and(is_meant)
+    };
+    let all = [(SCAN_STAGE, SbomScan::Stage), (SCAN_CONTEXT, SbomScan::Context)];
+    all.into_iter().filter(|(name, _)| wants(name)).map(|(_, scan)| scan).collect()
 }
 
 /// Adds an ARG; one that is declared already keeps its place.

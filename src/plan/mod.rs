@@ -117,6 +117,17 @@ pub struct StageSummary {
     pub span: Span,
     /// The step that makes its root file system; none where the result does not need the stage.
     pub step: Option<StepId>,
+    /// What a list of software shall look through because of it.
+    pub scan: Vec<SbomScan>,
+}
+
+/// What a list of software looks through besides an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SbomScan {
+    /// The stage, where it is not the image itself.
+    Stage,
+    /// The build context.
+    Context,
 }
 
 /// One node of the graph: an operation on a root file system.

@@ -301,6 +301,10 @@ impl<'a> Planner<'a> {
                 Progress::Done(state) => Some(state.step),
                 _ => None,
             },
+            scan: match progress {
+                Progress::Done(state) => args::scans(&self.stage_title(index), &state.args, &self.globals),
+                _ => Vec::new(),
+            },
         };
         self.progress.iter().enumerate().map(summary).collect()
     }

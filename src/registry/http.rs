@@ -32,6 +32,9 @@ const HEADER_LIMIT: usize = 64 << 10;
 /// Time limits of the one request that finds out whether a registry speaks TLS.
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
+/// Time limit of a request to a service that is next door, if it is at all.
+const GLANCE_LIMIT: Duration = Duration::from_secs(1);
+
 /// Makes a fresh reader of what is sent: a request may be sent more than once.
 pub(super) type Open<'a> = &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>;
 
@@ -61,6 +64,8 @@ pub(super) enum Patience {
     Commit,
     /// For finding out about TLS.
     Probe,
+    /// For a service that may not be there.
+    Glance,
 }
 
 /// A request, without what is added to convince the registry.
@@ -247,9 +252,11 @@ impl Transport {
             Patience::Stall => self.policy.stall,
             Patience::Commit => self.policy.commit,
             Patience::Probe => PROBE_LIMIT.min(self.policy.stall),
+            Patience::Glance => GLANCE_LIMIT,
         };
         let connect = Some(match request.patience {
             Patience::Probe => PROBE_LIMIT.min(self.policy.connect),
+            Patience::Glance => GLANCE_LIMIT,
             Patience::Stall | Patience::Commit => self.policy.connect,
         });
         match body.into() {

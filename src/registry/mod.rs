@@ -13,7 +13,7 @@
 //! images), [`compose`] (indexes), [`copy`]
 //! (images and indexes as they are), `tags`, `blob`, `upload` (their parts), `sources`, `registries`, `configuration` (where names
 //! lead), `session` (one registry), `auth`, `challenge`, [`credentials`], [`login`], `helper`, `http`, `proxy`, `answer`,
-//! `retry`, `tls`, `url`, `error`.
+//! `retry`, `tls`, `url`, `error`. [`service`] lends the connections to caches that are kept elsewhere.
 
 mod answer;
 mod auth;
@@ -34,6 +34,7 @@ pub mod push;
 pub mod referrers;
 mod registries;
 mod retry;
+pub mod service;
 mod session;
 mod several;
 mod sources;
@@ -56,6 +57,7 @@ pub use registries::{Registries, RegistriesError};
 pub use retry::RetryPolicy;
 pub use session::Entered;
 pub use upload::{MountOutcome, PushOutcome, UploadSession};
+pub use url::{Url, encode};
 
 use credentials::Credentials;
 use http::Transport;

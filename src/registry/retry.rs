@@ -61,7 +61,7 @@ fn random_fraction() -> f64 {
 }
 
 /// Reads `Sun, 06 Nov 1994 08:49:37 GMT`, the one form of a date that servers may send (RFC 9110 §5.6.7).
-fn http_date(text: &str) -> Option<SystemTime> {
+pub(super) fn http_date(text: &str) -> Option<SystemTime> {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let parts: Vec<&str> = text.split_whitespace().collect();
     let [_, day, month, year, time, "GMT"] = parts.as_slice() else { return None };

@@ -30,8 +30,9 @@ impl Scheme {
     }
 }
 
+/// An address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Url {
+pub struct Url {
     scheme: Scheme,
     authority: String,
     /// Path and query; starts with `/`.
@@ -44,7 +45,7 @@ impl Url {
     }
 
     /// Reads an absolute address; `None` where it is none that may be asked.
-    pub(super) fn parse(text: &str) -> Option<Url> {
+    pub fn parse(text: &str) -> Option<Url> {
         let (scheme, rest) = match text.split_once("://")? {
             (scheme, rest) if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, rest),
             (scheme, rest) if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
@@ -59,6 +60,15 @@ impl Url {
             return None;
         }
         Some(Url { scheme, authority: authority.to_ascii_lowercase(), target })
+    }
+
+    /// The same without a port that goes without saying: what is signed is what is sent as `Host`.
+    pub fn plain(self) -> Url {
+        let port = format!(":{}", self.scheme.default_port());
+        match self.authority.strip_suffix(&port) {
+            Some(host) => Url { authority: host.to_owned(), ..self },
+            None => self,
+        }
     }
 
     /// Resolves a `Location` against this address (RFC 3986 §5, without dot segments).
@@ -82,33 +92,47 @@ impl Url {
     }
 
     /// The same with one more query parameter.
-    pub(super) fn with_parameter(&self, name: &str, value: &str) -> Url {
+    pub fn with_parameter(&self, name: &str, value: &str) -> Url {
         let separator = if self.target.contains('?') { '&' } else { '?' };
         let target = format!("{}{separator}{name}={}", self.target, encode(value));
         Url { target, ..self.clone() }
     }
 
-    pub(super) fn with_target(&self, target: &str) -> Url {
+    /// Another path and query at the same place.
+    pub fn with_target(&self, target: &str) -> Url {
         Url::new(self.scheme, &self.authority, target)
+    }
+
+    /// A host whose name is this host's with one more before it.
+    pub fn below(&self, name: &str) -> Url {
+        Url { authority: format!("{}.{}", name.to_ascii_lowercase(), self.authority), ..self.clone() }
     }
 
     pub(super) fn with_scheme(&self, scheme: Scheme) -> Url {
         Url { scheme, ..self.clone() }
     }
 
+    /// Whether what goes there is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.scheme == Scheme::Https
+    }
+
     pub(super) fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    pub(super) fn authority(&self) -> &str {
+    /// Host and port.
+    pub fn authority(&self) -> &str {
         &self.authority
     }
 
-    pub(super) fn host(&self) -> &str {
+    /// The host, without the brackets of IPv6.
+    pub fn host(&self) -> &str {
         host_of(&self.authority)
     }
 
-    fn path(&self) -> &str {
+    /// The path, as it is sent.
+    pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
     }
 
@@ -178,7 +202,7 @@ fn is_odd_address(host: &str) -> bool {
 }
 
 /// Percent-encodes all but RFC 3986's unreserved characters.
-pub(super) fn encode(text: &str) -> String {
+pub fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -390,6 +390,7 @@ mod tests {
             manifest: None,
             source: None,
             index: None,
+            attestations: Vec::new(),
             created: String::new(),
             size: 0,
         };

@@ -318,7 +318,8 @@ impl<'a> Inventory<'a> {
                 continue;
             }
             let documents = [Some(tagged.image.config), tagged.image.manifest, tagged.image.index];
-            let documents: u64 = documents.iter().flatten().map(|blob| size_of(&self.store.blob_path(blob))).sum();
+            let documents = documents.iter().flatten().chain(&tagged.image.attestations);
+            let documents: u64 = documents.map(|blob| size_of(&self.store.blob_path(blob))).sum();
             let bytes = documents + self.bytes_of(&tagged.image.layers);
             self.add(EntryKind::Pulled, path, tagged.name, bytes, tagged.image.layers);
         }
@@ -502,6 +503,7 @@ fn reachable(store: &Store) -> Result<(BTreeSet<Digest>, BTreeSet<Digest>)> {
         blobs.extend(tagged.image.manifest);
         blobs.extend(tagged.image.index);
         blobs.extend(tagged.image.source);
+        blobs.extend(tagged.image.attestations);
     }
     let mut todo: Vec<Digest> = layers.iter().copied().collect();
     while let Some(layer) = todo.pop() {

@@ -204,6 +204,9 @@ pub struct ImageRecord {
     /// The index, in the blobs, that the name stands for, where images for several platforms were built together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<Digest>,
+    /// What is said about the image, in the blobs: the manifest of its attestations, then what that names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attestations: Vec<Digest>,
     /// RFC 3339.
     pub created: String,
     /// Bytes of all layers, not compressed, where known.

@@ -24,10 +24,14 @@ mod registry_server;
 mod terminal;
 mod web_server;
 
+mod attestations;
 mod build;
 mod catalogue;
 mod changing;
 mod checks;
+#[path = "../support/cloud.rs"]
+mod cloud;
+mod cloud_cache;
 mod concurrent;
 mod edits;
 mod errors;
@@ -54,6 +58,7 @@ mod remote;
 mod remote_cache;
 mod reproducible;
 mod running;
+mod sbom;
 mod schemas;
 mod secrets;
 mod secrets_scan;

@@ -34,7 +34,7 @@ fn texts(yaml: &Yaml, found: &mut Vec<String>) {
 #[test]
 fn the_recipes_are_yaml_and_kubernetes_gets_the_restricted_profile() {
     let recipes = recipes();
-    assert_eq!(recipes.len(), 5);
+    assert_eq!(recipes.len(), 6);
     for recipe in &recipes {
         let mut found = Vec::new();
         texts(recipe, &mut found);
@@ -72,7 +72,7 @@ fn what_the_recipes_say_to_rbuild_is_understood() {
             lines.extend((!line.is_empty()).then(|| format!("rbuild {}", line.join(" "))));
         }
     }
-    assert_eq!(lines.len(), 5, "{lines:#?}");
+    assert_eq!(lines.len(), 6, "{lines:#?}");
     let context = rbuild.context("app").file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
     for line in lines {
         // What the services put in the place of their variables; nothing is built, and nobody is asked.

@@ -278,6 +278,26 @@ fn a_directory_that_is_kept_does_not_grow() {
 }
 
 #[test]
+fn a_damaged_blob_is_written_again() {
+    let rbuild = rbuild();
+    let cache = written(&rbuild, "max");
+    let blobs =
+        || fs::read_dir(cache.join("blobs/sha256")).expect("list blobs").map(|entry| entry.expect("an entry").path());
+    let before: Vec<(PathBuf, Vec<u8>)> =
+        blobs().map(|path| (path.clone(), fs::read(path).expect("read a blob"))).collect();
+    for (path, bytes) in &before {
+        let harmed: Vec<u8> = bytes.iter().map(|byte| byte ^ 1).collect();
+        fs::write(path, harmed).expect("harm a blob");
+    }
+    rbuild
+        .build(&plain(&rbuild), &["--cache-to", &format!("type=local,dest={},mode=max", cache.display())])
+        .succeeded();
+    for (path, bytes) in &before {
+        assert!(fs::read(path).is_ok_and(|found| found == *bytes), "{}", path.display());
+    }
+}
+
+#[test]
 fn steps_of_other_stages_are_found_without_their_layers() {
     let first = rbuild();
     let cache = written(&first, "min");

@@ -4,14 +4,16 @@
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use memchr::memmem;
 use walkdir::WalkDir;
 
-use crate::harness::{Files, Rbuild, Run, has_program, succeed};
+use crate::cloud::{BUCKET, Cloud, Fault, KEY_ID};
+use crate::cloud_cache::{token, with_keys, with_runtime};
+use crate::harness::{Files, Rbuild, Run, finish, has_program, succeed, suite_user};
 use crate::leftovers::on_busybox;
 use crate::registry_server::{Access, PASSWORD, Registry, USER_NAME, missing_programs};
 use crate::web_server::{Page, WebServer};
@@ -207,6 +209,7 @@ fn places(rbuild: &mut Rbuild) -> Result<(Places, Files), String> {
     let private = private.lines().rev().nth(1).expect("a key has lines").to_owned();
 
     rbuild.set_variable("THE_VARIABLE", variable);
+    rbuild.set_variable("BUILDX_METADATA_PROVENANCE", "max");
     rbuild.set_variable("THE_HEADER", bearer("me", basic));
     for name in ["http_proxy", "https_proxy"] {
         rbuild.set_variable(name, format!("http://me:{}@127.0.0.1:9", proxy.replace('!', "%21")));
@@ -270,7 +273,17 @@ for_each_user! {
         let check = |run: Run, what: &str| assert_silent(&run, &places.needles, what);
         check(rbuild.build(&context, &flags).succeeded(), "build");
         check(rbuild.build(&context, &[&flags[..], &["--no-cache", "--debug", "--progress", "rawjson"]].concat()).succeeded(), "another build");
+        // What is said about the image in public, as much as there is to say.
+        let said = [
+            "--provenance=mode=max", "--sbom", "--metadata-file=said.json", "-o", "type=oci,tar=false,dest=said",
+            "-o", "type=local,dest=files-said", "-t", &name, "--push",
+        ];
         let flags: Vec<&str> = places.flags.iter().map(String::as_str).collect();
+        check(rbuild.build(&context, &[&flags[..], &said].concat()).succeeded(), "a build with attestations");
+        let provenance = fs::read_to_string(rbuild.path("out/files-said/provenance.json")).expect("read the provenance");
+        for word in ["a greeting of no secret", "buildkit_metadata", "\"sha1\"", "/project.git", "/page"] {
+            assert!(provenance.contains(word), "{word} is not in {provenance}");
+        }
         let directory = context.directory.to_str().expect("paths of tests are UTF-8");
         for arguments in [&["explain", "--format", "json"][..], &["build", "--dry-run"], &["build", "--call", "outline"]] {
             check(rbuild.run([arguments, &flags[..], &[directory]].concat()).succeeded(), arguments[0]);
@@ -298,5 +311,99 @@ for_each_user! {
         for place in [rbuild.path("store"), rbuild.path("out/layout"), places.registry.directory().join("data")] {
             assert!(!scan(&place, &public).is_empty(), "{} does not hold what it should", place.display());
         }
+    }
+}
+
+/// A build that needs nothing of the machine.
+fn small(rbuild: &Rbuild) -> Files {
+    rbuild.context("small").file("Dockerfile", "FROM scratch\nCOPY one /\n").file("one", "what is no secret")
+}
+
+/// Builds, writes and reads the cache, tells all that there is to tell, and finds a service that refuses.
+fn use_cache(rbuild: &Rbuild, cache: &str, cloud: Option<&Cloud>, needles: &[Needle]) {
+    let check = |run: Run, what: &str| assert_silent(&run, needles, what);
+    let to = format!("{cache},mode=max,ignore-error=false");
+    let context = small(rbuild);
+    let flags =
+        ["--cache-to", &to, "--cache-from", cache, "--metadata-file=metadata.json", "-o", "type=oci,dest=oci.tar"];
+    check(rbuild.build(&context, &flags).succeeded(), "build");
+    let more = [&flags[..], &["--no-cache", "--debug", "--progress", "rawjson"]].concat();
+    check(rbuild.build(&context, &more).succeeded(), "another build");
+    let directory = context.directory.to_str().expect("paths of tests are UTF-8");
+    check(rbuild.run(["explain", "--format", "json", "--cache-from", cache, directory]).succeeded(), "explain");
+    check(rbuild.run(["build", "--dry-run", "--cache-to", &to, directory]).succeeded(), "a dry run");
+    check(rbuild.build(&context, &["--cache-to", &format!("{to},nonsense=1")]).failed(2), "a flag that is none");
+    check(rbuild.build(&context, &["--cache-to", &format!("{to},mode=x")]).failed(2), "a mode that is none");
+    if let Some(cloud) = cloud {
+        let refusal = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>";
+        cloud.plan("", "", 99, Fault::Status(403, vec![], refusal));
+        check(
+            rbuild.build(&context, &[&flags[..], &["--debug", "--no-cache"]].concat()).failed(1),
+            "a service that refuses",
+        );
+    }
+}
+
+#[test]
+fn keys_and_tokens_of_caches_are_in_no_byte_that_is_written() {
+    if let Some(program) = missing_programs(Access::Password) {
+        skip!("{program} is not installed");
+    }
+    let [variable, attribute, session, signature, job] = [(); 5].map(|()| random());
+    let (signature, job) = (signature.replace('!', "_"), job.replace('!', "_"));
+    let job_token = token("refs/heads/main", &[], &job);
+    let needles = [
+        Needle::new("key of a variable", &variable),
+        Needle::new("key of a flag", &attribute),
+        Needle::new("session of a flag", &session),
+        Needle::new("token of a variable", &signature),
+        Needle::new("token of a flag", &job),
+        Needle::new("permission of an address", "very%2Bsecret"),
+        Needle::new("password of the registry", PASSWORD),
+    ];
+    let mut rbuild = Rbuild::new(suite_user());
+    let registry = Registry::start(Access::Password);
+    let [of_variable, of_flag] = [Cloud::s3(&variable, None), Cloud::s3(&attribute, Some(&session))];
+    let runtime = token("refs/heads/main", &[], &signature);
+    let services = [runtime.as_str(), &job_token].map(|token| Cloud::actions(token, "refs/heads/main", &[]));
+    with_keys(&mut rbuild, &of_variable, &variable);
+    with_runtime(&mut rbuild, &services[0], 2, &runtime);
+
+    let mut login = rbuild.command(["login", "--username", USER_NAME, "--password-stdin", &registry.host()]);
+    let mut child = login.stdin(Stdio::piped()).spawn().expect("start rbuild login");
+    let mut input = child.stdin.take().expect("its standard input");
+    std::io::Write::write_all(&mut input, PASSWORD.as_bytes()).expect("give the password");
+    drop(input);
+    assert_silent(&finish(child).succeeded(), &needles, "login");
+    use_cache(&rbuild, &format!("type=registry,ref={}", registry.name("team/cache")), None, &needles);
+    use_cache(&rbuild, &format!("type=s3,bucket={BUCKET}"), Some(&of_variable), &needles);
+    let given = format!("access_key_id={KEY_ID},secret_access_key={attribute},session_token={session}");
+    let bucket = format!("type=s3,bucket={BUCKET},endpoint_url={},{given}", of_flag.url());
+    use_cache(&rbuild, &bucket, Some(&of_flag), &needles);
+    use_cache(&rbuild, "type=gha", Some(&services[0]), &needles);
+    use_cache(
+        &rbuild,
+        &format!("type=gha,version=1,url={},token={job_token}", services[1].url()),
+        Some(&services[1]),
+        &needles,
+    );
+
+    let mut written = Vec::new();
+    for place in ["store", "out", "tmp", "run"] {
+        written.extend(scan(&rbuild.path(place), &needles));
+    }
+    written.extend(scan(&registry.directory().join("data"), &needles));
+    assert_eq!(written, Vec::<String>::new());
+    let public = [Needle::new("a layer", "what is no secret")];
+    for cloud in [&of_variable, &of_flag, &services[0], &services[1]] {
+        let content = cloud.all_content();
+        assert!(content.iter().all(|bytes| found(bytes, &needles, 2).is_empty()));
+        assert!(content.iter().any(|bytes| !found(bytes, &public, 2).is_empty()), "the scan reads what is kept");
+    }
+    // The key itself never leaves; only what was signed with it.
+    for asked in of_variable.asked().iter().chain(&of_flag.asked()) {
+        let headers: Vec<String> = asked.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let sent = format!("{} {}", asked.line(), headers.join("\n"));
+        assert_eq!(found(sent.as_bytes(), &needles[..2], 0), Vec::<&str>::new(), "{sent}");
     }
 }

@@ -69,7 +69,7 @@ impl Directory {
     /// Writes a blob, unless it is there; whether it was written.
     fn put(&self, descriptor: &Descriptor, open: impl FnOnce() -> io::Result<Box<dyn Read + Send>>) -> Result<bool> {
         let target = self.blob(&descriptor.digest);
-        if target.metadata().is_ok_and(|metadata| metadata.len() == descriptor.size) {
+        if is_whole(&target, descriptor) {
             return Ok(false);
         }
         let copied = replace(&target, |out| {
@@ -170,6 +170,14 @@ impl Storage for Directory {
     }
 }
 
+/// Whether a blob is there, whole: a disk or a copy that was cut may have harmed it, and nobody else would write it
+/// again.
+fn is_whole(target: &Path, descriptor: &Descriptor) -> bool {
+    let is_large_enough = target.metadata().is_ok_and(|metadata| metadata.len() == descriptor.size);
+    let read = |file| io::copy(&mut VerifyReader::new(file, descriptor.digest, Some(descriptor.size)), &mut io::sink());
+    is_large_enough && File::open(target).and_then(read).is_ok()
+}
+
 /// Reads all of a file that is no longer than this.
 fn read_up_to(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -180,13 +188,18 @@ fn read_up_to(file: File, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes a file beside its place and renames it there when it is complete.
+/// Writes a file beside its place and renames it there when it is complete, and on the disk: after a power cut an index
+/// leads to no blob that has a name and no bytes.
 fn replace<T>(path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> io::Result<T> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let temporary = path.with_file_name(name);
     let mut file = File::create(&temporary)?;
-    let result = write(&mut file).and_then(|written| fs::rename(&temporary, path).map(|()| written));
+    let result = write(&mut file).and_then(|written| {
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        Ok(written)
+    });
     if result.is_err() {
         // The cause is what counts; that the part file could not be removed either adds nothing.
         drop(fs::remove_file(&temporary));

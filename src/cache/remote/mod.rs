@@ -11,10 +11,14 @@
 //! nothing of how layers are made, and nothing of progress.
 
 pub mod document;
+pub mod gha;
 mod import;
 mod local;
 mod place;
 mod registry;
+mod resumed;
+pub mod s3;
+mod secret;
 mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +29,8 @@ pub use import::{Imported, import};
 pub use local::Directory;
 pub use place::{CacheTarget, Form, Mode, Mounts, OnFailure, Others, Place};
 pub use registry::Repository;
-pub use storage::{Content, Open, Piece, RemoteError, Storage, Written};
+pub use secret::{Secret, Variables};
+pub use storage::{Content, Keeping, Open, Piece, RemoteError, ServiceRefusal, Storage, Written};
 
 use crate::digest::Digest;
 use crate::image::manifest::Descriptor;
@@ -145,4 +150,21 @@ impl Remote {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "../../../tests/support/cloud.rs"]
+mod fake;
+
+/// As patient as in real life, but without the waiting.
+#[cfg(test)]
+fn quick_client() -> crate::registry::Client {
+    use std::time::Duration;
+
+    let retry = crate::registry::RetryPolicy {
+        first_delay: Duration::from_millis(1),
+        longest_delay: Duration::from_millis(5),
+        ..Default::default()
+    };
+    crate::registry::Client::new(crate::registry::ClientOptions { retry, ..Default::default() })
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::gha::ActionsPlace;
+use super::s3::{Bucket, BucketPlace};
 use super::{Directory, Repository, Storage};
 use crate::digest::Digest;
 use crate::image::media_type::{Compression, Format};
@@ -23,14 +25,30 @@ pub enum Place {
         /// The manifest, where it is given; the tag is not looked at then.
         digest: Option<Digest>,
     },
+    /// A bucket of S3.
+    Bucket(Box<BucketPlace>),
+    /// The cache service of a CI.
+    Actions(Box<ActionsPlace>),
 }
 
 impl Place {
-    /// What reads and writes there.
+    /// What reads there, in the order in which it is asked: a place may have several caches.
+    pub fn readers(&self, client: &Client) -> Vec<Arc<dyn Storage>> {
+        match self {
+            Place::Actions(place) => {
+                place.readers(client).into_iter().map(|reader| -> Arc<dyn Storage> { Arc::new(reader) }).collect()
+            }
+            _ => vec![self.open(client)],
+        }
+    }
+
+    /// What writes there.
     pub fn open(&self, client: &Client) -> Arc<dyn Storage> {
         match self {
             Place::Registry(reference) => Arc::new(Repository::new(client.clone(), reference.clone())),
             Place::Directory { path, tag, digest } => Arc::new(Directory::new(path.clone(), tag.clone(), *digest)),
+            Place::Bucket(place) => Arc::new(Bucket::new(client.clone(), BucketPlace::clone(place))),
+            Place::Actions(place) => Arc::new(place.writer(client)),
         }
     }
 }

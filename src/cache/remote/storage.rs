@@ -33,8 +33,22 @@ pub trait Storage: Send + Sync {
         None
     }
 
+    /// How long it keeps what it has.
+    fn keeping(&self) -> Keeping {
+        Keeping::Lasting
+    }
+
     /// Writes a cache under the name that was given: what is missing, and the name last.
     fn write(&self, content: Content, task: &Task) -> Result<Written, RemoteError>;
+}
+
+/// How long a place keeps what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    /// Until somebody removes it: what was read there is there.
+    Lasting,
+    /// As long as it is used: it wants to hear that a cache counts, even one that did not change.
+    WhileUsed,
 }
 
 /// A cache to write.
@@ -124,6 +138,23 @@ pub enum RemoteError {
         /// What came.
         found: Digest,
     },
+    /// There are no keys for a service.
+    #[error("find keys for S3: {reason}")]
+    Credentials {
+        /// Why not.
+        reason: String,
+    },
+    /// It is not said where a CI's cache is, or who asks.
+    #[error(
+        "{missing} not known here: GitHub gives it to actions, not to the commands of `run:`; a step          `uses: crazy-max/ghaction-github-runtime@v3` before this one passes it on, or give url_v2=… and token=…"
+    )]
+    NoRuntime {
+        /// What is missing, with its verb.
+        missing: &'static str,
+    },
+    /// A service did not do what it was asked for.
+    #[error(transparent)]
+    Service(#[from] Box<ServiceRefusal>),
     /// A blob is larger than anything that rbuild writes there.
     #[error("blob {digest} has more than {limit} bytes")]
     TooLarge {
@@ -132,6 +163,32 @@ pub enum RemoteError {
         /// The limit.
         limit: u64,
     },
+}
+
+/// What a service said instead of doing what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{action}: {}{}", said(*.status, .code, .message), also(.advice))]
+pub struct ServiceRefusal {
+    /// What was tried, on what.
+    pub action: String,
+    /// The status of its answer.
+    pub status: u16,
+    /// What it calls this; may be empty.
+    pub code: String,
+    /// What it said; may be empty.
+    pub message: String,
+    /// What can be done about it; may be empty.
+    pub advice: String,
+}
+
+fn said(status: u16, code: &str, message: &str) -> String {
+    let parts = [code, message].into_iter().filter(|part| !part.is_empty());
+    let text = parts.collect::<Vec<_>>().join(": ");
+    if text.is_empty() { format!("status {status}") } else { format!("status {status} ({text})") }
+}
+
+fn also(advice: &str) -> String {
+    if advice.is_empty() { String::new() } else { format!("; {advice}") }
 }
 
 impl RemoteError {

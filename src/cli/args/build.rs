@@ -3,7 +3,9 @@
 use clap::{Args, FromArgMatches};
 
 use super::switch::{Switch, SwitchArgument};
-use super::{CacheArguments, LayeringArguments, LimitArguments, RegistryArguments, ReproducibleArguments};
+use super::{
+    AttestArguments, CacheArguments, LayeringArguments, LimitArguments, RegistryArguments, ReproducibleArguments,
+};
 
 pub(super) const BUILD_HELP: &str = "\
 Outputs (--output), besides rbuild's own store, which always has the image:
@@ -21,9 +23,20 @@ Caches (--cache-from, --cache-to), besides rbuild's own store, which is always a
   NAME, type=registry,ref=NAME  a name in a registry; --cache-from also takes an image with a cache in it
   type=local,dest=DIR           an OCI layout in a directory (--cache-from: src=DIR); tag=NAME, digest=DIGEST
   type=inline                   in the image itself (--cache-to)
+  type=s3,bucket=NAME           a bucket of S3; region=…, name=NAME[;NAME], prefix=…, endpoint_url=…, use_path_style=true and
+                                BuildKit's others; keys as in AWS's tools (AWS_ACCESS_KEY_ID and the like)
+  type=gha                      GitHub's cache service; scope=NAME, timeout=TIME, version=1|2, url=…, url_v2=…, token=…
+                                (else ACTIONS_RUNTIME_TOKEN and ACTIONS_RESULTS_URL)
   --cache-to also takes: mode=min (layers of the result) or max (of all steps), ignore-error=false (the build fails where
   the cache cannot be written), mounts=true (cache mounts, too; mounts-max-size=SIZE each), compression=…,
   compression-level=N, force-compression=true, oci-mediatypes=false
+
+Attestations (--provenance, --sbom, --attest) lie beside the image, under an index, as BuildKit stores them; oci-artifact=false
+at an output stores them as images for registries that know no artifacts. With files they are provenance.json and
+sbom.spdx.json (attestation-prefix=PREFIX). --provenance=KEY=VALUE,… takes:
+  mode=max|min                  max, the default, tells build arguments, ids of secrets, steps and the Dockerfile as well
+  version=v1|v0.2, builder-id=ID, reproducible=true, inline-only=true (not beside files), filename=NAME,
+  complete-materials=true (fail where a directory of this machine is built from)
 
 Examples:
   rbuild -t app .
@@ -187,6 +200,9 @@ pub struct BuildArguments {
     #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
     pub call: Option<String>,
 
+    /// What is said about the image.
+    #[command(flatten)]
+    pub attest: AttestArguments,
     /// How layers come from steps.
     #[command(flatten)]
     pub layering: LayeringArguments,
@@ -207,15 +223,6 @@ pub struct BuildArguments {
 /// Flags of other builders that have no meaning here (yet): each gives a sentence about what happens instead.
 #[derive(Debug, Args)]
 pub struct AcceptedArguments {
-    /// Provenance attestations; only `false` is supported
-    #[arg(long, value_name = "PROVENANCE", hide = true)]
-    pub provenance: Option<String>,
-    /// SBOM attestations; only `false` is supported
-    #[arg(long, value_name = "SBOM", hide = true)]
-    pub sbom: Option<String>,
-    /// Attestations; only disabled ones are supported
-    #[arg(long = "attest", value_name = "ATTESTATION", hide = true)]
-    pub attestations: Vec<String>,
     /// No intermediate containers are left
     #[arg(long, hide = true, optional_switch())]
     pub rm: Option<Switch>,

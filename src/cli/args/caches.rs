@@ -11,7 +11,7 @@ pub struct CacheArguments {
     /// Write a cache for others (see below; repeatable)
     #[arg(long, value_name = "CACHE", help_heading = "Cache")]
     pub cache_to: Vec<String>,
-    /// Write caches beside those that are named, as NAME's own: the tag becomes TAG-NAME; they are read first, then the others
+    /// Write caches beside those that are named, as NAME's own: the tag (name, scope) becomes TAG-NAME; they are read first, then the others
     #[arg(long, value_name = "NAME", help_heading = "Cache")]
     pub cache_domain: Option<String>,
     /// Whether --cache-to writes: auto (not for a pull request in a CI, unless into a --cache-domain), always, never

@@ -42,7 +42,10 @@ impl Workshop {
 }
 
 /// Does something that may take a while, and shows it where somebody looks at standard error.
-fn shown<T>(environment: &Environment, work: impl FnOnce(&Progress) -> Result<T, BuildError>) -> Result<T, Failure> {
+pub(super) fn shown<T>(
+    environment: &Environment,
+    work: impl FnOnce(&Progress) -> Result<T, BuildError>,
+) -> Result<T, Failure> {
     let mode = if environment.stderr == Stdio::Terminal { ProgressMode::Auto } else { ProgressMode::Quiet };
     let ui = Ui::start(mode, &environment.ui());
     let done = work(&Progress::new(ui.sink()));

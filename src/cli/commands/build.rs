@@ -10,9 +10,10 @@ use super::remote::Remote;
 use super::shell::Shell;
 use super::{client, failed, open_store, print, say, storage, warn_of_damage};
 use super::{explain, report};
+use crate::attest::Form;
 use crate::build::{
-    Build, BuildError, Built, Checked, FileTimes, Foreseen, Outline, Output, OutputKind, Pull, PushBy, Reuse, Split,
-    Target, build, check, foresee, outline, planned, targets,
+    Build, BuildError, Built, Checked, FileTimes, FilesForm, Foreseen, Outline, Output, OutputKind, Pull, PushBy,
+    Reuse, Split, Target, build, check, foresee, outline, planned, targets,
 };
 use crate::cli::environment::Environment;
 use crate::cli::failure::{FULL, Failure, FailureKind};
@@ -33,6 +34,7 @@ use crate::image::reference::Reference;
 use crate::plan;
 use crate::progress::Progress;
 use crate::sandbox::{Cancel, Options as SandboxOptions};
+use crate::sign::SigningKey;
 use crate::store::Store;
 use crate::ui::Ui;
 
@@ -53,6 +55,9 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
 }
 
 fn build_in(store: &Store, request: &Request, environment: &Environment) -> Result<(), Failure> {
+    // Before anything is built: who cannot sign in the end should know now.
+    let keys = request.signing_keys.iter().map(|key| key.read(environment).map_err(|error| failed(&error)));
+    let signing_keys = keys.collect::<Result<Vec<_>, Failure>>()?;
     let color = color(environment);
     let client = client(&request.registries);
     let cancel = Cancel::new();
@@ -71,7 +76,7 @@ fn build_in(store: &Store, request: &Request, environment: &Environment) -> Resu
             progress: &progress,
         };
         let inputs = Inputs::load(&remote)?;
-        let done = build_with(&remote, &inputs, &shell, color);
+        let done = build_with(&remote, &inputs, signing_keys, &shell, color);
         let done = done.map_err(|error| shell.explain(shown(*error, &inputs.source, &cancel, color)))?;
         Ok((inputs, done))
     });
@@ -106,6 +111,7 @@ fn color(environment: &Environment) -> Color {
 fn build_with(
     remote: &Remote<'_>,
     inputs: &Inputs,
+    signing_keys: Vec<SigningKey>,
     shell: &Shell<'_>,
     color: Color,
 ) -> Result<Done, Box<BuildFailure>> {
@@ -151,6 +157,8 @@ fn build_with(
             OnError::Stop => None,
             OnError::Shell => Some(&open_shell),
         },
+        attestations: request.attestations.clone(),
+        signing_keys,
         color,
     };
     let done = match request.action {
@@ -315,9 +323,9 @@ fn output(build: &Request, request: &OutputRequest) -> Option<Output> {
         }
         request::OutputKind::Docker => OutputKind::Layout(LayoutForm::Docker, LayoutTarget::Tar(file(destination))),
         request::OutputKind::Local => {
-            OutputKind::Files(FilesTarget::Directory(directory(destination), others(request)), split(request))
+            OutputKind::Files(FilesTarget::Directory(directory(destination), others(request)), files_form(request))
         }
-        request::OutputKind::Tar => OutputKind::Files(FilesTarget::Tar(file(destination)), split(request)),
+        request::OutputKind::Tar => OutputKind::Files(FilesTarget::Tar(file(destination)), files_form(request)),
         request::OutputKind::Registry => OutputKind::Registry(match request.switch("push-by-digest") {
             Some(true) => PushBy::Digest,
             Some(false) | None => PushBy::Tag,
@@ -339,6 +347,10 @@ fn output(build: &Request, request: &OutputRequest) -> Option<Output> {
         },
         names: request.names.clone(),
         annotations: build.annotations.iter().chain(&request.annotations).cloned().collect(),
+        attestations: match request.switch("oci-artifact") {
+            Some(false) => Form::Image,
+            Some(true) | None => Form::Artifact,
+        },
     })
 }
 
@@ -347,6 +359,11 @@ fn others(request: &OutputRequest) -> Others {
         Some("delete") => Others::Remove,
         _ => Others::Keep,
     }
+}
+
+fn files_form(request: &OutputRequest) -> FilesForm {
+    let prefix = request.attributes.get("attestation-prefix").cloned();
+    FilesForm { split: split(request), attestation_prefix: prefix.unwrap_or_default() }
 }
 
 fn split(request: &OutputRequest) -> Split {
@@ -378,6 +395,10 @@ fn write_results(request: &Request, built: &Built) -> Result<(), Failure> {
     if let Some(manifest) = &built.manifest {
         add("containerimage.digest", manifest.digest.to_string().into());
         add("containerimage.descriptor", serde_json::to_value(manifest).map_err(|error| failed(&error))?);
+    }
+    for (platform, provenance) in &built.provenance {
+        let several = if built.provenance.len() > 1 { format!("/{platform}") } else { String::new() };
+        add(&format!("buildx.build.provenance{several}"), provenance.clone());
     }
     if !request.tags.is_empty() {
         let names: Vec<String> = request.tags.iter().map(ToString::to_string).collect();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::archive::Workshop;
 use super::archived::{adopt, archive_failed};
-use super::{client, failed, open_store, print};
+use super::{client, failed, open_store, print, transfer_failed};
 use crate::archive::{ArchiveError, Layout};
 use crate::build::{self, BuildError, CopySource, CopyTarget, SaveForm};
 use crate::cli::environment::Environment;
@@ -19,7 +19,6 @@ use crate::image::reference::Reference;
 use crate::layer::decompress::decompress;
 use crate::progress::{Outcome, Progress};
 use crate::registry::Client;
-use crate::registry::copy::CopyError;
 use crate::registry::referrers::copy_referrers;
 use crate::store::Store;
 use crate::ui::Ui;
@@ -37,15 +36,6 @@ pub(super) fn copy(request: &Copy, environment: &Environment) -> Result<(), Fail
     print(&copied?)
 }
 
-/// What went wrong, with the hints that there are for registries.
-fn copy_failed(error: &BuildError) -> Failure {
-    match error {
-        BuildError::Copy(CopyError::Registry(inner)) | BuildError::Registry(inner) => failed(inner),
-        BuildError::Copy(CopyError::Exists { .. }) => failed(error).hint("leave --no-clobber out to replace it"),
-        other => failed(other),
-    }
-}
-
 fn one(
     request: &Copy,
     client: &Client,
@@ -58,10 +48,12 @@ fn one(
         CopyFrom::Archive(place) => {
             let Opened { layout, label, _store } = open(place, request.store_root.as_deref(), progress)?;
             let source = CopySource::Layout(layout, label);
-            return build::copy(client, &source, to, &request.options, progress).map_err(|error| copy_failed(&error));
+            return build::copy(client, &source, to, &request.options, progress)
+                .map_err(|error| transfer_failed(&error));
         }
     };
-    let digest = build::copy(client, &source, to, &request.options, progress).map_err(|error| copy_failed(&error))?;
+    let digest =
+        build::copy(client, &source, to, &request.options, progress).map_err(|error| transfer_failed(&error))?;
     if let (CopySource::Registry(name), CopyTarget::Registry(target), Referrers::Copied) =
         (&source, to, request.referrers)
     {
@@ -88,7 +80,7 @@ fn referrers(
         }
         Err(error) => {
             task.end(Outcome::Failed(error.to_string()));
-            Err(copy_failed(&BuildError::Copy(error)))
+            Err(transfer_failed(&BuildError::Copy(error)))
         }
     }
 }

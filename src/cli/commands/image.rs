@@ -35,11 +35,21 @@ pub(super) fn choose_for(
     let Some(id) = &selector.id else { return Err(unknown(selector)) };
     let found: Vec<&Tagged> = all.iter().filter(|tagged| tagged.image.config.hex().starts_with(id)).collect();
     match found.as_slice() {
-        [] => Err(unknown(selector)),
+        [] => of_index(&all, id).ok_or_else(|| unknown(selector)),
         [first, rest @ ..] if rest.iter().all(|other| other.image.config == first.image.config) => Ok((*first).clone()),
         _ => Err(Failure::new(FailureKind::Other, format!("{:?} is the beginning of several ids", selector.text))
             .hint("give more of the id, or a name")),
     }
+}
+
+/// The image of an index whose digest begins so: what a build prints whose image lies under one.
+fn of_index(all: &[Tagged], id: &str) -> Option<Tagged> {
+    let host = Platform::host().to_string();
+    let is_under = |tagged: &&Tagged| tagged.image.index.is_some_and(|index| index.hex().starts_with(id));
+    let mut found: Vec<&Tagged> = all.iter().filter(is_under).collect();
+    found.sort_by_key(|tagged| tagged.platform != host);
+    let index = found.first()?.image.index;
+    found.iter().all(|tagged| tagged.image.index == index).then(|| found[0].clone())
 }
 
 /// The image of a name. What was built or pulled as it is written comes before what a short name stands for in

@@ -12,10 +12,11 @@ use crate::context::archive::TarContext;
 use crate::context::dir::DirContext;
 use crate::context::ignore::{IgnoreRules, locate};
 use crate::diagnostic::Source;
-use crate::digest::Frame;
-use crate::executor::git::last_commit;
-use crate::executor::{Context, Contexts, Dates};
+use crate::digest::{Digest, Frame};
+use crate::executor::git::{last_commit, repository};
+use crate::executor::{Context, Contexts, Dates, Origin, Origins, Revision};
 use crate::layer::decompress::decompress;
+use crate::plan::GitReference;
 use crate::plan::git::GitTimes;
 use crate::registry::without_credentials;
 use crate::store::Store;
@@ -34,8 +35,8 @@ impl Inputs {
     /// Reads the Dockerfile and opens the contexts.
     pub(super) fn load(remote: &Remote<'_>) -> Result<Inputs, Failure> {
         let Remote { request, store, .. } = *remote;
-        let mut dates = Dates::default();
-        let (main, archive_dockerfile) = Inputs::context(request, remote, &mut dates)?;
+        let (mut dates, mut origins) = (Dates::default(), Origins::default());
+        let (main, archive_dockerfile) = Inputs::context(request, remote, &mut dates, &mut origins)?;
         let source = Inputs::dockerfile(request, archive_dockerfile)?;
         let mut named = BTreeMap::new();
         for (name, context) in &request.build_contexts {
@@ -43,11 +44,13 @@ impl Inputs {
                 NamedContext::Directory(path) => directory(path, locate_in(path), store)?,
                 NamedContext::Git(address) => {
                     let tree = remote.git(address, PLAIN)?;
+                    origins.named.insert(name.clone(), cloned(address, &tree.commit));
                     dates.named.extend(tree.committed.map(|date| (name.clone(), date)));
                     Context::Archive(tree.context)
                 }
                 NamedContext::Http(address) => {
-                    let (tree, date) = remote.archive(address)?;
+                    let (tree, date, digest) = remote.archive(address)?;
+                    origins.named.insert(name.clone(), downloaded(address, digest));
                     dates.named.extend(date.map(|date| (name.clone(), date)));
                     Context::Archive(tree)
                 }
@@ -67,7 +70,7 @@ impl Inputs {
                 (main.steady(), named.into_iter().map(|(name, tree)| (name, tree.steady())).collect())
             }
         };
-        Ok(Inputs { source, contexts: Contexts { main, named, dates }, scope })
+        Ok(Inputs { source, contexts: Contexts { main, named, dates, origins }, scope })
     }
 
     /// The main context; and the Dockerfile, where what was sent was one or held one.
@@ -75,6 +78,7 @@ impl Inputs {
         request: &Request,
         remote: &Remote<'_>,
         dates: &mut Dates,
+        origins: &mut Origins,
     ) -> Result<(Context, Option<Vec<u8>>), Failure> {
         match &request.context {
             ContextSource::Directory(path) => {
@@ -85,6 +89,9 @@ impl Inputs {
                     dates.commit = last_commit(path).map_err(|error| {
                         failed(&error).hint("SOURCE_DATE_EPOCH=SECONDS dates the build without git")
                     })?;
+                }
+                if request.attestations.asks_for_provenance() {
+                    origins.repository = repository(path);
                 }
                 Ok((directory(path, ignore, remote.store)?, None))
             }
@@ -106,6 +113,7 @@ impl Inputs {
             ContextSource::Git(address) => {
                 let tree = remote.git(address, main_repository(request))?;
                 (dates.main, dates.commit) = (tree.committed, tree.committed);
+                origins.main = Some(cloned(address, &tree.commit));
                 let context = Context::Archive(tree.context);
                 let dockerfile = dockerfile_in(&context, request)?;
                 Ok((context, dockerfile))
@@ -114,6 +122,7 @@ impl Inputs {
                 let fetched = remote.download(address)?;
                 let sent = sent(opened(&fetched)?, &without_credentials(address), remote.store)?;
                 dates.main = fetched.modified().or_else(|| sent.newest_file());
+                origins.main = Some(downloaded(address, fetched.digest()));
                 sent.with_dockerfile(request)
             }
         }
@@ -159,6 +168,18 @@ impl Inputs {
         let name = path.strip_prefix(context).unwrap_or(&path).display().to_string();
         Ok(Source::new(name, text(bytes)))
     }
+}
+
+/// Where a repository was.
+fn cloned(address: &str, commit: &str) -> Origin {
+    let parsed = GitReference::parse_context(address).and_then(Result::ok);
+    let address = parsed.map_or_else(|| without_credentials(address), |reference| reference.to_string());
+    Origin { address, revision: Revision::Commit(commit.to_owned()) }
+}
+
+/// Where a file was.
+fn downloaded(address: &str, digest: Digest) -> Origin {
+    Origin { address: without_credentials(address), revision: Revision::File(digest) }
 }
 
 fn no_dockerfile(context: &str) -> Failure {

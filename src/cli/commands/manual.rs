@@ -8,7 +8,7 @@ use super::print;
 use crate::cli::failure::{Failure, FailureKind};
 
 /// Commands whose words are names of images.
-const OF_IMAGES: [&str; 9] = ["run", "push", "tag", "rmi", "inspect", "history", "save", "export", "diff"];
+const OF_IMAGES: [&str; 10] = ["run", "push", "tag", "rmi", "inspect", "history", "save", "export", "diff", "sbom"];
 
 /// What gives the names of images; that there is no store yet is no news.
 const NAMES: &str = "rbuild images --format '{{.Repository}}:{{.Tag}}' 2>/dev/null";

@@ -19,6 +19,7 @@ mod manual;
 mod remote;
 mod report;
 mod run;
+mod sbom;
 mod shell;
 mod storage;
 mod transfer;
@@ -32,6 +33,8 @@ use super::Command;
 use super::environment::Environment;
 use super::failure::{Failure, FailureKind};
 use super::request::RegistryOptions;
+use crate::build::BuildError;
+use crate::registry::copy::CopyError;
 use crate::registry::{Client, ClientOptions};
 use crate::store::{Alone, Store, StoreError};
 
@@ -70,6 +73,7 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Logout(request) => login::logout(&request),
         Command::Doctor(request) => doctor::run(&request),
         Command::Show(text) => print(&text),
+        Command::ListContents(request) => sbom::sbom(&request, environment),
         Command::Completion(shell) => manual::completion(shell),
         Command::Manual(directory) => manual::manual(&directory),
         // They have exit codes of their own.
@@ -140,6 +144,15 @@ fn client_options(options: &RegistryOptions) -> ClientOptions {
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::of(FailureKind::Other, error)
+}
+
+/// What went wrong between the store, archives and registries, with the hints that there are for a registry's error.
+fn transfer_failed(error: &BuildError) -> Failure {
+    match error {
+        BuildError::Copy(CopyError::Registry(inner)) | BuildError::Registry(inner) => failed(inner),
+        BuildError::Copy(CopyError::Exists { .. }) => failed(error).hint("leave --no-clobber out to replace it"),
+        other => failed(other),
+    }
 }
 
 fn store_failed(error: StoreError) -> Failure {

@@ -11,6 +11,7 @@ use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::Request;
 use crate::context::archive::TarContext;
+use crate::digest::Digest;
 use crate::executor::git::{GitAccess, GitError, GitTree, fetch_tree};
 use crate::executor::{DownloadError, Downloads, FetchedFile, SecretSource};
 use crate::plan::GitReference;
@@ -97,8 +98,8 @@ impl Remote<'_> {
         })
     }
 
-    /// A context by name, which has to be an archive, and when it was last changed.
-    pub(super) fn archive(&self, address: &str) -> Result<(TarContext, Option<i64>), Failure> {
+    /// A context by name, which has to be an archive, when it was last changed, and its digest.
+    pub(super) fn archive(&self, address: &str) -> Result<(TarContext, Option<i64>, Digest), Failure> {
         let fetched = self.download(address)?;
         let mut body = opened(&fetched)?;
         let from = without_credentials(address);
@@ -111,7 +112,7 @@ impl Remote<'_> {
         }
         let tree = unpack(head.as_slice().chain(body), &from, self.store)?;
         let changed = fetched.modified().or_else(|| tree.newest_file());
-        Ok((tree, changed))
+        Ok((tree, changed, fetched.digest()))
     }
 
     /// Does something under a title.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::image::choose;
-use super::{client, failed, open_store, print, store_failed};
+use super::{client, failed, open_store, print, store_failed, transfer_failed};
 use crate::build::{self, BlobForm, BuildError};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
@@ -44,7 +44,7 @@ pub(super) fn push(request: &Push, environment: &Environment) -> Result<(), Fail
     };
     let pushed: Result<Vec<_>, BuildError> = chosen.iter().map(push).collect();
     ui.finish();
-    let pushed = pushed.map_err(|error| failed(&error))?;
+    let pushed = pushed.map_err(|error| transfer_failed(&error))?;
     print(&match request.what {
         Pushed::One(..) => one(&pushed),
         Pushed::AllTags(..) => each(&pushed),
@@ -102,7 +102,7 @@ pub(super) fn pull(request: &Pull, environment: &Environment) -> Result<(), Fail
     };
     let pulled: Result<Vec<_>, BuildError> = names.iter().map(pull).collect();
     ui.finish();
-    let pulled = pulled.map_err(|error| failed(&error))?;
+    let pulled = pulled.map_err(|error| transfer_failed(&error))?;
     print(&match request.what {
         Pulled::One(_) => one(&pulled),
         Pulled::AllTags(_) => each(&pulled),

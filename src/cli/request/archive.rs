@@ -102,7 +102,7 @@ fn input(path: Option<&str>, environment: &Environment) -> Result<Option<PathBuf
     }
 }
 
-fn optional_platform(text: Option<&str>) -> Result<Option<Platform>, InvalidRequest> {
+pub(super) fn optional_platform(text: Option<&str>) -> Result<Option<Platform>, InvalidRequest> {
     text.map(|text| platform("--platform", text)).transpose()
 }
 

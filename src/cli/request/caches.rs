@@ -1,5 +1,7 @@
 //! Caches elsewhere: `--cache-from`, `--cache-to`.
 
+mod actions;
+mod bucket;
 mod domain;
 
 use self::domain::{Domain, Writing, pull_request};
@@ -21,17 +23,12 @@ pub(super) struct Caches {
     pub(super) notices: Vec<String>,
 }
 
-const FROM: &str = "NAME, type=registry,ref=NAME or type=local,src=DIR";
-const TO: &str = "NAME, type=registry,ref=NAME, type=local,dest=DIR or type=inline";
+const FROM: &str = "NAME, type=registry,ref=NAME, type=local,src=DIR, type=s3,bucket=NAME or type=gha";
+const TO: &str = "NAME, type=registry,ref=NAME, type=local,dest=DIR, type=inline, type=s3,bucket=NAME or type=gha";
 
-/// What a place and the form of a cache are told with, beside `type`.
+/// What the form of a cache is told with, beside `type`.
 const KEYS: &[&str] = &[
     "type",
-    "ref",
-    "src",
-    "dest",
-    "tag",
-    "digest",
     "mode",
     "image-manifest",
     "oci-mediatypes",
@@ -41,8 +38,10 @@ const KEYS: &[&str] = &[
     "ignore-error",
     "mounts",
     "mounts-max-size",
-    "registry.insecure",
 ];
+
+/// What a name in a registry and a directory are told with.
+const PLACE_KEYS: &[&str] = &["ref", "src", "dest", "tag", "digest", "registry.insecure"];
 
 /// A cache mount with more bytes stays where it is, unless more is allowed: it would take longer to carry than it saves.
 const MOUNTS_LIMIT: u64 = 1 << 30;
@@ -148,10 +147,11 @@ impl<'a> Asked<'a> {
         let kind = fields.iter().find(|(key, _)| key == "type").map(|(_, value)| value.clone());
         let kind = kind.ok_or_else(|| given.because("type=… is missing"))?;
         let mut asked = Asked { given, kind, fields, mode: Mode::Minimal };
+        let known = [KEYS, asked.keys()].concat();
         if !asked.is_ignored()
-            && let Some((key, _)) = asked.fields.iter().find(|(key, _)| !KEYS.contains(&key.as_str()))
+            && let Some((key, _)) = asked.fields.iter().find(|(key, _)| !known.contains(&key.as_str()))
         {
-            return Err(given.unknown_key(key, KEYS));
+            return Err(given.unknown_key(key, &known));
         }
         asked.mode = match asked.value("mode") {
             None | Some("min") => Mode::Minimal,
@@ -179,9 +179,18 @@ impl<'a> Asked<'a> {
         Some(reference(self.given.flag, name).ok()?.registry().to_owned())
     }
 
-    /// Services that only some clouds have.
+    /// What a place of this type is told with.
+    fn keys(&self) -> &'static [&'static str] {
+        match self.kind.as_str() {
+            "s3" => bucket::KEYS,
+            "gha" => actions::KEYS,
+            _ => PLACE_KEYS,
+        }
+    }
+
+    /// A service that is not spoken to.
     fn is_ignored(&self) -> bool {
-        matches!(self.kind.as_str(), "gha" | "s3" | "azblob")
+        self.kind == "azblob"
     }
 
     fn place(&self, directory: &str, environment: &Environment) -> Result<Found, InvalidRequest> {
@@ -203,11 +212,14 @@ impl<'a> Asked<'a> {
                 })
             }
             "inline" => Found::Inline,
+            "s3" => Found::Place(Place::Bucket(Box::new(self.bucket(environment)?))),
+            "gha" => Found::Place(Place::Actions(Box::new(self.actions(environment)?))),
             kind if self.is_ignored() => {
                 Found::Ignored(format!("{} type={kind} is ignored: this version has no such cache", self.given.flag))
             }
             kind => {
-                return Err(self.given.because(&format!("unknown type {kind:?}, expected registry, local or inline")));
+                let expected = "registry, local, inline, s3 or gha";
+                return Err(self.given.because(&format!("unknown type {kind:?}, expected {expected}")));
             }
         })
     }

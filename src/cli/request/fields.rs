@@ -21,13 +21,13 @@ impl Given<'_> {
 
     /// The value is wrong for a reason.
     pub(super) fn because(&self, reason: &str) -> InvalidRequest {
-        let (flag, value) = (self.flag, self.value.to_owned());
+        let (flag, value) = (self.flag, self.shown());
         InvalidRequest::InvalidValue { flag, value, reason: reason.to_owned() }
     }
 
     /// A key is not known.
     pub(super) fn unknown_key(&self, key: &str, known: &[&'static str]) -> InvalidRequest {
-        let (flag, value, key) = (self.flag, self.value.to_owned(), key.to_owned());
+        let (flag, value, key) = (self.flag, self.shown(), key.to_owned());
         InvalidRequest::UnknownKey { flag, value, key, known: known.to_vec() }
     }
 
@@ -42,38 +42,89 @@ impl Given<'_> {
 
     /// The value's fields: separated by commas, and where one starts with `"` it runs to the closing quote (RFC 4180).
     pub(super) fn fields(&self) -> Result<Vec<String>, InvalidRequest> {
-        let mut fields = Vec::new();
-        let mut rest = self.value;
-        loop {
-            let (field, after) = match rest.strip_prefix('"') {
-                Some(quoted) => self.quoted(quoted)?,
-                None => {
-                    let end = rest.find(',').unwrap_or(rest.len());
-                    (rest[..end].to_owned(), &rest[end..])
-                }
-            };
-            fields.push(field);
-            match after.strip_prefix(',') {
-                Some(next) => rest = next,
-                None => return Ok(fields),
-            }
-        }
+        split(self.value).map_err(|reason| self.because(reason))
     }
 
-    fn quoted<'t>(&self, text: &'t str) -> Result<(String, &'t str), InvalidRequest> {
-        let mut field = String::new();
-        let mut rest = text;
-        loop {
-            let (before, after) = rest.split_once('"').ok_or_else(|| self.because("a quote is not closed"))?;
-            field.push_str(before);
-            match after.strip_prefix('"') {
-                Some(next) => {
-                    field.push('"');
-                    rest = next;
-                }
-                None if after.is_empty() || after.starts_with(',') => return Ok((field, after)),
-                None => return Err(self.because("a closing quote must be followed by a comma")),
+    /// The value as it may be in a message: without what some keys keep secret.
+    fn shown(&self) -> String {
+        let is_secret = |field: &String| {
+            let key = field.split_once('=').map(|(key, _)| key.trim().to_lowercase());
+            key.is_some_and(|key| SECRETS.contains(&key.as_str()))
+        };
+        match split(self.value) {
+            Ok(fields) if fields.iter().any(is_secret) => {
+                let masked = |field: &String| match field.split_once('=') {
+                    Some((key, _)) if is_secret(field) => format!("{key}=…"),
+                    _ => field.clone(),
+                };
+                fields.iter().map(masked).collect::<Vec<_>>().join(",")
+            }
+            Ok(_) => self.value.to_owned(),
+            Err(_) if SECRETS.iter().any(|key| self.value.to_lowercase().contains(key)) => "…".to_owned(),
+            Err(_) => self.value.to_owned(),
+        }
+    }
+}
+
+/// Keys whose values are in no message.
+const SECRETS: &[&str] = &["access_key_id", "secret_access_key", "session_token", "token", "ghtoken"];
+
+fn split(value: &str) -> Result<Vec<String>, &'static str> {
+    let mut fields = Vec::new();
+    let mut rest = value;
+    loop {
+        let (field, after) = match rest.strip_prefix('"') {
+            Some(inner) => quoted(inner)?,
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                (rest[..end].to_owned(), &rest[end..])
+            }
+        };
+        fields.push(field);
+        match after.strip_prefix(',') {
+            Some(next) => rest = next,
+            None => return Ok(fields),
+        }
+    }
+}
+
+fn quoted(text: &str) -> Result<(String, &str), &'static str> {
+    let mut field = String::new();
+    let mut rest = text;
+    loop {
+        let (before, after) = rest.split_once('"').ok_or("a quote is not closed")?;
+        field.push_str(before);
+        match after.strip_prefix('"') {
+            Some(next) => {
+                field.push('"');
+                rest = next;
+            }
+            None if after.is_empty() || after.starts_with(',') => return Ok((field, after)),
+            None => return Err("a closing quote must be followed by a comma"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_about_a_value_has_no_secret_of_it() {
+        for value in [
+            "type=s3,secret_access_key=hunter2,x=1",
+            "type=gha,\"token=hunter2,hunter2\",x=1",
+            "type=gha, Token =hunter2",
+            "type=gha,\"token=hunter2",
+        ] {
+            let given = Given { flag: "--cache-to", value, expected: "" };
+            for error in [given.because("no"), given.unknown_key("x", &[])] {
+                let text = format!("{error} {error:?}");
+                assert!(!text.contains("hunter2") && text.contains('…'), "{text}");
             }
         }
+        let given = Given { flag: "--output", value: "type=\"x", expected: "" };
+        let InvalidRequest::InvalidValue { value, .. } = given.because("no") else { panic!("another error") };
+        assert_eq!(value, "type=\"x");
     }
 }

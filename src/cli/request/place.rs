@@ -29,8 +29,8 @@ pub enum ArchiveKind {
     DockerArchive,
 }
 
-/// Transports of containers-transports(5) that mean stores of other tools.
-const FOREIGN: [&str; 5] = ["containers-storage:", "docker-daemon:", "ostree:", "tarball:", "sif:"];
+/// Transports of containers-transports(5) that mean stores of other tools; no image is called so.
+const FOREIGN: [&str; 2] = ["containers-storage:", "docker-daemon:"];
 
 impl ArchivePlace {
     /// Understands a text that names an archive; `None` where it names something else.
@@ -46,9 +46,8 @@ impl ArchivePlace {
         ];
         let given = Given { flag, value: text, expected: "oci:DIRECTORY, oci-archive:FILE or docker-archive:FILE" };
         if let Some(foreign) = FOREIGN.iter().find(|foreign| text.starts_with(**foreign)) {
-            return Err(
-                given.because(&format!("{foreign} is another tool's; it can write an archive, which is read here"))
-            );
+            return Err(given
+                .because(&format!("{foreign} is another tool's store; it can write an archive, which is read here")));
         }
         let found = kinds.iter().find_map(|(prefix, kind)| Some((*kind, text.strip_prefix(prefix)?)));
         let Some((kind, rest)) = found else { return Ok(None) };

@@ -1,6 +1,7 @@
 //! What cannot be said of outputs together with the platforms that are built: told before anything is built.
 
 use super::{ContextSource, Destination, InvalidRequest, OutputKind, OutputRequest};
+use crate::build::Attestations;
 use crate::export::{Annotation, AnnotationTarget};
 use crate::image::platform::Platform;
 
@@ -9,6 +10,7 @@ pub(super) fn check(
     outputs: &[OutputRequest],
     annotations: &[Annotation],
     platforms: &[Platform],
+    attestations: &Attestations,
 ) -> Result<(), InvalidRequest> {
     let contradiction =
         |problem: &str, hint: String| Err(InvalidRequest::Contradiction { problem: problem.to_owned(), hint });
@@ -18,9 +20,10 @@ pub(super) fn check(
         let problem = "docker exporter does not currently support exporting manifest lists";
         return contradiction(problem, format!("write type=oci, or build for one platform: --platform {first}"));
     }
+    check_attestations(outputs, attestations)?;
     let of_outputs = outputs.iter().flat_map(|output| output.annotations.iter().map(move |one| (one, Some(output))));
     for (one, output) in annotations.iter().map(|one| (one, None)).chain(of_outputs) {
-        check_annotation(one, platforms)?;
+        check_annotation(one, platforms, attestations)?;
         let is_docker = |output: &OutputRequest| output.switch("oci-mediatypes") == Some(false);
         if one.target != AnnotationTarget::Manifest && output.map_or_else(|| outputs.iter().any(is_docker), is_docker) {
             let problem = "cannot export annotations with \"oci-mediatypes=false\"";
@@ -55,9 +58,32 @@ pub(super) fn check_removal(outputs: &[OutputRequest], context: &ContextSource) 
     Ok(())
 }
 
-fn check_annotation(one: &Annotation, platforms: &[Platform]) -> Result<(), InvalidRequest> {
+/// Refuses attestations where an output has no place for them.
+fn check_attestations(outputs: &[OutputRequest], attestations: &Attestations) -> Result<(), InvalidRequest> {
+    if !attestations.are_wanted() {
+        return Ok(());
+    }
+    let contradiction = |problem: &str, hint: &str| {
+        Err(InvalidRequest::Contradiction { problem: problem.to_owned(), hint: hint.to_owned() })
+    };
+    if outputs.iter().any(|output| output.kind == OutputKind::Docker) {
+        let problem = "docker exporter does not support attestations, which lie under an index";
+        return contradiction(problem, "write type=oci, or leave --provenance, --sbom and --attest out");
+    }
+    if outputs.iter().any(|output| output.switch("oci-mediatypes") == Some(false)) {
+        let problem = "cannot export attestations with \"oci-mediatypes=false\"";
+        return contradiction(problem, "leave one of them out: Docker's media types have no attestations");
+    }
+    Ok(())
+}
+
+fn check_annotation(
+    one: &Annotation,
+    platforms: &[Platform],
+    attestations: &Attestations,
+) -> Result<(), InvalidRequest> {
     let is_about_index = matches!(one.target, AnnotationTarget::Index | AnnotationTarget::IndexDescriptor);
-    if is_about_index && platforms.len() < 2 {
+    if is_about_index && platforms.len() < 2 && !attestations.are_wanted() {
         return Err(InvalidRequest::Contradiction {
             problem: "index annotations not supported for single platform export".to_owned(),
             hint: format!("one platform has no index; put it on the manifest: manifest:{}", one.key),

@@ -87,7 +87,7 @@ impl Filters {
 }
 
 /// A time such as `24h`, `1h30m` or `7d`.
-fn duration(flag: &'static str, text: &str) -> Result<Duration, InvalidRequest> {
+pub(super) fn duration(flag: &'static str, text: &str) -> Result<Duration, InvalidRequest> {
     let given = Given { flag, value: text, expected: "a time such as 90m, 24h or 7d" };
     let (mut total, mut rest) = (Duration::ZERO, text);
     if text.is_empty() {

@@ -1,5 +1,6 @@
 //! The repository that a directory of this machine lies in.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -37,6 +38,28 @@ pub fn last_commit(directory: &Path) -> Result<Option<i64>, GitError> {
     }
     let time = committed(&String::from_utf8_lossy(&text.stdout));
     time.map(Some).ok_or_else(|| failed("cat-file", format!("commit {commit} has no date")))
+}
+
+/// What the repository says about itself that a directory lies in: where it was cloned from (`source`) and what is checked
+/// out (`revision`). Hints for people: nothing where there is no repository, or no git to read it with.
+pub fn repository(directory: &Path) -> BTreeMap<String, String> {
+    let mut said = BTreeMap::new();
+    let Ok(directory) = directory.canonicalize() else { return said };
+    let Some(repository) = directory.ancestors().map(|above| above.join(".git")).find(|git| git.exists()) else {
+        return said;
+    };
+    let asked = [
+        ("revision", ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"].as_slice()),
+        ("source", &["config", "--get", "remote.origin.url"]),
+    ];
+    for (name, arguments) in asked {
+        let Ok(output) = run(&repository, arguments) else { continue };
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if output.status.success() && !text.is_empty() {
+            said.insert(name.to_owned(), text);
+        }
+    }
+    said
 }
 
 /// Git looks at whose a repository is where it finds one itself, not where it is told of one. In a container a checkout is
@@ -89,5 +112,6 @@ mod tests {
     fn a_directory_in_no_repository_has_no_commit() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(last_commit(folder.path()), Ok(None)));
+        assert!(repository(folder.path()).is_empty());
     }
 }

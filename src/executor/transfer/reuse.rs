@@ -152,7 +152,8 @@ fn runs(index: &Index, size: u64, entries: &[RecipeEntry]) -> Option<Vec<Run>> {
             return None;
         }
     }
-    Some(runs)
+    // Where nothing changed at all, the step's result was lost or is not wanted: it is made from the files themselves.
+    (runs != [Run::Kept(0..old.len())]).then_some(runs)
 }
 
 /// Whether every entry is written by itself: none is another name of one before it, and each is in a directory of the list.

@@ -103,6 +103,7 @@ fn what_a_named_image_needs_stays_and_a_pulled_one_goes_last() {
             manifest: None,
             source: None,
             index: None,
+            attestations: Vec::new(),
             created: String::new(),
             size: 0,
         };

@@ -4,6 +4,8 @@
 //! must not get into the cache that the main branch reads.
 
 use super::{CacheTarget, Given, InvalidRequest, Place};
+use crate::cache::remote::gha::ActionsPlace;
+use crate::cache::remote::s3::BucketPlace;
 use crate::cli::environment::Environment;
 
 /// A part of a cache that one kind of builds writes.
@@ -39,6 +41,15 @@ impl Domain {
             Place::Directory { path, tag: plain, .. } => {
                 Place::Directory { path: path.clone(), tag: tag(plain)?, digest: None }
             }
+            Place::Bucket(place) => {
+                let own = |name: &String| format!("{name}-{}", self.0);
+                let (name, more_names) = (own(&place.name), place.more_names.iter().map(own).collect());
+                Place::Bucket(Box::new(BucketPlace { name, more_names, ..BucketPlace::clone(place) }))
+            }
+            Place::Actions(place) => {
+                let scope = format!("{}-{}", place.scope, self.0);
+                Place::Actions(Box::new(ActionsPlace { scope, ..ActionsPlace::clone(place) }))
+            }
         })
     }
 
@@ -49,6 +60,7 @@ impl Domain {
             let is_fixed = match place {
                 Place::Registry(name) => name.digest().is_some(),
                 Place::Directory { digest, .. } => digest.is_some(),
+                Place::Bucket(_) | Place::Actions(_) => false,
             };
             if !is_fixed {
                 all.push(self.part(place)?);
