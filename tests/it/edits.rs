@@ -184,6 +184,25 @@ for_each_user! {
         assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
     }
 
+    fn an_edited_layer_that_is_here_is_not_fetched_from_a_cache(rbuild) {
+        let mut context = context(&rbuild);
+        rbuild.build(&context, &[]).succeeded();
+        context = edit(context, 4);
+        rbuild.build(&context, &[]).succeeded();
+        let (cache, elsewhere) = (rbuild.path("out/cache"), rbuild.path("out/elsewhere"));
+        let to = format!("type=local,mode=max,dest={}", cache.display());
+        rbuild.build(&context, &["--root", elsewhere.to_str().expect("UTF-8"), "--cache-to", &to]).succeeded();
+        for step in fs::read_dir(rbuild.store().join("steps")).expect("list the steps").flatten() {
+            fs::remove_file(step.path()).expect("forget a step");
+        }
+        let from = format!("type=local,src={}", cache.display());
+        let found = layers(&rbuild, &context, &["--cache-from", &from]);
+        assert_eq!(found, cold_layers(&rbuild, &context));
+        let records = fs::read_dir(rbuild.store().join("layers")).expect("list the layers").flatten();
+        let fetched = |path: &Path| fs::read_to_string(path).expect("read a record").contains("pulled:");
+        assert!(!records.into_iter().any(|record| fetched(&record.path())), "the layer was fetched");
+    }
+
     fn an_edit_that_is_not_well_below_the_layer_that_it_is_made_of_is_kept_whole(rbuild) {
         // 40 kB that take a few hundred bytes.
         let mut context = rbuild.context("small").file("Dockerfile", DOCKERFILE);

@@ -177,6 +177,7 @@ fn what_a_layer_is_made_of_counts_with_it_and_is_held_with_it() {
         manifest: None,
         source: None,
         index: None,
+        attestations: Vec::new(),
         created: String::new(),
         size: 0,
     };
