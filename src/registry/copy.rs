@@ -19,6 +19,9 @@ use crate::progress::Task;
 /// Indexes within indexes that are followed.
 const DEPTH_LIMIT: usize = 5;
 
+/// Documents that one name may lead to: all of them are held until they are written.
+const DOCUMENTS_LIMIT: usize = 2_000;
+
 /// What BuildKit writes on the entry of an attestation: the digest of what it attests.
 const ATTESTED: &str = "vnd.docker.reference.digest";
 
@@ -233,7 +236,14 @@ fn descend(
             let reference = format!("{}@{}", origin.name(), top.descriptor.digest);
             return Err(CopyError::Document { reference, source: InvalidDocument::Unsupported { reason } });
         }
-        let read = several(&index.manifests, |entry| match is_wanted(entry)? {
+        let mut seen: BTreeSet<Digest> = found.iter().map(|known| known.descriptor.digest).collect();
+        let new: Vec<Descriptor> = index.manifests.iter().filter(|entry| seen.insert(entry.digest)).cloned().collect();
+        if seen.len() > DOCUMENTS_LIMIT {
+            let reason = format!("it leads to more than {DOCUMENTS_LIMIT} documents");
+            let reference = format!("{}@{}", origin.name(), top.descriptor.digest);
+            return Err(CopyError::Document { reference, source: InvalidDocument::Unsupported { reason } });
+        }
+        let read = several(&new, |entry| match is_wanted(entry)? {
             true => Listed::read(origin, entry).map(Some),
             false => Ok(None),
         })?;
@@ -277,7 +287,9 @@ pub fn copy(
     let target = &target.with_default_tag();
     let mut report = PushReport::new(digest);
     report.tags.extend(target.tag().map(str::to_owned));
-    match client.head_manifest_at(target)? {
+    // What the tag stands for, also where the name has a digest besides.
+    let named = target.tag().map_or_else(|| target.clone(), |tag| tagged(target, tag));
+    match client.head_manifest_at(&named)? {
         Some(there) if there.digest == digest => return Ok(report),
         Some(_) if existing == Existing::Refused => return Err(CopyError::Exists { target: target.familiar() }),
         _ => {}
@@ -290,6 +302,11 @@ pub fn copy(
         client.put_manifest(target, tag, &media_type, &bytes)?;
     }
     Ok(report)
+}
+
+/// A tag of the repository that a name is in.
+pub(super) fn tagged(repository: &Reference, tag: &str) -> Reference {
+    format!("{}:{tag}", repository.name()).parse().expect("a repository and a tag make a reference")
 }
 
 /// Copies all but the tag.

@@ -1,10 +1,10 @@
 //! Which proxy a request goes through, by the rules of Go's `http.ProxyFromEnvironment`, which docker and podman follow.
 //!
-//! `HTTPS_PROXY` is for https and `HTTP_PROXY` for http, `ALL_PROXY` (curl's) for both where they say nothing; upper case wins over lower case. This machine is never asked
-//! through a proxy. `NO_PROXY` has hosts (`a.example`: with all below it, `.a.example`: those below it alone), addresses,
-//! networks (`10.0.0.0/8`), each perhaps with a port, or `*`.
+//! `HTTPS_PROXY` is for https and `HTTP_PROXY` for http, `ALL_PROXY` (curl's) for both where they say nothing; upper case wins
+//! over lower case. This machine, and link-local addresses, are never asked through a proxy. `NO_PROXY` has hosts
+//! (`a.example`: with all below it, `.a.example`: those below it alone), addresses, networks (`10.0.0.0/8`), each perhaps with a port, or `*`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::url::{Scheme, Url, is_loopback};
 
@@ -78,8 +78,20 @@ impl Proxies {
             Scheme::Http => self.http.as_ref(),
             Scheme::Https => self.https.as_ref(),
         };
-        setting.filter(|_| !is_loopback(url.host()) && !self.exceptions.iter().any(|exception| exception.covers(url)))
+        setting.filter(|_| !is_near(url.host()) && !self.exceptions.iter().any(|exception| exception.covers(url)))
     }
+}
+
+/// Whether a host is this machine, or its network's own service: what a cloud tells its machines about themselves (keys
+/// among it) comes from such addresses, and is nothing for a proxy.
+fn is_near(host: &str) -> bool {
+    let unique_local = |address: Ipv6Addr| address.segments()[..2] == [0xfd00, 0xec2];
+    is_loopback(host)
+        || match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(IpAddr::V4(address)) => address.is_link_local(),
+            Ok(IpAddr::V6(address)) => address.is_unicast_link_local() || unique_local(address),
+            Err(_) => false,
+        }
 }
 
 impl Exception {
@@ -156,7 +168,13 @@ mod tests {
         assert_eq!(through(&both[2..], "https://r.example/").as_deref(), Some("http://all:3"));
         let lower = [("HTTPS_PROXY", ""), ("https_proxy", "lower:1")];
         assert_eq!(through(&lower, "https://r.example/").as_deref(), Some("lower:1"));
-        for local in ["https://localhost:5000/", "https://127.0.0.1/", "http://[::1]:5000/"] {
+        for local in [
+            "https://localhost:5000/",
+            "https://127.0.0.1/",
+            "http://[::1]:5000/",
+            "http://169.254.169.254/",
+            "http://[fd00:ec2::254]/",
+        ] {
             assert_eq!(through(&both, local), None, "{local}");
         }
     }

@@ -9,9 +9,11 @@ use ureq::http::Method;
 
 use super::Client;
 use super::auth::Access;
-use super::copy::{CopyError, Existing, Listed, RegistryOrigin, copy};
+use super::copy::{CopyError, Existing, Listed, RegistryOrigin, copy, tagged};
 use super::error::RegistryError;
 use super::http::Request;
+use super::session::refusal;
+use super::tags::next_page;
 use crate::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, Index, canonical};
 use crate::image::media_type::OCI_INDEX;
@@ -20,6 +22,9 @@ use crate::progress::Task;
 
 /// The largest list.
 const LIST_LIMIT: u64 = 4 << 20;
+
+/// Documents that may refer to one image, and to one another.
+const REFERRERS_LIMIT: usize = 10_000;
 
 /// Endings of cosign's tags.
 const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
@@ -71,6 +76,10 @@ pub fn copy_referrers(
             todo.push(entry.digest);
             copied += 1;
         }
+        if copied > REFERRERS_LIMIT {
+            let reference = format!("what refers to {}", source.name());
+            return Err(RegistryError::TooLarge { reference, limit: REFERRERS_LIMIT as u64 }.into());
+        }
         if !lists.entries().is_empty() {
             client.list_referrers(target, &digest, lists.entries())?;
         }
@@ -87,10 +96,6 @@ pub fn copy_referrers(
     Ok(copied)
 }
 
-fn tagged(repository: &Reference, tag: &str) -> Reference {
-    format!("{}:{tag}", repository.name()).parse().expect("a digest in hexadecimal makes a tag")
-}
-
 fn untagged(repository: &Reference, digest: &Digest) -> Reference {
     format!("{}@{digest}", repository.name()).parse().expect("a repository and a digest make a reference")
 }
@@ -101,18 +106,36 @@ fn fallback_tag(digest: &Digest) -> String {
 
 impl Client {
     fn referrers(&self, repository: &Reference, digest: &Digest) -> Result<Lists, RegistryError> {
-        let url = self.address(repository, &format!("referrers/{digest}"))?;
-        let request = Request::new(Method::GET, url).header("accept", OCI_INDEX);
-        let answer = self.send(repository, &Access::pull(repository.repository()), &request)?;
-        let is_index = answer.header("content-type").is_some_and(|text| text.starts_with(OCI_INDEX));
-        if answer.status == 200 && is_index {
+        let shown = repository.name();
+        let mut next = Some(self.address(repository, &format!("referrers/{digest}"))?);
+        let mut found: Vec<Descriptor> = Vec::new();
+        while let Some(url) = next {
+            let request = Request::new(Method::GET, url).header("accept", OCI_INDEX);
+            let answer = self.send(repository, &Access::pull(repository.repository()), &request)?;
+            let is_index = answer.header("content-type").is_some_and(|text| text.starts_with(OCI_INDEX));
+            match answer.status {
+                200 if is_index => {}
+                // What registries say that do not know the question; the tag is what the specification has then.
+                200 | 400 | 404 | 405 if found.is_empty() => {
+                    answer.discard();
+                    return self.tagged_referrers(repository, digest);
+                }
+                _ => return Err(refusal(answer, repository, &shown)),
+            }
+            next = next_page(&answer)?;
             let unreadable = answer.invalid("the list of referrers cannot be read");
-            let bytes = answer.bytes(&repository.name(), LIST_LIMIT)?;
-            let index: Index = serde_json::from_slice(&bytes).map_err(|_| unreadable)?;
-            return Ok(Lists::Registry(index.manifests));
+            let index: Index = serde_json::from_slice(&answer.bytes(&shown, LIST_LIMIT)?).map_err(|_| unreadable)?;
+            found.extend(index.manifests);
+            if found.len() > REFERRERS_LIMIT {
+                let reference = format!("the list of what refers to {shown}@{digest}");
+                return Err(RegistryError::TooLarge { reference, limit: REFERRERS_LIMIT as u64 });
+            }
         }
-        answer.discard();
-        // Whatever a registry says that does not know the question, the tag is what the specification has then.
+        Ok(Lists::Registry(found))
+    }
+
+    /// What an index under a tag says.
+    fn tagged_referrers(&self, repository: &Reference, digest: &Digest) -> Result<Lists, RegistryError> {
         let tag = tagged(repository, &fallback_tag(digest));
         match self.resolve(&tag, None) {
             Ok(found) => match found.document {

@@ -53,13 +53,13 @@ impl Client {
     }
 }
 
-/// Where the list goes on (RFC 5988): `</v2/a/tags/list?last=b&n=100>; rel="next"`, at the same registry.
-fn next_page(answer: &Answer) -> Result<Option<Url>, RegistryError> {
+/// Where a list goes on (RFC 5988): `</v2/a/tags/list?last=b&n=100>; rel="next"`, at the same registry.
+pub(super) fn next_page(answer: &Answer) -> Result<Option<Url>, RegistryError> {
     let target = answer.headers("link").find_map(|link| {
         let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
         parameters.contains("rel=\"next\"").then_some(target)
     });
     let Some(target) = target else { return Ok(None) };
     let url = answer.url.join(target).filter(|url| url.same_origin(&answer.url));
-    url.map(Some).ok_or_else(|| answer.invalid("the list of tags goes on at another host"))
+    url.map(Some).ok_or_else(|| answer.invalid("the list goes on at another host"))
 }

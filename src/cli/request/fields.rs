@@ -47,27 +47,40 @@ impl Given<'_> {
 
     /// The value as it may be in a message: without what some keys keep secret.
     fn shown(&self) -> String {
-        let is_secret = |field: &String| {
-            let key = field.split_once('=').map(|(key, _)| key.trim().to_lowercase());
-            key.is_some_and(|key| SECRETS.contains(&key.as_str()))
+        let Ok(fields) = split(self.value) else {
+            return if is_secret(self.value) { "…".to_owned() } else { without_password(self.value) };
         };
-        match split(self.value) {
-            Ok(fields) if fields.iter().any(is_secret) => {
-                let masked = |field: &String| match field.split_once('=') {
-                    Some((key, _)) if is_secret(field) => format!("{key}=…"),
-                    _ => field.clone(),
-                };
-                fields.iter().map(masked).collect::<Vec<_>>().join(",")
+        let mut after_secret = false;
+        let shown = |field: &String| match field.split_once('=') {
+            Some((key, _)) if is_secret(key) => {
+                after_secret = true;
+                format!("{key}=…")
             }
-            Ok(_) => self.value.to_owned(),
-            Err(_) if SECRETS.iter().any(|key| self.value.to_lowercase().contains(key)) => "…".to_owned(),
-            Err(_) => self.value.to_owned(),
-        }
+            // A secret with a comma in it was cut there.
+            None if after_secret => "…".to_owned(),
+            _ => without_password(field),
+        };
+        let shown: Vec<String> = fields.iter().map(shown).collect();
+        if shown == fields { self.value.to_owned() } else { shown.join(",") }
     }
 }
 
-/// Keys whose values are in no message.
-const SECRETS: &[&str] = &["access_key_id", "secret_access_key", "session_token", "token", "ghtoken"];
+/// Whether a key's value is in no message. Keys that nobody knows count too: a known one that was mistyped is one.
+fn is_secret(key: &str) -> bool {
+    let plain: String = key.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    ["secret", "token", "accesskey", "password", "passwd", "credential"].iter().any(|word| plain.contains(word))
+}
+
+/// A field without the user and password of an address in it.
+fn without_password(field: &str) -> String {
+    let masked = || {
+        let (scheme, rest) = field.split_once("://").filter(|(scheme, _)| scheme.contains("http"))?;
+        let authority = rest.find('/').unwrap_or(rest.len());
+        let at = rest[..authority].rfind('@')?;
+        Some(format!("{scheme}://…{}", &rest[at..]))
+    };
+    masked().unwrap_or_else(|| field.to_owned())
+}
 
 fn split(value: &str) -> Result<Vec<String>, &'static str> {
     let mut fields = Vec::new();
@@ -116,6 +129,12 @@ mod tests {
             "type=gha,\"token=hunter2,hunter2\",x=1",
             "type=gha, Token =hunter2",
             "type=gha,\"token=hunter2",
+            "type=s3,secret-access-key=hunter2",
+            "type=s3,aws_secret_access_key=hunter2",
+            "type=s3,secret_acces_key=hunter2",
+            "type=s3,password=hunter2",
+            "type=s3,secret_access_key=a,hunter2,x=1",
+            "type=s3,endpoint_url=https://me:hunter2@host/x",
         ] {
             let given = Given { flag: "--cache-to", value, expected: "" };
             for error in [given.because("no"), given.unknown_key("x", &[])] {

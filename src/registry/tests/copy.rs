@@ -175,6 +175,11 @@ fn a_tag_can_be_kept_and_a_digest_has_to_be_the_copys() {
     copy(&client, &origin, top(), &at(digest), Existing::Replaced, None).unwrap();
     assert_eq!(there.manifest("c", &digest.to_string()), here.manifest("a", "1"));
     assert_eq!(there.manifest("c", "latest"), None);
+    // By tag and digest it gets its tag, also where the digest is there, and what has the tag can be kept.
+    copy(&client, &origin, top(), &reference(&there, &format!("c:1@{digest}")), Existing::Refused, None).unwrap();
+    assert_eq!(there.manifest("c", "1"), here.manifest("a", "1"));
+    let kept = copy(&client, &origin, top(), &reference(&there, &format!("b:1@{digest}")), Existing::Refused, None);
+    assert!(matches!(kept, Err(CopyError::Exists { .. })));
 }
 
 #[test]
@@ -197,6 +202,9 @@ fn what_refers_to_a_copy_is_copied_by_list_and_by_tag() {
     // Twice is once.
     copy_referrers(&client(), &from, &to, &digest, None).unwrap();
     assert_eq!(there.count("PUT", &format!("/manifests/{about}")), 1);
+    // A registry that may know the question and does not answer it is no registry without answers.
+    here.plan("GET", "/referrers/", 1, Fault::Status(403, Vec::new(), "no"));
+    assert!(copy_referrers(&client(), &from, &to, &digest, None).is_err());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What Amazon's own files say: `~/.aws/credentials` and `~/.aws/config`.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::super::secret::{Secret, Variables};
@@ -28,15 +29,20 @@ impl Profile {
         let name = asked.unwrap_or("default");
         let path = |variable: &str, file: &str| {
             let home = || Some(Path::new(variables.value("HOME")?).join(".aws").join(file));
-            variables.value(variable).map(PathBuf::from).or_else(home)
+            let named = variables.value(variable).map(PathBuf::from);
+            let is_named = named.is_some() || asked.is_some();
+            Some((named.or_else(home)?, is_named))
         };
         let mut settings = BTreeMap::new();
         // The credentials' file wins, as it does for Amazon's tools.
         let files = [path("AWS_CONFIG_FILE", "config"), path("AWS_SHARED_CREDENTIALS_FILE", "credentials")];
-        for path in files.into_iter().flatten() {
+        for (path, is_named) in files.into_iter().flatten() {
             match std::fs::read_to_string(&path) {
                 Ok(text) => settings.extend(section(&text, name)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // Another's home, as in a container with a user of its own: nobody asked for what is in there.
+                Err(error)
+                    if !is_named && matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotADirectory) => {}
                 Err(source) => {
                     return Err(RemoteError::Io { action: "read", path: path.display().to_string(), source });
                 }

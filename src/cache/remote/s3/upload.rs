@@ -116,12 +116,12 @@ impl<'a> Parts<'a> {
         if !reply.is_success() {
             return Err(self.connection.refused("finish", self.key, reply));
         }
-        // What begins well may still fail: the document says so.
+        // What begins well may still fail, or be cut: the document says so.
         let document = reply.refusal();
-        match xml::text(&document, "Code") {
-            Some(_) => Err(self.connection.error("finish", self.key, 200, None, &document)),
-            None => Ok(()),
+        if document.contains("<CompleteMultipartUploadResult") || self.is_there(size)? {
+            return Ok(());
         }
+        Err(self.connection.error("finish", self.key, 200, None, &document))
     }
 
     fn is_there(&self, size: u64) -> Result<bool> {
