@@ -1,7 +1,7 @@
 //! A cache in GitHub's cache service (`type=gha`), or one that speaks its language.
 //!
 //! Entries of the service cannot be changed, and are found by the beginning of their key, the newest first. So a layer is
-//! an entry under its digest, and the index, which has the manifest and its config in one, is an entry under a key that
+//! an entry under its digest (or one beside it, where a job was ended while it wrote that), and the index, which has the manifest and its config in one, is an entry under a key that
 //! ends with a number which grows. A branch writes its own, and reads those of its base as well. Keys are not BuildKit's,
 //! so that both can be used in one repository.
 //!
@@ -36,6 +36,12 @@ type Result<T> = std::result::Result<T, RemoteError>;
 
 /// The largest index: a manifest and a config as texts in JSON.
 const INDEX_LIMIT: u64 = 2 * document::LIMIT;
+
+/// Between a blob's key and the number of another that it is written under where the first is taken for good.
+const AGAIN: &str = ".";
+
+/// How many keys of one blob are tried.
+const MOST_TAKEN: u32 = 4;
 
 /// How many entries are written at a time.
 const ABREAST: NonZeroUsize = NonZeroUsize::new(4).unwrap();
@@ -166,16 +172,29 @@ impl Actions {
     /// Writes a blob, unless it is there; whether it was written.
     fn put_blob(&self, descriptor: &Descriptor, open: &Open, task: &Task) -> Result<bool> {
         let (service, key) = (self.service()?, Actions::blob_key(&descriptor.digest));
-        if service.find(&key)?.is_some_and(|entry| entry.key == key) {
+        if self.find_blob(&descriptor.digest)?.is_some() {
             return Ok(false);
         }
-        let Reserved::Upload(upload) = service.reserve(&key)? else {
-            task.note(format!("{} is being written by another job", descriptor.digest));
-            return Ok(false);
-        };
-        service.write(&key, &upload, &Sent { descriptor, open: open.as_ref() }, task)?;
-        task.note(format!("{} written", descriptor.digest));
-        Ok(true)
+        for again in 0..MOST_TAKEN {
+            let key = if again == 0 { key.clone() } else { format!("{key}{AGAIN}{again}") };
+            // Another job is writing it, or was ended while it did, in which case nobody ever finishes it. The index must
+            // not name what may never be there, so it is written beside.
+            let Reserved::Upload(upload) = service.reserve(&key)? else { continue };
+            service.write(&key, &upload, &Sent { descriptor, open: open.as_ref() }, task)?;
+            task.note(format!("{} written", descriptor.digest));
+            return Ok(true);
+        }
+        match self.find_blob(&descriptor.digest)? {
+            Some(_) => Ok(false),
+            None => {
+                Err(RemoteError::Document { reason: format!("{key} cannot be written: the service says it is taken") })
+            }
+        }
+    }
+
+    /// The entry of a blob, under its key or one beside it.
+    fn find_blob(&self, digest: &Digest) -> Result<Option<Entry>> {
+        find_blob(self.service()?, digest)
     }
 
     /// Writes an index after the one that is there. Whoever writes at the same time gets another number, and the newest
@@ -193,6 +212,14 @@ impl Actions {
         }
         Err(RemoteError::Document { reason: format!("the {TRIES} keys after {prefix}{last} are taken") })
     }
+}
+
+fn find_blob(service: &Service, digest: &Digest) -> Result<Option<Entry>> {
+    let key = Actions::blob_key(digest);
+    // The service gives the newest entry whose key begins so.
+    Ok(service
+        .find(&key)?
+        .filter(|entry| entry.key.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with(AGAIN))))
 }
 
 impl Storage for Actions {
@@ -233,10 +260,12 @@ impl Storage for Actions {
     }
 
     fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
-        let (key, service) = (Actions::blob_key(&descriptor.digest), self.service().map_err(io::Error::other)?.clone());
+        let (digest, service) = (descriptor.digest, self.service().map_err(io::Error::other)?.clone());
         let open = move |offset| {
-            let found = service.find(&key).map_err(io::Error::other)?.filter(|entry| entry.key == key);
-            let entry = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no {key}")))?;
+            let found = find_blob(&service, &digest).map_err(io::Error::other)?;
+            let missing =
+                || io::Error::new(io::ErrorKind::NotFound, format!("there is no {}", Actions::blob_key(&digest)));
+            let entry = found.ok_or_else(missing)?;
             service.open(&entry, offset).map_err(io::Error::other)
         };
         Ok(Box::new(Resumed::new(self.client.clone(), descriptor.size, Box::new(open))))
