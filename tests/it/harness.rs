@@ -387,7 +387,7 @@ fn not_ignoring_interrupts(program: &OsStr) -> Command {
     if !*IGNORED.get_or_init(is_ignored) {
         return Command::new(program);
     }
-    let mut command = Command::new("env");
+    let mut command = Command::new("/usr/bin/env");
     command.arg("--default-signal=INT").arg(program);
     command
 }
