@@ -130,7 +130,7 @@ pub enum Subcommand {
     Push(PushArguments),
     /// Pull an image from its registry
     Pull(PullArguments),
-    /// Copy an image, or all tags of a repository, between registries and archives
+    /// Copy images between registries and archives, byte for byte
     #[command(after_help = copy::COPY_HELP, visible_alias = "cp")]
     Copy(CopyArguments),
     /// Build with the flags of kaniko's executor
