@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Files, Rbuild, finish, has_program, succeed};
+use crate::harness::{Files, Rbuild, finish, has_program, skopeo, succeed};
 use crate::image::{Image, read_layer};
 
 fn context(rbuild: &Rbuild) -> Files {
@@ -126,11 +126,11 @@ fn skopeo_and_podman_read_what_is_saved_and_what_they_save_is_loaded() {
     let copied = rbuild.path("out/copied.tar");
     let from = format!("docker-archive:{}:other:latest", archive.display());
     let to = format!("docker-archive:{}:again:1", copied.display());
-    succeed(Command::new("skopeo").args(["--insecure-policy", "copy", "--quiet", &from, &to]));
+    succeed(&mut skopeo(&["--insecure-policy", "copy", "--quiet", &from, &to]));
     let layout = rbuild.path("out/skopeo");
     let from = format!("docker-archive:{}:example.test/app:1", archive.display());
     let to = format!("oci:{}:x", layout.display());
-    succeed(Command::new("skopeo").args(["--insecure-policy", "copy", "--quiet", &from, &to]));
+    succeed(&mut skopeo(&["--insecure-policy", "copy", "--quiet", &from, &to]));
     assert_eq!(Image::read(&layout).content("/dir/one"), "2\n");
     let root = rbuild.path("out/loaded");
     rbuild.run(["--root", text(&root), "load", "-i", text(&copied)]).succeeded();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{User, has_program, succeed, suite_user};
+use crate::harness::{User, has_program, skopeo, succeed, suite_user};
 
 /// A running container; it ends with the value.
 pub struct Container {
@@ -37,7 +37,7 @@ impl Container {
         let directory = tempfile::Builder::new().prefix("rbuild-container-").tempdir().expect("create a directory");
         let layout = format!("oci:{}:x", directory.path().join("layout").display());
         let archive = format!("oci-archive:{}", archive.display());
-        succeed(Command::new("skopeo").args(["copy", "--quiet", &archive, &layout]));
+        succeed(&mut skopeo(&["copy", "--quiet", &archive, &layout]));
         let bundle = directory.path().join("bundle");
         let image = format!("{}:x", directory.path().join("layout").display());
         succeed(Command::new("umoci").args(["unpack", "--image", &image]).arg(&bundle));

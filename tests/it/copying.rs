@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Files, Rbuild, has_program, succeed};
+use crate::harness::{Files, Rbuild, has_program, skopeo, succeed};
 use crate::image::Image;
 use crate::leftovers::on_busybox;
 use crate::registry_server::{Access, Registry, missing_programs};
@@ -27,7 +27,7 @@ fn context(rbuild: &Rbuild) -> Files {
 /// What a name in a registry stands for, byte for byte.
 fn raw(name: &str) -> String {
     let name = format!("docker://{name}");
-    let run = succeed(Command::new("skopeo").args(["inspect", "--tls-verify=false", "--raw", &name]));
+    let run = succeed(&mut skopeo(&["inspect", "--tls-verify=false", "--raw", &name]));
     String::from_utf8(run.stdout).expect("a manifest is UTF-8")
 }
 
@@ -64,7 +64,7 @@ for_each_user! {
         for label in ["one", "two"] {
             let again = format!("dir:{}", rbuild.path(format!("out/{label}")).display());
             let from = format!("{layout}:{label}");
-            succeed(Command::new("skopeo").args(["--insecure-policy", "copy", "--quiet", "--all", &from, &again]));
+            succeed(&mut skopeo(&["--insecure-policy", "copy", "--quiet", "--all", &from, &again]));
         }
         let one = copy(&archive, &format!("docker-archive:{}:app:1", rbuild.path("out/docker.tar").display()));
         assert_ne!(one, format!("{id}\n"), "docker load knows no indexes");
@@ -202,14 +202,7 @@ fn what_other_tools_archive_is_copied() {
         let path = rbuild.path(format!("out/{word}.tar"));
         let to = format!("{transport}:{}:{name}", path.display());
         let from = format!("docker://{name}");
-        succeed(Command::new("skopeo").args([
-            "--insecure-policy",
-            "copy",
-            "--quiet",
-            "--src-tls-verify=false",
-            &from,
-            &to,
-        ]));
+        succeed(&mut skopeo(&["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", &from, &to]));
         succeed(Command::new("gzip").arg("--keep").arg(&path));
         rbuild.own_everything();
         for ending in ["tar", "tar.gz"] {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Files, Rbuild, has_program, succeed};
+use crate::harness::{Files, Rbuild, has_program, skopeo, succeed};
 use crate::image::{Image, Kind, describe_changes, read_layer};
 
 /// Files of several kinds, one of which the second layer takes away the first's content of.
@@ -72,7 +72,7 @@ for_each_user! {
         let run = rbuild.build(&context(&rbuild), &["-t", "example.test/app:1", "-o", &output]).succeeded();
         let layout = rbuild.path("out/copied");
         let (from, to) = (format!("docker-archive:{}", archive.display()), format!("oci:{}:x", layout.display()));
-        succeed(Command::new("skopeo").args(["copy", "--quiet", &from, &to]));
+        succeed(&mut skopeo(&["copy", "--quiet", &from, &to]));
         assert_eq!(Image::read(&layout).content("/dir/one"), "2\n");
         let raw = succeed(Command::new("tar").args(["-xOf", archive.to_str().expect("UTF-8"), "manifest.json"])).stdout;
         let manifest: Value = serde_json::from_slice(&raw).expect("manifest.json is JSON");

@@ -20,15 +20,28 @@ fn context(rbuild: &Rbuild) -> Files {
     rbuild.context("schemas").file("Dockerfile", dockerfile).file("one", "1\n")
 }
 
+/// A Python that has `jsonschema`: Debian's package is for Debian's own.
+fn python() -> Option<&'static str> {
+    let has_validator = |python: &&str| {
+        Command::new(python).args(["-c", "import jsonschema"]).output().is_ok_and(|output| output.status.success())
+    };
+    ["/usr/bin/python3", "python3"].into_iter().find(has_validator)
+}
+
 fn has_validator() -> bool {
-    Command::new("python3").args(["-c", "import jsonschema"]).output().is_ok_and(|output| output.status.success())
+    python().is_some()
+}
+
+/// The call that holds documents against the schemas; places are to be added.
+fn validator() -> Command {
+    let mut command = Command::new(python().expect("a Python with jsonschema"));
+    command.arg(source_directory().join("tests/it/schemas.py")).arg(source_directory().join("testdata/image-spec"));
+    command
 }
 
 /// Holds all documents of some places against the schemas; how many manifests, indexes, configs and layouts there were.
 fn validate(places: &[&Path]) -> [usize; 4] {
-    let mut command = Command::new("python3");
-    command.arg(source_directory().join("tests/it/schemas.py")).arg(source_directory().join("testdata/image-spec"));
-    let run = succeed(command.args(places));
+    let run = succeed(validator().args(places));
     let counts = String::from_utf8(run.stdout).expect("counts are UTF-8");
     let count = |word: &str| word.split_once('=').and_then(|(_, count)| count.trim().parse().ok()).expect("a count");
     let counts: Vec<usize> = counts.split_whitespace().map(count).collect();
@@ -125,9 +138,7 @@ fn a_document_that_is_wrong_is_noticed() {
         for (file, document) in [name, "other"].iter().zip(documents) {
             std::fs::write(place.join(file), document).expect("write a document");
         }
-        let mut command = Command::new("python3");
-        command.arg(source_directory().join("tests/it/schemas.py")).arg(source_directory().join("testdata/image-spec"));
-        let output = command.arg(&place).output().expect("start python3");
+        let output = validator().arg(&place).output().expect("start python3");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(1) && said.contains(words), "{name}: {said}");
     }
