@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, VerifyReader};
 use crate::image::manifest::{Descriptor, InvalidDocument};
 use crate::image::reference::Reference;
 use crate::progress::Task;
@@ -40,6 +40,17 @@ pub trait Storage: Send + Sync {
 
     /// Writes a cache under the name that was given: what is missing, and the name last.
     fn write(&self, content: Content, task: &Task) -> Result<Written, RemoteError>;
+}
+
+/// Reads a blob to its end and holds it against its digest; who calls has seen that it is not too large.
+pub(super) fn read_whole(storage: &dyn Storage, descriptor: &Descriptor) -> Result<Vec<u8>, RemoteError> {
+    let digest = descriptor.digest;
+    let failed = |source| RemoteError::Io { action: "read", path: digest.to_string(), source };
+    let mut bytes = Vec::new();
+    VerifyReader::new(storage.open(descriptor).map_err(failed)?, digest, Some(descriptor.size))
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    Ok(bytes)
 }
 
 /// How long a place keeps what it has.

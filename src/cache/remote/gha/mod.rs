@@ -25,8 +25,8 @@ use self::token::{Claims, Scope};
 use super::document;
 use super::resumed::{Resumed, side_by_side};
 use super::secret::Secret;
-use super::storage::{Content, Keeping, Open, RemoteError, Storage, Written};
-use crate::digest::{Digest, VerifyReader};
+use super::storage::{Content, Keeping, Open, RemoteError, Storage, Written, read_whole};
+use crate::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::OCI_MANIFEST;
 use crate::progress::Task;
@@ -251,12 +251,7 @@ impl Storage for Actions {
         if let Some(bytes) = known.filter(|bytes| Digest::of(bytes) == digest) {
             return Ok(bytes);
         }
-        let failed = |source| RemoteError::Io { action: "read", path: digest.to_string(), source };
-        let mut bytes = Vec::new();
-        VerifyReader::new(self.open(descriptor).map_err(failed)?, digest, Some(descriptor.size))
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
-        Ok(bytes)
+        read_whole(self, descriptor)
     }
 
     fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {

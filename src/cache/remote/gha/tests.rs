@@ -7,6 +7,7 @@ use super::super::fake::{Cloud, Fault};
 use super::super::quick_client;
 use super::super::storage::Piece;
 use super::*;
+use crate::digest::VerifyReader;
 use crate::image::media_type::OCI_LAYER_ZSTD;
 use crate::progress::Progress;
 

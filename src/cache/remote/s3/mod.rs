@@ -26,8 +26,8 @@ pub use self::signature::Keys;
 use super::document;
 use super::resumed::{Resumed, side_by_side};
 use super::secret::Variables;
-use super::storage::{Content, Keeping, Open, RemoteError, Storage, Written};
-use crate::digest::{Digest, VerifyReader};
+use super::storage::{Content, Keeping, Open, RemoteError, Storage, Written, read_whole};
+use crate::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::progress::Task;
 use crate::registry::service::{CallContent, Reply, Verb};
@@ -209,16 +209,10 @@ impl Storage for Bucket {
     }
 
     fn small(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
-        let (digest, key) = (descriptor.digest, self.blob_key(&descriptor.digest));
         if descriptor.size > limit.min(document::LIMIT) {
-            return Err(RemoteError::TooLarge { digest, limit });
+            return Err(RemoteError::TooLarge { digest: descriptor.digest, limit });
         }
-        let failed = |source| RemoteError::Io { action: "read", path: key.clone(), source };
-        let mut bytes = Vec::new();
-        VerifyReader::new(self.open(descriptor).map_err(failed)?, digest, Some(descriptor.size))
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
-        Ok(bytes)
+        read_whole(self, descriptor)
     }
 
     fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {

@@ -6,6 +6,7 @@ use super::super::fake::{BUCKET, Cloud, Fault, KEY_ID, REGION};
 use super::super::storage::Piece;
 use super::super::{Secret, quick_client};
 use super::*;
+use crate::digest::VerifyReader;
 use crate::image::media_type::{OCI_LAYER_ZSTD, OCI_MANIFEST};
 use crate::progress::Progress;
 
