@@ -214,8 +214,8 @@ proptest! {
         let source = Source::new("Dockerfile", format!("FROM a\nONBUILD RUN {text}"));
         for instruction in parse(&source).dockerfile.stages.iter().flat_map(|stage| &stage.instructions) {
             let Operation::Onbuild(inner) = &instruction.operation else { continue };
-            // Trimmed, a line may end in what was an escape in its middle; then it reads as continued.
-            if inner.original.lines().next().is_some_and(|line| line.ends_with('\\')) {
+            // A line may end in what was an escape in its middle, blanks after it or not; then it reads as continued.
+            if inner.original.lines().next().is_some_and(|line| line.trim_end().ends_with('\\')) {
                 continue;
             }
             let (again, diagnostics) = parse_instruction(&inner.original, '\\');
