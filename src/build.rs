@@ -16,6 +16,7 @@ mod layout;
 mod outline;
 mod outputs;
 mod provenance;
+mod pull;
 mod steps;
 mod stored;
 
@@ -39,7 +40,8 @@ pub use differences::{ChangeKind, Differences, Field, FileChange, Strictness, di
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
 pub use outputs::{FilesForm, Output, OutputKind, PushBy, Split};
-pub use stored::{pull_image, push_stored};
+pub use pull::pull_image;
+pub use stored::push_stored;
 
 use crate::cache::Cache;
 use crate::cache::remote::{CacheTarget, Place, Remote};

@@ -174,6 +174,19 @@ pub fn resolve_platform(
     task: Option<&Task>,
 ) -> Result<PulledImage, RegistryError> {
     let resolved = client.resolve(reference, task)?;
+    select_platform(client, reference, resolved, platform)
+}
+
+/// As [`resolve_platform`], of what the reference was found to stand for.
+///
+/// # Errors
+/// As [`resolve_platform`].
+pub fn select_platform(
+    client: &Client,
+    reference: &Reference,
+    resolved: Resolved,
+    platform: &Platform,
+) -> Result<PulledImage, RegistryError> {
     let (mut digest, mut bytes, mut document) = (resolved.digest, resolved.bytes, resolved.document);
     let mut index_digest = None;
     for _ in 0..DEPTH_LIMIT {
