@@ -41,7 +41,7 @@ pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
 pub use outputs::{FilesForm, Output, OutputKind, PushBy, Split};
 pub use pull::pull_image;
-pub use stored::push_stored;
+pub use stored::{PushForm, push_stored};
 
 use crate::cache::Cache;
 use crate::cache::remote::{CacheTarget, Place, Remote};

@@ -11,22 +11,37 @@ use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Document};
 use crate::image::reference::Reference;
 use crate::progress::Progress;
+use crate::sign::SigningKey;
 use crate::store::{ImageRecord, Tagged};
 
-/// Pushes an image of the store under a name; where its name stands for an index, that and all images under it.
+/// How an image of the store is pushed.
+#[derive(Debug)]
+pub struct PushForm {
+    /// How layers are compressed that are not yet.
+    pub blob: BlobForm,
+    /// Keys that sign it.
+    pub signing_keys: Vec<SigningKey>,
+}
+
+/// Pushes an image of the store under a name, and signs it; where its name stands for an index, that and all images under
+/// it.
+///
+/// # Errors
+/// A layer cannot be had, or the registry refuses.
 pub fn push_stored(
     layers: &Layers<'_>,
     tagged: &Tagged,
     name: &Reference,
-    blob: BlobForm,
+    form: &PushForm,
     progress: &Progress,
 ) -> Result<Descriptor, BuildError> {
     let (exporter, images) = stored_all(layers, tagged)?;
     let kind = OutputKind::Registry(PushBy::Tag);
-    let output = Output { blob, names: vec![name.clone()], ..Output::plain(kind) };
+    let output = Output { blob: form.blob, names: vec![name.clone()], ..Output::plain(kind) };
     let task = progress.task(format!("pushing {}", name.familiar()));
-    let manifest = observed(&task, || exporter.make(&output, &images, &task))?;
-    Ok(manifest.expect("a push has a manifest"))
+    let manifest = observed(&task, || exporter.make(&output, &images, &task))?.expect("a push has a manifest");
+    exporter.sign(&manifest, &output.names, &form.signing_keys, progress)?;
+    Ok(manifest)
 }
 
 /// The images that a name in the store stands for, and what exports them.

@@ -272,7 +272,7 @@ impl Request {
         let platforms = platforms(&arguments.platforms, environment)?;
         let annotations = output::annotations(&arguments.annotations)?;
         let attestations = attest::attestations(&arguments.attest, &build_arguments, environment, &mut notices)?;
-        let signing_keys = sign::signing_keys(&arguments.attest.signing_keys, &outputs, environment)?;
+        let signing_keys = sign::signing_keys(&arguments.attest.signing.signing_keys, &outputs, environment)?;
         several::check(&outputs, &annotations, &platforms, &attestations)?;
         several::check_removal(&outputs, &context)?;
         let resolver = run::resolver(&arguments)?;

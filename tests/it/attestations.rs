@@ -297,7 +297,16 @@ for_each_user! {
         let unread = rbuild.build(&context, &["--sign=key=/missing.key", "--push", "-t", &name]);
         unread.failed(1).says("read the signing key /missing.key").does_not_say("COPY");
         rbuild.build(&context, &[&encrypted, "--push", "-t", &name]).failed(1).says("COSIGN_PASSWORD is not set").does_not_say("COPY");
+        let built = registry.name("built:1");
+        rbuild.build(&context, &["-t", &built]).succeeded();
+        rbuild.run(["push", &encrypted, &built]).failed(1).says("COSIGN_PASSWORD is not set");
+        rbuild.run(["push", "--sign=file", &built]).failed(2).says("--sign").says("key=env://VARIABLE");
+        assert!(registry.fetch("/v2/built/tags/list").contains(" 404 "), "something was pushed that could not be signed");
         rbuild.set_variable("COSIGN_PASSWORD", "correct horse");
+        rbuild.run(["push", &encrypted, &edwards, &built]).succeeded();
+        let pushed = hex(body(&registry, "/v2/built/manifests/1").as_bytes());
+        let signatures = manifest(&registry, "built", &format!(":sha256-{pushed}.sig"));
+        assert_eq!(signatures["layers"].as_array().map(Vec::len), Some(2), "{signatures}");
         for flags in [[&encrypted, &plain], [&plain, &edwards]] {
             rbuild.build(&context, &[flags[0], flags[1], "--push", "-t", &name, "-t", &registry.name("signed:2")]).succeeded();
         }
