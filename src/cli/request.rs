@@ -87,6 +87,8 @@ pub struct Request {
     pub cache: CacheUse,
     /// Caches elsewhere to read.
     pub cache_from: Vec<Place>,
+    /// A cache mount with more bytes of files is not taken from these.
+    pub mounts_limit: u64,
     /// Caches elsewhere to write.
     pub cache_to: Vec<CacheTarget>,
     /// When base images are looked for in their registry.
@@ -289,6 +291,7 @@ impl Request {
             build_contexts: context::build_contexts(&arguments.build_contexts, environment)?,
             cache: cache_use(arguments.no_cache, arguments.no_cache_filter),
             cache_from: caches.from,
+            mounts_limit: caches.mounts_limit,
             cache_to: caches.to,
             pull: pull_policy(arguments.pull.as_deref())?,
             outputs,
