@@ -10,15 +10,15 @@ use crate::attest::{Attestation, Attested, Form, Reach};
 use crate::digest::{Digest, VerifyReader};
 use crate::executor::{BlobForm, ExecuteError, Layers, Reuse, abreast};
 use crate::export::{
-    Annotation, Bundle, ExportImage, ExportLayer, FilesTarget, ImageFiles, LayerFiles, LayoutForm, LayoutTarget,
-    NamedBundle, Open, Shape, Statements, Style, push, sign, write_files, write_layout,
+    Annotation, Bundle, Documents, ExportImage, ExportLayer, FilesTarget, ImageFiles, LayerFiles, LayoutForm,
+    LayoutTarget, NamedBundle, Open, Shape, Statements, Style, push, sign, write_files, write_layout,
 };
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::{Compression, Format};
 use crate::image::reference::Reference;
 use crate::progress::{Outcome, Progress, Task};
 use crate::sign::SigningKey;
-use crate::store::{BlobRecord, LayerRecord};
+use crate::store::{BlobRecord, LayerRecord, RemoteBlob};
 
 /// One thing to make of an image.
 #[derive(Debug, Clone)]
@@ -254,7 +254,14 @@ impl Exporter<'_> {
     /// The documents of an output, and its layers' blobs in the form that it asks for.
     pub(super) fn bundle(&self, output: &Output, images: &[Assembled], task: &Task) -> Result<Bundle, BuildError> {
         let image = |image: &Assembled| {
-            let layers = abreast(&image.layers, |_, layer| self.layer(output, layer, task))?;
+            let named = image.original.as_ref().map(Documents::blobs).unwrap_or_default();
+            let layers = abreast(&image.layers, |number, layer| {
+                // What has a manifest keeps it, in whatever other forms its layers are known here.
+                match named.get(number).map(|named| self.as_named(output, layer, named)).transpose()?.flatten() {
+                    Some(layer) => Ok(layer),
+                    None => self.layer(output, layer, task),
+                }
+            })?;
             let (original, attested) = (image.original.clone(), image.attested.clone());
             Ok(ExportImage { config: image.config.clone(), layers, original, attested })
         };
@@ -282,6 +289,36 @@ impl Exporter<'_> {
         }
     }
 
+    /// A layer in the form of the blob that a manifest names, where that is here, or can be passed on.
+    fn as_named(&self, output: &Output, layer: &Digest, named: &Digest) -> Result<Option<ExportLayer>, BuildError> {
+        if output.reuse != Reuse::AsPulled {
+            return Ok(None);
+        }
+        let record = self.layers.record(layer)?;
+        let is_here = |blob: &&BlobRecord| blob.digest == *named && self.layers.store.has_blob(named);
+        if let Some(blob) = record.blobs.values().find(is_here) {
+            return self.of_blob(layer, &record, blob).map(Some);
+        }
+        let remote = record.remotes.iter().find(|remote| remote.digest == *named);
+        match remote.filter(|_| matches!(output.kind, OutputKind::Registry(_))) {
+            Some(remote) => self.pass_from(output, layer, &record, remote),
+            None => Ok(None),
+        }
+    }
+
+    fn of_blob(&self, layer: &Digest, record: &LayerRecord, blob: &BlobRecord) -> Result<ExportLayer, BuildError> {
+        let path = self.layers.store.blob_path(&blob.digest);
+        let open: Open = Arc::new(move || Ok(Box::new(std::fs::File::open(&path)?) as Box<dyn Read + Send>));
+        Ok(ExportLayer {
+            diff_id: record.diff_id.unwrap_or(*layer),
+            compression: compression(blob)?,
+            digest: blob.digest,
+            size: blob.size,
+            open,
+            repositories: repositories(record, &blob.digest),
+        })
+    }
+
     pub(super) fn layer(&self, output: &Output, layer: &Digest, task: &Task) -> Result<ExportLayer, BuildError> {
         let record = self.layers.record(layer)?;
         // A base layer that nothing looked into stays in its registry: a push mounts it, or passes it through.
@@ -293,17 +330,7 @@ impl Exporter<'_> {
             return Ok(passed);
         }
         let blob = self.layers.blob(layer, output.blob, output.reuse, task)?;
-        let record = self.layers.record(layer)?;
-        let path = self.layers.store.blob_path(&blob.digest);
-        let open: Open = Arc::new(move || Ok(Box::new(std::fs::File::open(&path)?) as Box<dyn Read + Send>));
-        Ok(ExportLayer {
-            diff_id: record.diff_id.unwrap_or(*layer),
-            compression: compression(&blob)?,
-            digest: blob.digest,
-            size: blob.size,
-            open,
-            repositories: repositories(&record, &blob.digest),
-        })
+        self.of_blob(layer, &self.layers.record(layer)?, &blob)
     }
 
     fn pass_through(
@@ -312,9 +339,20 @@ impl Exporter<'_> {
         layer: &Digest,
         record: &LayerRecord,
     ) -> Result<Option<ExportLayer>, BuildError> {
-        let (Some(diff_id), Some(remote)) = (record.diff_id, record.remotes.first()) else {
-            return Ok(self.pass_from_cache(output, layer, record));
-        };
+        match record.remotes.first().filter(|_| record.diff_id.is_some()) {
+            Some(remote) => self.pass_from(output, layer, record, remote),
+            None => Ok(self.pass_from_cache(output, layer, record)),
+        }
+    }
+
+    fn pass_from(
+        &self,
+        output: &Output,
+        layer: &Digest,
+        record: &LayerRecord,
+        remote: &RemoteBlob,
+    ) -> Result<Option<ExportLayer>, BuildError> {
+        let Some(diff_id) = record.diff_id else { return Ok(None) };
         let Some(compression) = Compression::of_media_type(&remote.media_type) else { return Ok(None) };
         let reference: Reference = remote.repository.parse().map_err(internal)?;
         if output.repositories_beside(reference.registry()) > 1 {

@@ -50,6 +50,16 @@ pub struct Documents {
     pub manifest: Option<Vec<u8>>,
 }
 
+impl Documents {
+    /// The layers' blobs as the manifest names them; none where there is no manifest.
+    pub fn blobs(&self) -> Vec<Digest> {
+        match self.manifest.as_deref().map(|bytes| Document::parse(bytes, None)) {
+            Some(Ok(Document::Manifest(manifest))) => manifest.layers.iter().map(|layer| layer.digest).collect(),
+            Some(Ok(Document::Index(_)) | Err(_)) | None => Vec::new(),
+        }
+    }
+}
+
 /// A blob that a manifest names.
 #[derive(Clone)]
 pub struct Blob {

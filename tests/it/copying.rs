@@ -220,6 +220,31 @@ fn an_index_is_pulled_and_loaded_as_one() {
 }
 
 #[test]
+fn a_pulled_image_keeps_its_manifest_whatever_other_forms_its_layers_have_here() {
+    if let Some(program) = missing() {
+        skip!("{program} is not installed");
+    }
+    let (rbuild, registry) = (rbuild(), Registry::start(Access::Plain));
+    let context = context(&rbuild);
+    let [zstd, gzip, moved] = ["zstd:1", "gzip:1", "moved:1"].map(|name| registry.name(name));
+    let dated = "--build-arg=SOURCE_DATE_EPOCH=1700000000";
+    let push = |root: &str, name: &str, compression: &str| {
+        let output = format!("type=image,name={name},push=true,compression={compression}");
+        rbuild.build(&context, &["--root", root, dated, "-o", &output]).succeeded();
+    };
+    push("mine", &zstd, "zstd");
+    push("other", &gzip, "gzip");
+    // The store has the layer as it made it for the first; of the second it knows where it is.
+    for name in [&zstd, &gzip] {
+        let run = |arguments: &[&str]| rbuild.run([&["--root", "mine"], arguments].concat()).succeeded();
+        run(&["pull", name]);
+        run(&["push", name, &moved]);
+        assert_eq!(raw(&moved), raw(name), "{name}");
+    }
+    assert_ne!(raw(&zstd), raw(&gzip));
+}
+
+#[test]
 fn what_other_tools_archive_is_copied() {
     if let Some(program) = missing() {
         skip!("{program} is not installed");
