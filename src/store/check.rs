@@ -36,6 +36,8 @@ pub enum DamageKind {
     ImageWithoutLayer,
     /// An unpacked layer holds something else than the layer.
     WrongTree,
+    /// What a layer is said to be made of makes another one.
+    WrongPatch,
 }
 
 impl DamageKind {
@@ -51,6 +53,7 @@ impl DamageKind {
             DamageKind::ImageWithoutConfig => "image-without-config",
             DamageKind::ImageWithoutLayer => "image-without-layer",
             DamageKind::WrongTree => "wrong-tree",
+            DamageKind::WrongPatch => "wrong-patch",
         }
     }
 }
@@ -127,6 +130,11 @@ impl Store {
                 DamageKind::WrongTree => {
                     let mapping = one.path.parent().unwrap_or(&self.root);
                     trees::distrust(mapping, &one.path.file_name().unwrap_or_default().to_string_lossy())?;
+                }
+                DamageKind::WrongPatch => {
+                    if let Some(layer) = digest_of(&one.path) {
+                        self.update_layer(&layer, |record| record.patch = None)?;
+                    }
                 }
                 DamageKind::MissingBlob if one.path.starts_with(self.root.join("layers")) => {
                     if let Some(layer) = digest_of(&one.path) {

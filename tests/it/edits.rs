@@ -184,6 +184,38 @@ for_each_user! {
         assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
     }
 
+    fn a_layer_that_its_patch_does_not_make_is_found_and_made_again(rbuild) {
+        let mut context = context(&rbuild);
+        rbuild.build(&context, &[]).succeeded();
+        for number in [4, 5] {
+            // A step that is known keeps the times of its files.
+            context = edit(context, number).modified("d0/f0", 1_000_000_000);
+            rbuild.build(&context, &[]).succeeded();
+        }
+        let layers_folder = fs::read_dir(rbuild.store().join("layers")).expect("list the layers").flatten();
+        let records = layers_folder.map(|entry| {
+            let text = fs::read_to_string(entry.path()).expect("read a record");
+            (entry.path(), serde_json::from_str::<serde_json::Value>(&text).expect("a record is JSON"))
+        });
+        let mut patched: Vec<_> = records.filter(|(_, record)| record.get("patch").is_some()).collect();
+        let [(one, record), (_, other)] = patched.as_mut_slice() else { panic!("{} patches", patched.len()) };
+        // Every blob is what its name says, and what is named is there.
+        record["patch"] = other["patch"].take();
+        fs::write(&*one, record.to_string()).expect("damage a record");
+        rbuild.run(["check"]).succeeded();
+        let run = rbuild.run(["check", "--deep", "--format", "json"]).failed(1);
+        let found: serde_json::Value = serde_json::from_str(&run.stdout).expect("check prints JSON");
+        assert_eq!(found["damage"].as_array().map(Vec::len), Some(1), "{found}");
+        assert_eq!(found["damage"][0]["kind"], "wrong-patch");
+        assert_eq!(found["damage"][0]["path"], one.to_str().expect("UTF-8"));
+        rbuild.run(["check", "--deep", "--repair"]).succeeded();
+        is_whole(&rbuild);
+        for number in [4, 5] {
+            context = edit(context, number).modified("d0/f0", 1_000_000_000);
+            assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context), "edit {number}");
+        }
+    }
+
     fn an_edited_layer_that_is_here_is_not_fetched_from_a_cache(rbuild) {
         let mut context = context(&rbuild);
         rbuild.build(&context, &[]).succeeded();
