@@ -1,8 +1,8 @@
 //! An edit of few files among many: the layer is made of the one before it, and is the one that a cold build makes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::harness::{Files, Rbuild};
 use crate::image::Image;
@@ -213,6 +213,38 @@ for_each_user! {
         for number in [4, 5] {
             context = edit(context, number).modified("d0/f0", 1_000_000_000);
             assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context), "edit {number}");
+        }
+    }
+
+    fn a_file_that_looks_as_before_is_read_again_where_its_inode_changed(rbuild) {
+        let context = rbuild.context("disguised").file("Dockerfile", "FROM scratch\nCOPY . /src/\n");
+        let path = |name: &str| context.directory.join(name);
+        let write = |name: &str, content: &str| {
+            fs::write(path(name), content).expect("write a file");
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+            File::options().write(true).open(path(name)).and_then(|file| file.set_modified(time)).expect("set a time");
+        };
+        for name in ["written", "replaced", "other"] {
+            write(name, "before");
+        }
+        rbuild.own_everything();
+        // Before, nothing of them would be remembered, and the test would be one of nothing.
+        std::thread::sleep(Duration::from_millis(2100));
+        let archive = rbuild.path("out/image.tar");
+        let contents = || {
+            let output = format!("type=oci,dest={}", archive.display());
+            rbuild.build(&context, &["-o", &output]).succeeded();
+            let image = Image::read(&archive);
+            ["/src/written", "/src/replaced", "/src/other"].map(|name| image.content(name))
+        };
+        assert_eq!(contents(), ["before"; 3]);
+        // Sizes and times stay. What was just changed is not believed either, though nothing has changed since the reading.
+        for after in ["after1", "after2"] {
+            write("written", after);
+            write("new", after);
+            fs::rename(path("new"), path("replaced")).expect("replace a file");
+            rbuild.own_everything();
+            assert_eq!(contents(), [after, after, "before"]);
         }
     }
 
