@@ -344,6 +344,7 @@ impl Drop for Layers<'_> {
     fn drop(&mut self) {
         let Some(mapping) = self.namespace.mapping_if_started() else { return };
         // The next rbuild removes what stays.
+        drop(self.namespace.end_removals());
         let drafts = self.store.own_drafts(&mapping.name).unwrap_or_default();
         drop(self.namespace.remove(&drafts));
     }

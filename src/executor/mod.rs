@@ -280,12 +280,12 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
             }
         }
     });
-    let removed = services.layers.namespace.remove_discarded();
+    let removal = services.layers.namespace.begin_removal();
     match failure {
         Some(error) => Err(error),
         None if services.cancel.is_cancelled() => Err(ExecuteError::Cancelled),
         None => {
-            removed?;
+            removal?;
             Ok(outputs.into_iter().map(|output| output.expect("every step is done")).collect())
         }
     }
