@@ -251,8 +251,10 @@ fn at_random_moments(rbuild: &Rbuild, name: &str, sleeping: &Sleeping) -> (u32, 
     let (program, own) = (rbuild.program(), ["build", "--progress", "plain", "-t", "localhost/x:1", context]);
     let program = program.to_str().expect("paths are UTF-8");
     let words = [&[program], &own[..]].concat();
-    // What comes before the RUN is done once.
+    // What comes before the RUN is done once. On a busy machine the command of the later ones begins late, too.
+    let begun = Instant::now();
     let child = sleeping.start(rbuild);
+    let span = begun.elapsed().as_micros().max(120_000) as u64;
     signal("KILL", i64::from(child.id()));
     sleeping.end(rbuild, child);
     // Any numbers that spread will do; other ones for each user.
@@ -261,7 +263,7 @@ fn at_random_moments(rbuild: &Rbuild, name: &str, sleeping: &Sleeping) -> (u32, 
     for _ in 0..rounds() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let child = rbuild.command_of("env", &words).process_group(0).spawn().expect("start rbuild");
-        std::thread::sleep(Duration::from_micros((random >> 33) % 120_000));
+        std::thread::sleep(Duration::from_micros((random >> 33) % span));
         running += u32::from(!processes_with(&sleeping.marker).is_empty());
         let sent = Instant::now();
         signal(name, i64::from(child.id()));
