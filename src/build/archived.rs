@@ -255,7 +255,8 @@ pub fn import_files(
     let blob = BlobForm { compression: Compression::Gzip, level: None };
     let wanted = Wanted { blob: Some(blob), tree: false };
     let (layer, _) = layers.create(wanted, |out| io::copy(tar, out).map(drop))?;
-    let empty = Assembled { config, layers: Vec::new(), size: 0, original: None, attested: Attested::Nothing };
+    let attested = Attested::Nothing;
+    let empty = Assembled { config, layers: Vec::new(), size: 0, original: None, attested, dated: None };
     add_layer(layers, empty, layer, entry, names)
 }
 
@@ -282,7 +283,7 @@ fn add_layer(
     names: &[Reference],
 ) -> Result<Tagged, BuildError> {
     // What was said about the image below is not said about this one.
-    let Assembled { mut config, layers: mut all, size: _, original: _, attested: _ } = below;
+    let Assembled { mut config, layers: mut all, .. } = below;
     let diff_id = layers.record(&layer)?.diff_id;
     config.rootfs.diff_ids.push(diff_id.ok_or_else(|| ExecuteError::Internal(format!("layer {layer} has no diffID")))?);
     config.created = Some(entry.created.clone());

@@ -26,6 +26,8 @@ pub(super) struct Assembled {
     pub(super) original: Option<Documents>,
     /// What is said about it.
     pub(super) attested: Attested,
+    /// When all of its files were made as plain files, in seconds since 1970, where a build is to say so.
+    pub(super) dated: Option<i64>,
 }
 
 impl Build<'_> {
@@ -58,6 +60,9 @@ impl Build<'_> {
             let base = plan.lineage(result.step)[0];
             let below = steps[base.index()].layers.as_ref().map_or(0, Vec::len);
             let mut image = completed(result, plan.epoch, names, steps, layers)?;
+            // BuildKit gives plain files no other time (exporter/local/fs.go). A reproducible build has none of a clock in
+            // its files, and those that were put there on purpose stay.
+            image.dated = plan.epoch.filter(|_| self.times != FileTimes::Reproducible);
             match self.layering {
                 Layering::PerStep => {
                     self.inline_cache(plan, layers, remote, &mut image.config)?;
@@ -134,16 +139,11 @@ impl Build<'_> {
             Shape::Image => None,
             Shape::Index => Some(self.indexed(images, layers)?),
         };
-        let mut configs = Vec::new();
-        for image in images {
-            configs.push(self.store.put_blob(&image.config.to_bytes())?);
-        }
-        for (_, bytes) in bundle.iter().flat_map(Bundle::documents) {
-            self.store.put_blob(bytes)?;
-        }
-        // Before the outputs: what they write elsewhere on the same disk need not be waited for.
-        self.store.settle()?;
+        let mut documents: Vec<Vec<u8>> = images.iter().map(|image| image.config.to_bytes()).collect();
+        let configs: Vec<Digest> = documents.iter().map(|config| Digest::of(config)).collect();
+        documents.extend(bundle.iter().flat_map(Bundle::documents).map(|(_, bytes)| bytes.to_vec()));
         let index = bundle.as_ref().map(|bundle| bundle.top().0.clone());
+        let (mut tagged, mut of_index) = (Vec::new(), Vec::new());
         for name in &self.tags {
             let name = name.with_default_tag().to_string();
             // Reading all names is for the builds alone that may find some to take away.
@@ -161,11 +161,14 @@ impl Build<'_> {
                 };
                 let platform = image.config.platform().to_string();
                 was_index |= self.store.tagged(&name, &platform)?.is_some_and(|before| before.image.index.is_some());
-                self.store.tag(&Tagged { name: name.clone(), platform, built: true, image: record })?;
+                tagged.push(Tagged { name: name.clone(), platform, built: true, image: record });
             }
-            if was_index {
-                self.forget_other_members(&name, index.as_ref().map(|index| index.digest))?;
-            }
+            of_index.extend(was_index.then_some(name));
+        }
+        // Before the outputs: what they write elsewhere on the same disk need not be waited for.
+        self.store.acknowledge(&documents, &tagged)?;
+        for name in of_index {
+            self.forget_other_members(&name, index.as_ref().map(|index| index.digest))?;
         }
         Ok(index)
     }
@@ -235,7 +238,7 @@ fn completed(
     fill_times(&mut added, epoch);
     config.history.extend(added);
     config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
-    Ok(Assembled { config, layers: names, size, original: None, attested: Attested::Nothing })
+    Ok(Assembled { config, layers: names, size, original: None, attested: Attested::Nothing, dated: None })
 }
 
 /// Entries without a layer take the time of the next layer after them, the last ones that of the last layer: so a build

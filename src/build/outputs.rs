@@ -417,7 +417,7 @@ impl Exporter<'_> {
             };
             let (prefix, time) = (form.attestation_prefix.clone(), created.unwrap_or(0));
             let statements = Statements { attestations, prefix, time };
-            Ok(ImageFiles { platform, directory, layers, statements })
+            Ok(ImageFiles { platform, directory, layers, statements, dated: image.dated })
         };
         images.iter().map(files).collect()
     }

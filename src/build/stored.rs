@@ -85,7 +85,7 @@ pub(super) fn stored(layers: &Layers<'_>, image: &ImageRecord) -> Result<Assembl
     let manifest = image.manifest.map(|manifest| layers.store.read_blob(&manifest)).transpose()?.flatten();
     let original = Some(Documents { config: bytes, manifest });
     let attested = attested(layers, image)?;
-    Ok(Assembled { config, layers: image.layers.clone(), size: image.size, original, attested })
+    Ok(Assembled { config, layers: image.layers.clone(), size: image.size, original, attested, dated: None })
 }
 
 /// The blobs that a document names: of attestations the config and the statements.

@@ -38,6 +38,8 @@ pub enum DamageKind {
     ImageWithoutLayer,
     /// An unpacked layer holds something else than the layer.
     WrongTree,
+    /// What a layer is said to be made of makes another one.
+    WrongPatch,
 }
 
 impl DamageKind {
@@ -54,6 +56,7 @@ impl DamageKind {
             DamageKind::ImageWithoutAttestation => "image-without-attestation",
             DamageKind::ImageWithoutLayer => "image-without-layer",
             DamageKind::WrongTree => "wrong-tree",
+            DamageKind::WrongPatch => "wrong-patch",
         }
     }
 }
@@ -130,6 +133,11 @@ impl Store {
                 DamageKind::WrongTree => {
                     let mapping = one.path.parent().unwrap_or(&self.root);
                     trees::distrust(mapping, &one.path.file_name().unwrap_or_default().to_string_lossy())?;
+                }
+                DamageKind::WrongPatch => {
+                    if let Some(layer) = digest_of(&one.path) {
+                        self.update_layer(&layer, |record| record.patch = None)?;
+                    }
                 }
                 DamageKind::MissingBlob if one.path.starts_with(self.root.join("layers")) => {
                     if let Some(layer) = digest_of(&one.path) {
