@@ -26,6 +26,8 @@ pub(super) struct Assembled {
     pub(super) original: Option<Documents>,
     /// What is said about it.
     pub(super) attested: Attested,
+    /// When all of its files were made as plain files, in seconds since 1970, where a build is to say so.
+    pub(super) dated: Option<i64>,
 }
 
 impl Build<'_> {
@@ -58,6 +60,9 @@ impl Build<'_> {
             let base = plan.lineage(result.step)[0];
             let below = steps[base.index()].layers.as_ref().map_or(0, Vec::len);
             let mut image = completed(result, plan.epoch, names, steps, layers)?;
+            // BuildKit gives plain files no other time (exporter/local/fs.go). A reproducible build has none of a clock in
+            // its files, and those that were put there on purpose stay.
+            image.dated = plan.epoch.filter(|_| self.times != FileTimes::Reproducible);
             match self.layering {
                 Layering::PerStep => {
                     self.inline_cache(plan, layers, remote, &mut image.config)?;
@@ -233,7 +238,7 @@ fn completed(
     fill_times(&mut added, epoch);
     config.history.extend(added);
     config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
-    Ok(Assembled { config, layers: names, size, original: None, attested: Attested::Nothing })
+    Ok(Assembled { config, layers: names, size, original: None, attested: Attested::Nothing, dated: None })
 }
 
 /// Entries without a layer take the time of the next layer after them, the last ones that of the last layer: so a build

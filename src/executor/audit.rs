@@ -1,17 +1,19 @@
 //! Compares what is in trees and indexes with what the store says of their layers, for `rbuild check`.
 //!
-//! Contract: nothing is made, fetched or changed. A tree that a RUN wrote is packed again, where what it was written on is
+//! Contract: nothing is made, fetched or changed. What a layer is kept as that is a patch of another must give the layer's
+//! digest. A tree that a RUN wrote is packed again, where what it was written on is
 //! there, and must give the layer's digest; any other tree must have every file, link and directory of the layer's index
 //! with the same content. Devices and owners are not compared: a user without privileges has neither in a tree.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{ExecuteError, Layers};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::layer::index::{Index, Item, Present, index_tar};
 use crate::progress::Progress;
-use crate::store::{Damage, DamageKind, Depth, StoredTree, TreeName};
+use crate::store::{Damage, DamageKind, Depth, LayerRecord, StoredTree, TreeName};
 use crate::tree::Kind;
 
 /// What an audit found.
@@ -26,11 +28,13 @@ pub struct Audited {
 }
 
 impl Layers<'_> {
-    /// Looks into indexes, and into trees where content counts.
-    pub fn audit(&self, depth: Depth) -> Result<Audited, ExecuteError> {
+    /// Looks into indexes, and into patches and trees where content counts. Of what is known to be damaged already (`known`)
+    /// nothing is made.
+    pub fn audit(&self, depth: Depth, known: &[Damage]) -> Result<Audited, ExecuteError> {
         let mut audited = Audited::default();
         self.audit_indexes(&mut audited);
         if depth == Depth::Content {
+            self.audit_patches(&mut audited, known)?;
             self.audit_trees(&mut audited)?;
         }
         Ok(audited)
@@ -45,6 +49,36 @@ impl Layers<'_> {
                 audited.damage.push(Damage { kind: DamageKind::UnreadableIndex, path, detail: error.to_string() });
             }
         }
+    }
+
+    /// Each patch with the blob of its base that a build would take. Where a blob is damaged, that is the damage: without it
+    /// the layer may be whole.
+    fn audit_patches(&self, audited: &mut Audited, known: &[Damage]) -> Result<(), ExecuteError> {
+        let damaged: BTreeSet<&Path> = known.iter().map(|one| one.path.as_path()).collect();
+        let is_damaged =
+            |record: &LayerRecord| record.files().any(|(blob, _)| damaged.contains(&*self.store.blob_path(&blob)));
+        let entries = std::fs::read_dir(self.store.root().join("layers")).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            let layer = path.file_name().and_then(|name| Digest::from_hex(name.to_str()?).ok());
+            let Some(layer) = layer else { continue };
+            let record = self.record(&layer)?;
+            let Some(patch) = record.patch.as_ref().filter(|_| !self.store.has_some_blob(&record)) else { continue };
+            if !self.is_here(&record) || is_damaged(&record) || is_damaged(&self.record(&patch.base)?) {
+                continue;
+            }
+            audited.entries += 1;
+            let mut hasher = Hasher::new();
+            let made = self.patched(patch).and_then(|mut tar| io::copy(&mut tar, &mut hasher));
+            let detail = match (made, hasher.finish()) {
+                (Err(error), _) => format!("it cannot be put together: {error}"),
+                (Ok(size), found) if record.diff_id != Some(found) || record.size != size => {
+                    format!("it makes a layer of digest {found}, {size} bytes, of layer {}", patch.base)
+                }
+                _ => continue,
+            };
+            audited.damage.push(Damage { kind: DamageKind::WrongPatch, path, detail });
+        }
+        Ok(())
     }
 
     fn audit_trees(&self, audited: &mut Audited) -> Result<(), ExecuteError> {

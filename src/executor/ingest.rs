@@ -3,6 +3,7 @@
 //! Every layer goes through here once, whether it comes from a registry, a COPY or a RUN. Each consumer has its own
 //! thread behind a bounded queue, so the slowest sets the pace and memory stays at a few chunks.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -69,7 +70,10 @@ pub struct Ingested {
 /// Takes a tar and gives it to its consumers.
 pub struct Ingest {
     buffer: Vec<u8>,
-    queues: Vec<SyncSender<Arc<[u8]>>>,
+    /// Chunks that were handed out, the oldest first. Those that nobody reads any more are filled again: fresh memory for
+    /// each would be a page fault for every four KiB.
+    handed_out: VecDeque<Arc<Vec<u8>>>,
+    queues: Vec<SyncSender<Arc<Vec<u8>>>>,
     indexer: JoinHandle<io::Result<(Index, Digest, u64)>>,
     compressor: Option<JoinHandle<io::Result<(Digest, u64)>>>,
     pipe: Option<JoinHandle<io::Result<()>>>,
@@ -114,15 +118,20 @@ impl Ingest {
             }
             None => None,
         };
-        Ok(Ingest { buffer: Vec::with_capacity(CHUNK), queues, indexer, compressor, pipe })
+        let handed_out = VecDeque::new();
+        Ok(Ingest { buffer: Vec::with_capacity(CHUNK), handed_out, queues, indexer, compressor, pipe })
     }
 
     fn send(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let chunk: Arc<[u8]> = Arc::from(self.buffer.as_slice());
-        self.buffer.clear();
+        let unread = |chunk: &mut Arc<Vec<u8>>| Arc::get_mut(chunk).is_some();
+        let spare = self.handed_out.pop_front_if(unread).and_then(Arc::into_inner);
+        let mut next = spare.unwrap_or_else(|| Vec::with_capacity(CHUNK));
+        next.clear();
+        let chunk = Arc::new(std::mem::replace(&mut self.buffer, next));
+        self.handed_out.push_back(Arc::clone(&chunk));
         for queue in &self.queues {
             // A consumer that failed has hung up; its own error is the one to show, and `finish` finds it.
             queue.send(Arc::clone(&chunk)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
@@ -165,13 +174,13 @@ impl Write for Ingest {
     }
 }
 
-fn compress(chunks: &Receiver<Arc<[u8]>>, form: BlobForm, writer: BlobWriter) -> io::Result<(Digest, u64)> {
+fn compress(chunks: &Receiver<Arc<Vec<u8>>>, form: BlobForm, writer: BlobWriter) -> io::Result<(Digest, u64)> {
     let mut compressor = Compressor::new(form.compression, form.level, writer)?;
     drain(chunks, &mut compressor)?;
     compressor.finish()?.commit(None).map_err(io::Error::other)
 }
 
-fn digest(chunks: &Receiver<Arc<[u8]>>, index: Index) -> (Index, Digest, u64) {
+fn digest(chunks: &Receiver<Arc<Vec<u8>>>, index: Index) -> (Index, Digest, u64) {
     let (mut hasher, mut size) = (Hasher::new(), 0);
     for chunk in chunks {
         hasher.update(&chunk);
@@ -180,7 +189,7 @@ fn digest(chunks: &Receiver<Arc<[u8]>>, index: Index) -> (Index, Digest, u64) {
     (index, hasher.finish(), size)
 }
 
-fn drain(chunks: &Receiver<Arc<[u8]>>, out: &mut dyn Write) -> io::Result<()> {
+fn drain(chunks: &Receiver<Arc<Vec<u8>>>, out: &mut dyn Write) -> io::Result<()> {
     for chunk in chunks {
         out.write_all(&chunk)?;
     }
@@ -222,15 +231,15 @@ mod tests {
         let made = |compression, level| {
             let form = BlobForm { compression, level };
             let (sender, chunks) = sync_channel(1);
-            sender.send(Arc::from(sample())).unwrap();
+            sender.send(Arc::new(sample())).unwrap();
             drop(sender);
             let (digest, _) = compress(&chunks, form, store.blob_writer().unwrap()).unwrap();
             format!("{} {}", form.name(), digest.short())
         };
         let expected = [
             "uncompressed c5fe0a5f1dda",
-            "gzip.2 fcae8727aa95",
-            "gzip.2:9 67529a2d4274",
+            "gzip.3 39dc20fb3dbb",
+            "gzip.3:9 67529a2d4274",
             "zstd.2 cfdc38f89cd5",
             "zstd.2:1 d58d6674200f",
         ];

@@ -25,7 +25,7 @@ impl Layers<'_> {
         task: &Task,
     ) -> Result<Digest, ExecuteError> {
         let texts = |layers: &[Digest]| layers.iter().map(Digest::to_string).collect::<Vec<_>>();
-        let mut frame = Frame::new("rbuild.squashed.1");
+        let mut frame = Frame::new("rbuild.squashed.2");
         frame.list("below", texts(below).iter().map(String::as_str));
         let key = frame.list("layers", texts(layers).iter().map(String::as_str)).finish();
         let known: Option<StepRecord> = self.store.read_record(RecordKind::Step, &key)?;

@@ -33,6 +33,8 @@ pub struct ImageFiles {
     pub layers: Vec<LayerFiles>,
     /// What is said about the files.
     pub statements: Statements,
+    /// The time that all of them get, in seconds since 1970; none where each keeps its own.
+    pub dated: Option<i64>,
 }
 
 impl ImageFiles {
@@ -170,11 +172,13 @@ fn write_directory(images: &[ImageFiles], path: &Path) -> Result<(), ExportError
 
 /// Streams what is visible of each image as one tar.
 fn flatten<W: Write>(images: &[ImageFiles], out: W) -> io::Result<W> {
-    let mut tar = PlacedWriter { tar: TarWriter::new(out), directory: Vec::new() };
+    let mut tar = PlacedWriter { tar: TarWriter::new(out), directory: Vec::new(), dated: None };
     for image in images {
         tar.directory = image.directory.clone().unwrap_or_default().into_bytes();
+        tar.dated = image.dated.map(|seconds| Time { seconds, nanoseconds: 0 });
         if image.directory.is_some() {
-            tar.tar.append(&tar.directory, &Node::directory(Time::default()), None, &mut io::empty())?;
+            let node = Node::directory(tar.dated.unwrap_or_default());
+            tar.tar.append(&tar.directory, &node, None, &mut io::empty())?;
         }
         flatten_image(image, &mut tar)?;
         for file in image.statement_files(Company::of(images))? {
@@ -184,14 +188,17 @@ fn flatten<W: Write>(images: &[ImageFiles], out: W) -> io::Result<W> {
     tar.tar.finish()
 }
 
-/// A tar in which everything is put into a directory, where one is given.
+/// A tar in which everything is put into a directory and has one time, where these are given.
 struct PlacedWriter<W: Write> {
     tar: TarWriter<W>,
     directory: Vec<u8>,
+    dated: Option<Time>,
 }
 
 impl<W: Write> PlacedWriter<W> {
     fn append(&mut self, path: &[u8], node: &Node, link: Option<&[u8]>, content: &mut dyn Read) -> io::Result<()> {
+        let dated = self.dated.map(|mtime| Node { mtime, ..node.clone() });
+        let node = dated.as_ref().unwrap_or(node);
         if self.directory.is_empty() {
             return self.tar.append(path, node, link, content);
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::ahead::read_ahead;
 use super::{Blob, Bundle, ExportError, FileTarget};
 use crate::digest::{Digest, VerifyReader};
 use crate::image::manifest::{Descriptor, Index, canonical};
@@ -132,7 +133,7 @@ impl Layout<'_> {
         let Descriptor { digest, size, .. } = layer.descriptor;
         let mut part = self.task.part(format!("{digest} writing"), size);
         let reader = VerifyReader::new((layer.open)()?, digest, Some(size));
-        write(&mut Counted { reader, part: &mut part })?;
+        read_ahead(reader, |reader| write(&mut Counted { reader, part: &mut part }))?;
         part.finish();
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! the same bytes on every machine. It knows nothing of steps, caches or Dockerfiles: what it needs of a layer is its
 //! descriptor and a way to open it.
 
+mod ahead;
 mod annotations;
 mod bundle;
 mod files;

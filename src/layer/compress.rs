@@ -19,7 +19,8 @@ const ZSTD_JOB: u32 = 2 << 20;
 pub fn generation(compression: Compression) -> Option<u32> {
     match compression {
         Compression::None => None,
-        Compression::Gzip | Compression::Zstd => Some(2),
+        Compression::Gzip => Some(3),
+        Compression::Zstd => Some(2),
     }
 }
 
@@ -33,7 +34,7 @@ enum Encoder<W: Write> {
 }
 
 impl<W: Write> Compressor<W> {
-    /// Starts a stream; without a level, gzip 5 (which compresses as BuildKit's 6 does) and zstd 3. Levels go from 0 to 9 for gzip, to 22 for zstd.
+    /// Starts a stream; without a level, gzip 4 (which compresses as BuildKit's 6 does) and zstd 3. Levels go from 0 to 9 for gzip, to 22 for zstd.
     ///
     /// # Errors
     /// A level that the format has not, or what writing reports.

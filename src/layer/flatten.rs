@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use super::index::{Index, Item};
+use super::index::{Index, Item, Present, names_by_entry};
 use super::read::{Entry, Marker, TarReader};
 use super::view::MergedView;
 use super::write::TarWriter;
@@ -49,59 +49,56 @@ pub fn for_each_node(view: &MergedView, visit: &mut dyn FnMut(&[u8], &Node) -> i
     Ok(())
 }
 
-/// Streams everything but directories that is visible of the layers, of which the first is the view's layer `first`.
+/// Streams everything but directories that is visible of the layers, of which the first is the view's layer `first`. No name
+/// is given twice, and further names of a file come right behind its first.
 pub fn write_contents(view: &MergedView, first: usize, layers: &[Source], append: &mut Append<'_>) -> io::Result<()> {
     for (number, layer) in layers.iter().enumerate() {
-        let number = first + number;
-        let orphans = orphaned_links(view, number, &layer.index);
-        let sources = link_sources(&layer.index);
+        let names = Names::of(layer)?;
         let mut reader = TarReader::new((layer.open)()?);
+        let mut at = 0;
         while let Some(entry) = reader.next_entry()? {
-            if entry.node.is_directory() || entry.marker != Marker::Plain {
-                continue;
-            }
-            if let Some(names) = orphans.get(&entry.path) {
-                write_names(append, names, &entry, &mut reader)?;
-            } else if view.shows(number, &entry.path) {
-                // A link to a link is one to what that is a link to.
-                let target = entry.link.as_ref().map(|link| *sources.get(&entry.path).unwrap_or(&link));
-                match target {
-                    Some(target) if orphans.contains_key(target) => {}
-                    Some(target) => append(&entry.path, &entry.node, Some(target), &mut io::empty())?,
-                    None => append(&entry.path, &entry.node, None, &mut reader.content())?,
-                }
-            }
+            let mut names = names.of_entry(at, &entry);
+            at += 1;
+            names.retain(|name| view.shows(first + number, name));
+            write_names(append, &names, &entry, &mut reader)?;
         }
     }
     Ok(())
 }
 
-/// The first names of what is linked in a layer, by the later ones.
-fn link_sources(index: &Index) -> BTreeMap<&Vec<u8>, &Vec<u8>> {
-    let mut sources = BTreeMap::new();
-    for entry in index.entries() {
-        if let Item::Present(present) = &entry.item
-            && let Some(source) = &present.source
-        {
-            sources.insert(&entry.path, source);
-        }
-    }
-    sources
+/// Where what an entry of a layer's tar has is found in the layer.
+enum Names {
+    /// Under the entry's own name, and hard links to it: these by what they are links to.
+    AsCalled(BTreeMap<Vec<u8>, Vec<Vec<u8>>>),
+    /// Anywhere, or nowhere: entries went through links of the layer, or took each other's place.
+    ByNumber(BTreeMap<u64, Vec<Vec<u8>>>),
 }
 
-/// Visible hard links of a layer whose first name, which has the content in the tar, a higher layer hides.
-fn orphaned_links(view: &MergedView, layer: usize, index: &Index) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
-    let mut orphans: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
-    for entry in index.entries() {
-        let Item::Present(present) = &entry.item else { continue };
-        if let Some(source) = &present.source
-            && view.shows(layer, &entry.path)
-            && !view.shows(layer, source)
-        {
-            orphans.entry(source.clone()).or_default().push(entry.path.clone());
+impl Names {
+    /// A tar that is not straight is read once more for it: which of several entries counts, only the last one tells.
+    fn of(layer: &Source) -> io::Result<Names> {
+        if !layer.index.is_straight() {
+            return Ok(Names::ByNumber(names_by_entry((layer.open)()?)?));
+        }
+        let mut links: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
+        for entry in layer.index.entries() {
+            if let Item::Present(Present { source: Some(source), .. }) = &entry.item {
+                links.entry(source.clone()).or_default().push(entry.path.clone());
+            }
+        }
+        Ok(Names::AsCalled(links))
+    }
+
+    fn of_entry(&self, number: u64, entry: &Entry) -> Vec<Vec<u8>> {
+        match self {
+            Names::ByNumber(names) => names.get(&number).cloned().unwrap_or_default(),
+            _ if entry.marker != Marker::Plain || entry.node.is_directory() || entry.link.is_some() => Vec::new(),
+            Names::AsCalled(links) => {
+                let others = links.get(&entry.path).into_iter().flatten();
+                std::iter::once(&entry.path).chain(others).cloned().collect()
+            }
         }
     }
-    orphans
 }
 
 fn write_names<R: Read>(
@@ -144,15 +141,19 @@ pub fn squash<W: Write>(below: &[Arc<Index>], layers: &[Source], out: W) -> io::
     let indexes = below.iter().cloned().chain(layers.iter().map(|layer| Arc::clone(&layer.index))).collect();
     let view = view_of(indexes);
     let mut tar = TarWriter::new(out);
+    // Where nothing is removed, a directory that no entry names is the one below, of which nothing need be known.
+    let is_known = !below.is_empty() || remove(layers);
     let mut directories: BTreeSet<&[u8]> = BTreeSet::new();
     for layer in layers {
         let entries = layer.index.entries().iter();
-        let is_own = |item: &Item| matches!(item, Item::Present(one) if one.node.is_directory() && !one.implied);
+        let is_own =
+            |item: &Item| matches!(item, Item::Present(one) if one.node.is_directory() && (is_known || !one.implied));
         directories.extend(entries.filter(|entry| is_own(&entry.item)).map(|entry| entry.path.as_slice()));
     }
     for path in directories {
-        // Of one that is gone again, or that is a file now, nothing is left.
-        if let Some(node) = view.node(path)?.filter(Node::is_directory) {
+        // Of one that is gone again, or that is a file now, nothing is left; one that shows from below needs no entry.
+        let is_new = view.locate(path).is_none_or(|(layer, _)| layer >= below.len());
+        if let Some(node) = view.node(path)?.filter(|node| is_new && node.is_directory()) {
             tar.append(path, &node, None, &mut io::empty())?;
         }
     }

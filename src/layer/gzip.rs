@@ -5,12 +5,13 @@
 //! A layer above 512 KiB is thus several members, as those of eStargz and bgzip are; Go's, zlib's and Python's readers read
 //! it. A reader that stops after the first member (flate2's `GzDecoder`) has to be used in its form for several.
 //!
-//! libdeflate compresses a piece as a whole: at [`DEFAULT_LEVEL`] twice as fast as zlib-rs at its level 6, and to fewer
-//! bytes than Go's compress/gzip at its default, which BuildKit uses. It knows no dictionary; what the first 32 KiB of a
+//! libdeflate compresses a piece as a whole: at [`DEFAULT_LEVEL`] twice as fast as zlib-rs at its level 6, and to as few
+//! bytes as Go's compress/gzip at its default, which BuildKit uses. It knows no dictionary; what the first 32 KiB of a
 //! piece lose for that is half a percent, which is counted in that comparison.
 //!
 //! Pieces are compressed on rayon's pool and written in order; a bounded number is in flight.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -21,18 +22,30 @@ const PIECE: usize = 512 * 1024;
 /// How many samples of a piece are tried, and the size of each.
 const SAMPLES: usize = 4;
 const SAMPLE: usize = 16 * 1024;
-/// The fastest level that makes no corpus larger than Go's default does (`benches/README.md` has the numbers).
-pub(super) const DEFAULT_LEVEL: i32 = 5;
+/// The fastest level that makes no corpus more than a hundredth larger than Go's default does (`benches/README.md` has the
+/// numbers).
+pub(super) const DEFAULT_LEVEL: i32 = 4;
 
 /// Writes gzip members.
 pub(super) struct GzipWriter<W: Write> {
     out: W,
     level: i32,
-    piece: Vec<u8>,
+    piece: Piece,
     /// Whether a piece was handed out: gzip of nothing is one member of nothing.
     has_begun: bool,
-    in_flight: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+    in_flight: VecDeque<Receiver<io::Result<Piece>>>,
     most_in_flight: usize,
+    /// Pieces that were written: fresh memory for each would be a page fault for every four KiB.
+    spare: Vec<Piece>,
+}
+
+/// What is compressed at a time.
+#[derive(Default)]
+struct Piece {
+    content: Vec<u8>,
+    /// Room for the member; it begins with `length` bytes of it.
+    member: Vec<u8>,
+    length: usize,
 }
 
 impl<W: Write> GzipWriter<W> {
@@ -41,15 +54,16 @@ impl<W: Write> GzipWriter<W> {
         GzipWriter {
             out,
             level,
-            piece: Vec::new(),
+            piece: Piece::default(),
             has_begun: false,
             in_flight: VecDeque::new(),
             most_in_flight: 2 * rayon::current_num_threads() + 2,
+            spare: Vec::new(),
         }
     }
 
     pub(super) fn finish(mut self) -> io::Result<W> {
-        if !self.piece.is_empty() || !self.has_begun {
+        if !self.piece.content.is_empty() || !self.has_begun {
             self.dispatch()?;
         }
         while !self.in_flight.is_empty() {
@@ -64,12 +78,14 @@ impl<W: Write> GzipWriter<W> {
             self.collect()?;
         }
         self.has_begun = true;
-        let piece = std::mem::take(&mut self.piece);
+        let next = self.spare.pop().unwrap_or_default();
+        let mut piece = std::mem::replace(&mut self.piece, next);
         let level = self.level;
         let (sender, receiver) = channel();
         rayon::spawn(move || {
+            let compressed = piece.compress(level);
             // The receiver is gone when the writer was dropped early: nobody wants the piece then.
-            let _ = sender.send(compress(level, &piece));
+            let _ = sender.send(compressed.map(|()| piece));
         });
         self.in_flight.push_back(receiver);
         Ok(())
@@ -77,18 +93,23 @@ impl<W: Write> GzipWriter<W> {
 
     fn collect(&mut self) -> io::Result<()> {
         let Some(receiver) = self.in_flight.pop_front() else { return Ok(()) };
-        self.out.write_all(&wait(&receiver)?)
+        let mut piece = wait(&receiver)?;
+        self.out.write_all(&piece.member[..piece.length])?;
+        piece.content.clear();
+        self.spare.push(piece);
+        Ok(())
     }
 }
 
 impl<W: Write> Write for GzipWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.piece.capacity() == 0 {
-            self.piece.reserve_exact(PIECE);
+        let content = &mut self.piece.content;
+        if content.capacity() == 0 {
+            content.reserve_exact(PIECE);
         }
-        let count = bytes.len().min(PIECE - self.piece.len());
-        self.piece.extend_from_slice(&bytes[..count]);
-        if self.piece.len() == PIECE {
+        let count = bytes.len().min(PIECE - content.len());
+        content.extend_from_slice(&bytes[..count]);
+        if content.len() == PIECE {
             self.dispatch()?;
         }
         Ok(count)
@@ -100,7 +121,7 @@ impl<W: Write> Write for GzipWriter<W> {
 }
 
 /// Waits for a piece. On a thread of the pool it works meanwhile: in a pool of one, nobody else would.
-fn wait(receiver: &Receiver<io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
+fn wait(receiver: &Receiver<io::Result<Piece>>) -> io::Result<Piece> {
     let gone = || io::Error::other("compression was given up");
     loop {
         match receiver.try_recv() {
@@ -114,34 +135,54 @@ fn wait(receiver: &Receiver<io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
     }
 }
 
-fn compress(level: i32, piece: &[u8]) -> io::Result<Vec<u8>> {
-    let level = if is_noise(piece)? { 0 } else { level };
-    member(level, piece)
+impl Piece {
+    fn compress(&mut self, level: i32) -> io::Result<()> {
+        let level = if is_noise(&self.content, &mut self.member)? { 0 } else { level };
+        self.length = member(level, &self.content, &mut self.member)?;
+        Ok(())
+    }
 }
 
 /// Whether samples of a piece say that it cannot be compressed, as most of what is compressed or encrypted already: to
 /// search it for repetitions takes as long as for text, and finds none.
-fn is_noise(piece: &[u8]) -> io::Result<bool> {
+fn is_noise(piece: &[u8], room: &mut Vec<u8>) -> io::Result<bool> {
     let distance = piece.len() / SAMPLES;
     if distance < SAMPLE {
         return Ok(false);
     }
     for sample in piece.chunks(distance).take(SAMPLES) {
-        if member(1, &sample[..SAMPLE])?.len() < SAMPLE - SAMPLE / 64 {
+        if member(1, &sample[..SAMPLE], room)? < SAMPLE - SAMPLE / 64 {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// One gzip member. Its header has no time, no name and no system (libdeflate, `gzip_compress.c`).
-fn member(level: i32, content: &[u8]) -> io::Result<Vec<u8>> {
-    let level = CompressionLvl::new(level).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let mut compressor = Compressor::new(level);
-    let mut bytes = vec![0; compressor.gzip_compress_bound(content.len())];
-    let length = compressor.gzip_compress(content, &mut bytes).map_err(|_| io::ErrorKind::StorageFull)?;
-    bytes.truncate(length);
-    Ok(bytes)
+thread_local! {
+    /// The compressors that this thread has used: to make one takes as long as to compress a sample.
+    static COMPRESSORS: RefCell<Vec<(i32, Compressor)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Puts one gzip member at the start of `room` and gives its length. Its header has no time, no name and no system
+/// (libdeflate, `gzip_compress.c`).
+fn member(level: i32, content: &[u8], room: &mut Vec<u8>) -> io::Result<usize> {
+    COMPRESSORS.with_borrow_mut(|compressors| {
+        let known = compressors.iter().position(|(of, _)| *of == level);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let valid = CompressionLvl::new(level).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+                compressors.push((level, Compressor::new(valid)));
+                compressors.len() - 1
+            }
+        };
+        let compressor = &mut compressors[at].1;
+        let bound = compressor.gzip_compress_bound(content.len());
+        if room.len() < bound {
+            room.resize(bound, 0);
+        }
+        compressor.gzip_compress(content, room).map_err(|_| io::ErrorKind::StorageFull.into())
+    })
 }
 
 #[cfg(test)]
@@ -174,6 +215,12 @@ mod tests {
             writer.write_all(piece).unwrap();
         }
         writer.finish().unwrap()
+    }
+
+    fn compress(level: i32, content: &[u8]) -> Vec<u8> {
+        let mut piece = Piece { content: content.to_vec(), ..Piece::default() };
+        piece.compress(level).unwrap();
+        piece.member[..piece.length].to_vec()
     }
 
     fn pool(threads: usize) -> rayon::ThreadPool {
@@ -211,7 +258,7 @@ mod tests {
     #[test]
     fn the_compressed_bytes_are_those_of_earlier_releases() {
         let digest = |level| crate::digest::Digest::of(&encode(level, &sample(PIECE + 1000), PIECE)).short();
-        assert_eq!([1, DEFAULT_LEVEL, 9].map(digest), ["5eb3c5e7c610", "75f8da6a905d", "27c134c641d8"]);
+        assert_eq!([1, DEFAULT_LEVEL, 9].map(digest), ["5eb3c5e7c610", "6f888ad8f19f", "27c134c641d8"]);
     }
 
     #[test]
@@ -222,14 +269,14 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             noise.push((state >> 56) as u8);
         }
-        assert_eq!(compress(6, &noise).unwrap(), member(0, &noise).unwrap(), "noise was searched");
+        assert_eq!(compress(6, &noise), compress(0, &noise), "noise was searched");
         for place in 0..SAMPLES {
             let mut mixed = noise.clone();
             mixed[place * PIECE / SAMPLES..][..SAMPLE].fill(b'x');
-            let bytes = compress(6, &mixed).unwrap();
-            assert!(bytes.len() < PIECE - SAMPLE / 2, "text in quarter {place} was stored");
+            assert!(compress(6, &mixed).len() < PIECE - SAMPLE / 2, "text in quarter {place} was stored");
         }
-        assert!(!is_noise(&noise[..SAMPLES * SAMPLE - 1]).unwrap(), "too short to be sampled");
+        let short = &noise[..SAMPLES * SAMPLE - 1];
+        assert!(!is_noise(short, &mut Vec::new()).unwrap(), "too short to be sampled");
     }
 
     #[test]

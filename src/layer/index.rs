@@ -60,6 +60,8 @@ pub struct Index {
     pub(super) entries: Vec<IndexEntry>,
     pub(super) kept: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) root_opaque: bool,
+    /// See [`Index::is_straight`].
+    pub(super) straight: bool,
 }
 
 impl Index {
@@ -77,6 +79,12 @@ impl Index {
     /// Whether nothing of the layers below shows through.
     pub fn root_opaque(&self) -> bool {
         self.root_opaque
+    }
+
+    /// Whether each entry of the tar lies at the path that it is called, and none takes the place of another: then names
+    /// alone tell which entry has what is at a path. Not known of indexes that earlier versions wrote.
+    pub(super) fn is_straight(&self) -> bool {
+        self.straight
     }
 
     /// The content of a file that is kept inside: `etc/passwd` and `etc/group` up to 10 MiB.
@@ -107,6 +115,7 @@ impl Index {
         let is_named = |item: &Item| !matches!(item, Item::Present(present) if present.implied);
         self.kept.retain(|path, _| self.entries.binary_search_by(|entry| entry.path.cmp(path)).is_ok());
         self.kept.extend(other.kept);
+        self.straight &= other.straight;
         self.entries.extend(other.entries.into_iter().filter(|entry| is_named(&entry.item)));
         // Two sorted runs: merged in one pass.
         self.entries.sort_by(|one, other| one.path.cmp(&other.path));
@@ -190,6 +199,29 @@ pub(super) fn index_entries(reader: impl Read, limits: Limits) -> io::Result<Ind
     Ok(builder.finish())
 }
 
+/// The names, sorted, that everything but directories has when a layer is unpacked, by the number (from 0) of the tar's
+/// entry that has its content.
+pub(super) fn names_by_entry(reader: impl Read) -> io::Result<BTreeMap<u64, Vec<Vec<u8>>>> {
+    let mut reader = TarReader::new(reader);
+    let mut builder = Builder::default();
+    let mut number = 0;
+    while let Some(mut entry) = reader.next_entry()? {
+        // Nothing here looks at times, and a link takes over those of what it is a link to.
+        entry.node.mtime = Time { seconds: number, nanoseconds: 0 };
+        number += 1;
+        builder.add(entry, None)?;
+    }
+    let mut names: BTreeMap<u64, Vec<Vec<u8>>> = BTreeMap::new();
+    for entry in builder.finish().entries {
+        if let Item::Present(Present { node, .. }) = entry.item
+            && !node.is_directory()
+        {
+            names.entry(node.mtime.seconds.cast_unsigned()).or_default().push(entry.path);
+        }
+    }
+    Ok(names)
+}
+
 struct Hashing<R> {
     inner: R,
     hasher: Hasher,
@@ -211,6 +243,8 @@ struct Builder {
     items: PathMap<Item>,
     kept: BTreeMap<Vec<u8>, Vec<u8>>,
     root_opaque: bool,
+    /// An entry went elsewhere than it is called, or took another's place.
+    crooked: bool,
     groups: u64,
     /// The last directory that was looked up, as written and as it is: archives list a directory's entries together.
     last: Option<(Vec<u8>, Vec<u8>)>,
@@ -236,6 +270,7 @@ impl Builder {
             }
             Marker::Plain => {
                 let directory = self.directory(tree::parent(&path), Missing::Fail)?.unwrap_or_default();
+                self.crooked |= directory != tree::parent(&path);
                 let path = tree::join(&directory, tree::base_name(&path));
                 match link {
                     Some(target) => self.link(path, &target)?,
@@ -280,6 +315,7 @@ impl Builder {
             invalid(text)
         };
         let directory = self.directory(tree::parent(target), Missing::Skip)?.ok_or_else(missing)?;
+        self.crooked |= directory != tree::parent(target);
         let target = tree::join(&directory, tree::base_name(target));
         if target == path {
             return Err(missing());
@@ -304,6 +340,7 @@ impl Builder {
     fn replace(&mut self, path: &[u8]) {
         self.kept.remove(path);
         let Some(Item::Present(old)) = self.items.remove(path) else { return };
+        self.crooked = true;
         self.last = None;
         if old.node.is_directory() {
             for name in self.items.beginning_with(&[path, b"/"].concat()) {
@@ -394,7 +431,7 @@ impl Builder {
 
     fn finish(self) -> Index {
         let entries = self.items.into_sorted(|path, item| IndexEntry { path, item });
-        Index { entries, kept: self.kept, root_opaque: self.root_opaque }
+        Index { entries, kept: self.kept, root_opaque: self.root_opaque, straight: !self.crooked }
     }
 }
 

@@ -14,8 +14,13 @@ use crate::digest::Digest;
 use crate::tree::{Kind, Node, Time};
 
 const MAGIC: &[u8; 8] = b"rbindex\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The same, but that nothing says whether the tar is straight.
+const FIRST_VERSION: u32 = 1;
 const HEADER: usize = 24;
+
+const ROOT_OPAQUE: u64 = 1;
+const STRAIGHT: u64 = 2;
 
 const WHITEOUT: u8 = 0;
 const FILE: u8 = 1;
@@ -38,7 +43,8 @@ impl Index {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut body = Body(Vec::with_capacity(HEADER + self.entries.len() * 72));
         body.0.extend_from_slice(&[0; HEADER]);
-        body.number(u64::from(self.root_opaque));
+        let flags = [(self.root_opaque, ROOT_OPAQUE), (self.straight, STRAIGHT)];
+        body.number(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum());
         body.number(self.kept.len() as u64);
         for (path, content) in &self.kept {
             body.bytes(path);
@@ -69,20 +75,28 @@ impl Index {
     /// `InvalidData` for anything else.
     pub fn read_from(bytes: &[u8]) -> io::Result<Index> {
         let (header, body) = bytes.split_at_checked(HEADER).ok_or_else(|| bad("it is cut"))?;
-        if &header[..8] != MAGIC || header[8..12] != VERSION.to_le_bytes() {
+        let versions = [FIRST_VERSION, VERSION].map(u32::to_le_bytes);
+        if &header[..8] != MAGIC || !versions.iter().any(|version| *version == header[8..12]) {
             return Err(bad("it is of another version"));
         }
         if header[16..24] != (body.len() as u64).to_le_bytes() || header[12..16] != checksum(body).to_le_bytes() {
             return Err(bad("its checksum is wrong"));
         }
         let mut cursor = Cursor(body);
-        let root_opaque = cursor.number()? != 0;
+        let flags = cursor.number()?;
+        if flags & !(ROOT_OPAQUE | STRAIGHT) != 0 {
+            return Err(bad("it says what nobody knows"));
+        }
+        let (root_opaque, straight) = (flags & ROOT_OPAQUE != 0, flags & STRAIGHT != 0);
         let mut kept = BTreeMap::new();
         for _ in 0..cursor.number()? {
             kept.insert(cursor.bytes()?.to_vec(), cursor.bytes()?.to_vec());
         }
         let entries = cursor.entries()?;
-        if cursor.0.is_empty() { Ok(Index { entries, kept, root_opaque }) } else { Err(bad("it has too many bytes")) }
+        match cursor.0 {
+            [] => Ok(Index { entries, kept, root_opaque, straight }),
+            _ => Err(bad("it has too many bytes")),
+        }
     }
 }
 
@@ -300,7 +314,15 @@ mod tests {
         let mut entries: Vec<IndexEntry> =
             items.map(|(path, item)| IndexEntry { path: path.to_vec(), item }).into_iter().collect();
         entries.sort_by(|one, other| one.path.cmp(&other.path));
-        Index { entries, kept: BTreeMap::from([(b"etc/passwd".to_vec(), b"root".to_vec())]), root_opaque: true }
+        let kept = BTreeMap::from([(b"etc/passwd".to_vec(), b"root".to_vec())]);
+        Index { entries, kept, root_opaque: true, straight: true }
+    }
+
+    #[test]
+    fn an_index_of_an_earlier_version_does_not_say_that_its_tar_is_straight() {
+        let mut bytes = Index { straight: false, ..sample() }.to_bytes();
+        bytes[8..12].copy_from_slice(&FIRST_VERSION.to_le_bytes());
+        assert_eq!(Index::read_from(&bytes).unwrap(), Index { straight: false, ..sample() });
     }
 
     #[test]

@@ -33,6 +33,8 @@ impl Retime {
 pub fn retime(tar: &mut dyn Read, rule: Retime, out: &mut dyn Write) -> io::Result<()> {
     let latest = rule.latest;
     let mut header = [0; BLOCK];
+    // The next header has a time in a record before it, which was replaced.
+    let mut is_late = false;
     loop {
         if let Err(error) = tar.read_exact(&mut header) {
             return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(()) } else { Err(error) };
@@ -44,14 +46,17 @@ pub fn retime(tar: &mut dyn Read, rule: Retime, out: &mut dyn Write) -> io::Resu
         let size = octal(&header[SIZE]).ok_or_else(|| invalid("a size"))?;
         let size = u64::try_from(size).map_err(|_| invalid("a size"))?;
         let time = octal(&header[TIME]).ok_or_else(|| invalid("a time"))?;
-        if rule.replaces(time) {
-            header[TIME].copy_from_slice(format!("{:011o}\0", latest.max(0)).as_bytes());
+        // Readers that know no pax records see the header's.
+        if rule.replaces(time) || (std::mem::take(&mut is_late) && header[TYPE] != b'x') {
+            header[TIME].copy_from_slice(&time_field(latest));
         }
         if header[TYPE] == b'x' {
             let mut records = vec![0; usize::try_from(size).map_err(|_| invalid("a pax header"))?];
             tar.read_exact(&mut records)?;
             skip(tar, padding(size))?;
-            let records = without_late_times(&records, latest)?;
+            let before = records;
+            let records = without_late_times(&before, latest)?;
+            is_late = records != before;
             header[SIZE].copy_from_slice(format!("{:011o}\0", records.len()).as_bytes());
             out.write_all(&summed(header))?;
             out.write_all(&records)?;
@@ -98,6 +103,20 @@ fn without_late_times(records: &[u8], latest: i64) -> io::Result<Vec<u8>> {
     Ok(kept)
 }
 
+/// A time as a header has it: octal, or, where that has too few digits, in two's complement with the first bit set, as all
+/// readers have understood it since GNU tar wrote it.
+fn time_field(seconds: i64) -> [u8; TIME.end - TIME.start] {
+    let mut field = [0; TIME.end - TIME.start];
+    if (0..1 << 33).contains(&seconds) {
+        field[..11].copy_from_slice(format!("{seconds:011o}").as_bytes());
+        return field;
+    }
+    field.fill(if seconds < 0 { 0xff } else { 0 });
+    field[4..].copy_from_slice(&seconds.to_be_bytes());
+    field[0] |= 0x80;
+    field
+}
+
 fn octal(field: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(field).ok()?.trim_matches([' ', '\0']);
     if text.is_empty() { Some(0) } else { i64::from_str_radix(text, 8).ok() }
@@ -126,6 +145,7 @@ fn invalid(what: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::read::TarReader;
     use crate::layer::write::TarWriter;
     use crate::tree::{Kind, Node, Time};
 
@@ -185,6 +205,25 @@ mod tests {
         assert!(has(&out, "14 mtime=1000\n") && !has(&out, "mtime=9999999999"));
         let mut archive = ::tar::Archive::new(out.as_slice());
         assert_eq!(archive.entries().unwrap().filter_map(Result::ok).count(), 2, "the archive cannot be read any more");
+    }
+
+    #[test]
+    fn moments_that_octal_digits_cannot_hold_are_times_of_files_too() {
+        let late = 1 << 33;
+        let cases = [
+            (late, None, 500, 500),
+            (late, Some(500), 500, late),
+            (late - 1, None, late, late - 1),
+            (-7, None, 500, -7),
+        ];
+        for (latest, placeholder, time, expected) in cases {
+            let mut out = Vec::new();
+            retime(&mut tar(&[(time, 0)]).as_slice(), Retime { latest, placeholder }, &mut out).unwrap();
+            let mut reader = TarReader::new(out.as_slice());
+            let found = reader.next_entry().unwrap().unwrap().node.mtime;
+            assert_eq!(found, Time { seconds: expected, nanoseconds: 0 }, "{time} with {latest}");
+            while reader.next_entry().unwrap().is_some() {}
+        }
     }
 
     #[test]

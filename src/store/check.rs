@@ -32,10 +32,14 @@ pub enum DamageKind {
     StepWithoutLayer,
     /// A name is given to an image whose config is not there.
     ImageWithoutConfig,
+    /// A name is given to an image of whose attestations a part is not there.
+    ImageWithoutAttestation,
     /// A name is given to an image of which a layer cannot be had.
     ImageWithoutLayer,
     /// An unpacked layer holds something else than the layer.
     WrongTree,
+    /// What a layer is said to be made of makes another one.
+    WrongPatch,
 }
 
 impl DamageKind {
@@ -49,8 +53,10 @@ impl DamageKind {
             DamageKind::MissingBlob => "missing-blob",
             DamageKind::StepWithoutLayer => "step-without-layer",
             DamageKind::ImageWithoutConfig => "image-without-config",
+            DamageKind::ImageWithoutAttestation => "image-without-attestation",
             DamageKind::ImageWithoutLayer => "image-without-layer",
             DamageKind::WrongTree => "wrong-tree",
+            DamageKind::WrongPatch => "wrong-patch",
         }
     }
 }
@@ -128,15 +134,28 @@ impl Store {
                     let mapping = one.path.parent().unwrap_or(&self.root);
                     trees::distrust(mapping, &one.path.file_name().unwrap_or_default().to_string_lossy())?;
                 }
+                DamageKind::WrongPatch => {
+                    if let Some(layer) = digest_of(&one.path) {
+                        self.update_layer(&layer, |record| record.patch = None)?;
+                    }
+                }
                 DamageKind::MissingBlob if one.path.starts_with(self.root.join("layers")) => {
                     if let Some(layer) = digest_of(&one.path) {
                         self.forget_blobs(&layer)?;
                     }
                 }
+                DamageKind::ImageWithoutAttestation => self.forget_attestations(&one.path)?,
                 _ => remove(&one.path)?,
             }
         }
         Ok(())
+    }
+
+    /// Leaves what was said about an image out of the record of its name: the image is whole without.
+    fn forget_attestations(&self, path: &Path) -> Result<()> {
+        let Some(mut tagged) = self.read_json::<Tagged>(path)? else { return Ok(()) };
+        tagged.image.attestations.clear();
+        self.tag(&tagged)
     }
 
     /// Removes those blobs of a layer whose bytes are not what their names say, and takes those that are gone out of its
@@ -231,6 +250,9 @@ impl Check<'_> {
             } else if let Some(layer) = self.first_unusable(&tagged.image.layers)? {
                 let detail = format!("{name}: its layer {layer} cannot be had");
                 self.damaged(DamageKind::ImageWithoutLayer, &path, detail);
+            } else if let Some(lost) = tagged.image.attestations.iter().find(|blob| !self.store.has_blob(blob)) {
+                let detail = format!("{name}: its attestation {lost} is not there");
+                self.damaged(DamageKind::ImageWithoutAttestation, &path, detail);
             }
         }
         Ok(())
@@ -496,6 +518,22 @@ mod tests {
             assert_eq!(kinds(&store, Depth::Names), names);
             assert_eq!(repaired(&store), repairs);
         }
+    }
+
+    #[test]
+    fn an_image_without_its_attestation_stays_an_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, ..) = store(&folder.path().join("store"));
+        let attestations = [b"manifest", b"sentence"].map(|bytes| store.put_blob(bytes).unwrap());
+        let mut tagged = store.tagged("x", "linux/amd64").unwrap().unwrap();
+        tagged.image.attestations = attestations.to_vec();
+        store.tag(&tagged).unwrap();
+        assert_eq!(kinds(&store, Depth::Content), [""; 0]);
+        fs::write(store.blob_path(&attestations[1]), "perjury!").unwrap();
+        assert_eq!(kinds(&store, Depth::Names), [""; 0]);
+        assert_eq!(repaired(&store), ["wrong-digest", "image-without-attestation"]);
+        tagged.image.attestations.clear();
+        assert_eq!(store.tagged("x", "linux/amd64").unwrap(), Some(tagged));
     }
 
     #[test]

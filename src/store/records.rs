@@ -54,7 +54,7 @@ pub struct LayerRecord {
     /// what it was made on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub below: Vec<Digest>,
-    /// Compressed forms in the store, by how they were made (`gzip.2:6`, `pulled:gzip`).
+    /// Compressed forms in the store, by how they were made (`gzip.3:6`, `pulled:gzip`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub blobs: BTreeMap<String, BlobRecord>,
     /// Where the layer can be fetched from.

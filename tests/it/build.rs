@@ -1,11 +1,14 @@
 //! What an image holds after each instruction: every case of testdata/build, as every user, with the same result.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use crate::bases::Base;
 use crate::corpus;
 use crate::harness::{Rbuild, succeed};
-use crate::image::{Image, Kind};
+use crate::image::{Image, Kind, read_layer};
+use crate::leftovers::on_busybox;
 
 for_each_user! {
     fn every_case_gives_the_expected_image(rbuild) {
@@ -87,7 +90,7 @@ for_each_user! {
     }
 
     fn rewritten_times_are_no_later_than_asked_for_and_give_the_same_image_twice(rbuild) {
-        let dockerfile = "FROM scratch AS base\nCOPY old /old\nFROM base\nCOPY new /new\n";
+        let dockerfile = "FROM scratch AS base\nCOPY old /old\nFROM base\nCOPY new /new\nCOPY d /d\nADD a.tar /\nWORKDIR /w\n";
         let context = rbuild.context("times").file("Dockerfile", dockerfile).file("old", "o").file("new", "n");
         let date = |name: &str, date: &str| {
             succeed(Command::new("touch").args(["-d", date]).arg(context.directory.join(name)));
@@ -99,14 +102,58 @@ for_each_user! {
             rbuild.build(&context, &["--no-cache", "--build-arg", epoch, "-o", &output]).succeeded();
             Image::read(&archive)
         };
+        // So are times that are no part of a layer's header, and those of directories, links and what an archive holds.
+        let script = "mkdir -p d/e u; ln -s nowhere d/link; echo f > d/e/f; echo p > u/p; touch -d '2400-01-01 00:00:00.5' u/p u; \
+                      tar --format=pax -cf a.tar u; rm -r u; touch -h -d 2300-01-01 d/link d/e/f d/e d";
+        succeed(Command::new("sh").args(["-ec", script]).current_dir(&context.directory));
         date("old", "1990-01-01T00:00:00Z");
         date("new", "2020-01-01T00:00:00Z");
         assert_eq!(build("false").files()["/new"].modified, 1_577_836_800);
         let one = build("true");
         let files = one.files();
         assert_eq!((files["/old"].modified, files["/new"].modified), (631_152_000, 1_000_000_000));
+        for path in ["/d", "/d/e", "/d/e/f", "/d/link", "/u", "/u/p", "/w"] {
+            assert_eq!(files[path].modified, 1_000_000_000, "{path}");
+        }
+        let history = one.config["history"].as_array().expect("a list");
+        let moment = serde_json::json!("2001-09-09T01:46:40Z");
+        assert!(history.iter().chain([&one.config]).all(|entry| entry["created"] == moment), "{}", one.config);
         date("new", "2021-01-01T00:00:00Z");
         assert_eq!(build("true").id, one.id, "another later time gave another image");
+    }
+
+    fn what_a_command_dates_later_than_the_build_is_of_the_build(rbuild) {
+        let rest = "RUN mkdir -p /made/d; echo x > /made/d/x; ln -s x /made/link; mkfifo /made/pipe; touch -d '2300-01-01 00:00' /made/d/x /made/d\n";
+        let context = match on_busybox(&rbuild, "dated", rest) {
+            Ok(context) => context,
+            Err(reason) => skip!("{reason}"),
+        };
+        let archive = rbuild.path("out/image.tar");
+        for (flags, epoch) in [(&["--reproducible"][..], 1_000_000_000), (&[], 1_000_000_000), (&["--reproducible"], 1u64 << 33)] {
+            let output = format!("type=oci,dest={},rewrite-timestamp=true", archive.display());
+            let dated = format!("SOURCE_DATE_EPOCH={epoch}");
+            rbuild.build(&context, &[flags, &["--build-arg", &dated, "-o", &output]].concat()).succeeded();
+            let files = Image::read(&archive).files();
+            for path in ["/made", "/made/d", "/made/d/x", "/made/link", "/made/pipe"] {
+                assert_eq!(files[path].modified, epoch, "{path} with {flags:?}");
+            }
+        }
+    }
+
+    fn plain_files_of_a_dated_build_have_its_date(rbuild) {
+        let context = rbuild.context("dated").file("Dockerfile", "FROM scratch\nCOPY d /d\n").file("d/f", "f").link("d/l", "f");
+        let (archive, directory) = (rbuild.path("out/files.tar"), rbuild.path("out/files"));
+        for (kind, target) in [("tar", &archive), ("local", &directory)] {
+            let output = format!("type={kind},dest={}", target.display());
+            rbuild.build(&context, &["--build-arg", "SOURCE_DATE_EPOCH=1000000000", "-o", &output]).succeeded();
+        }
+        for entry in read_layer(&fs::read(&archive).expect("read the archive")) {
+            assert_eq!(entry.modified, 1_000_000_000, "{}", entry.path);
+        }
+        for name in ["d", "d/f", "d/l"] {
+            let metadata = fs::symlink_metadata(directory.join(name)).expect("look at a file of the result");
+            assert_eq!(metadata.mtime(), 1_000_000_000, "{name}");
+        }
     }
 
     fn a_secret_is_seen_by_its_run_and_by_nothing_else(rbuild) {

@@ -1,8 +1,8 @@
 //! An edit of few files among many: the layer is made of the one before it, and is the one that a cold build makes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::harness::{Files, Rbuild};
 use crate::image::Image;
@@ -182,6 +182,70 @@ for_each_user! {
         let output = format!("type=oci,dest={}", archive.display());
         rbuild.build(&context, &["-o", &output]).failed(1);
         assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
+    }
+
+    fn a_layer_that_its_patch_does_not_make_is_found_and_made_again(rbuild) {
+        let mut context = context(&rbuild);
+        rbuild.build(&context, &[]).succeeded();
+        for number in [4, 5] {
+            // A step that is known keeps the times of its files.
+            context = edit(context, number).modified("d0/f0", 1_000_000_000);
+            rbuild.build(&context, &[]).succeeded();
+        }
+        let layers_folder = fs::read_dir(rbuild.store().join("layers")).expect("list the layers").flatten();
+        let records = layers_folder.map(|entry| {
+            let text = fs::read_to_string(entry.path()).expect("read a record");
+            (entry.path(), serde_json::from_str::<serde_json::Value>(&text).expect("a record is JSON"))
+        });
+        let mut patched: Vec<_> = records.filter(|(_, record)| record.get("patch").is_some()).collect();
+        let [(one, record), (_, other)] = patched.as_mut_slice() else { panic!("{} patches", patched.len()) };
+        // Every blob is what its name says, and what is named is there.
+        record["patch"] = other["patch"].take();
+        fs::write(&*one, record.to_string()).expect("damage a record");
+        rbuild.run(["check"]).succeeded();
+        let run = rbuild.run(["check", "--deep", "--format", "json"]).failed(1);
+        let found: serde_json::Value = serde_json::from_str(&run.stdout).expect("check prints JSON");
+        assert_eq!(found["damage"].as_array().map(Vec::len), Some(1), "{found}");
+        assert_eq!(found["damage"][0]["kind"], "wrong-patch");
+        assert_eq!(found["damage"][0]["path"], one.to_str().expect("UTF-8"));
+        rbuild.run(["check", "--deep", "--repair"]).succeeded();
+        is_whole(&rbuild);
+        for number in [4, 5] {
+            context = edit(context, number).modified("d0/f0", 1_000_000_000);
+            assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context), "edit {number}");
+        }
+    }
+
+    fn a_file_that_looks_as_before_is_read_again_where_its_inode_changed(rbuild) {
+        let context = rbuild.context("disguised").file("Dockerfile", "FROM scratch\nCOPY . /src/\n");
+        let path = |name: &str| context.directory.join(name);
+        let write = |name: &str, content: &str| {
+            fs::write(path(name), content).expect("write a file");
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+            File::options().write(true).open(path(name)).and_then(|file| file.set_modified(time)).expect("set a time");
+        };
+        for name in ["written", "replaced", "other"] {
+            write(name, "before");
+        }
+        rbuild.own_everything();
+        // Before, nothing of them would be remembered, and the test would be one of nothing.
+        std::thread::sleep(Duration::from_millis(2100));
+        let archive = rbuild.path("out/image.tar");
+        let contents = || {
+            let output = format!("type=oci,dest={}", archive.display());
+            rbuild.build(&context, &["-o", &output]).succeeded();
+            let image = Image::read(&archive);
+            ["/src/written", "/src/replaced", "/src/other"].map(|name| image.content(name))
+        };
+        assert_eq!(contents(), ["before"; 3]);
+        // Sizes and times stay. What was just changed is not believed either, though nothing has changed since the reading.
+        for after in ["after1", "after2"] {
+            write("written", after);
+            write("new", after);
+            fs::rename(path("new"), path("replaced")).expect("replace a file");
+            rbuild.own_everything();
+            assert_eq!(contents(), [after, after, "before"]);
+        }
     }
 
     fn an_edited_layer_that_is_here_is_not_fetched_from_a_cache(rbuild) {

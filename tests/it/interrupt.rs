@@ -251,20 +251,22 @@ fn at_random_moments(rbuild: &Rbuild, name: &str, sleeping: &Sleeping) -> (u32, 
     let (program, own) = (rbuild.program(), ["build", "--progress", "plain", "-t", "localhost/x:1", context]);
     let program = program.to_str().expect("paths are UTF-8");
     let words = [&[program], &own[..]].concat();
-    // What comes before the RUN is done once. On a busy machine the command of the later ones begins late, too.
-    let begun = Instant::now();
+    // What comes before the RUN is done once.
     let child = sleeping.start(rbuild);
-    let span = begun.elapsed().as_micros().max(120_000) as u64;
     signal("KILL", i64::from(child.id()));
     sleeping.end(rbuild, child);
     // Any numbers that spread will do; other ones for each user.
     let mut random = u64::from(std::process::id());
     let (mut running, mut slowest) = (0, Duration::ZERO);
+    // How late it may be: as a command starts sooner or later, by the machine and by what else it does.
+    let mut latest = 120_000;
     for _ in 0..rounds() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let child = rbuild.command_of("env", &words).process_group(0).spawn().expect("start rbuild");
-        std::thread::sleep(Duration::from_micros((random >> 33) % span));
-        running += u32::from(!processes_with(&sleeping.marker).is_empty());
+        std::thread::sleep(Duration::from_micros((random >> 33) % latest));
+        let is_running = !processes_with(&sleeping.marker).is_empty();
+        latest = if is_running { (latest * 3 / 4).max(60_000) } else { (latest * 3 / 2).min(8_000_000) };
+        running += u32::from(is_running);
         let sent = Instant::now();
         signal(name, i64::from(child.id()));
         let run = sleeping.end(rbuild, child);

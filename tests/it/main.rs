@@ -38,6 +38,7 @@ mod errors;
 mod executor;
 mod explain;
 mod foreign;
+mod honest;
 mod interrupt;
 mod ladder;
 mod leftovers;

@@ -53,7 +53,8 @@ pub(super) fn run(request: &CheckStore) -> Result<(), Failure> {
 fn look(store: &Store, depth: Depth, namespace: &Namespace) -> Result<Findings, Failure> {
     let mut checked = store.check(depth).map_err(store_failed)?;
     let registry = client(&RegistryOptions::default());
-    let audited = Layers::new(store, &registry, namespace).audit(depth).map_err(|error| failed(&error))?;
+    let audited =
+        Layers::new(store, &registry, namespace).audit(depth, &checked.damage).map_err(|error| failed(&error))?;
     checked.damage.extend(audited.damage);
     checked.entries += audited.entries;
     Ok(Findings { checked, foreign: audited.foreign.len(), followed: Vec::new() })

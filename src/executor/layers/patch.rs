@@ -94,7 +94,7 @@ impl Layers<'_> {
     }
 
     /// The tar of a layer that is kept as a patch; not verified.
-    pub(super) fn patched(&self, patch: &PatchRecord) -> io::Result<Box<dyn Read + Send>> {
+    pub(in crate::executor) fn patched(&self, patch: &PatchRecord) -> io::Result<Box<dyn Read + Send>> {
         let bytes = self.store.read_blob(&patch.blob).map_err(io::Error::other)?;
         let splice = Splice::read_from(&bytes.ok_or(io::ErrorKind::NotFound)?)?;
         Ok(Box::new(splice.read(self.base_tar(&patch.base)?)))
