@@ -13,7 +13,8 @@
 //! # The life of a layer
 //!
 //! Every layer passes through this process once, as one stream of tar: hashed (its diffID), indexed, and at the same time
-//! compressed and unpacked as far as something wants it. It has up to four forms, each made on demand and once:
+//! compressed and unpacked as far as something wants it. Of what a RUN wrote, and nothing wants the bytes of, only the
+//! digest is made, where the tree is read. A layer has up to four forms, each made on demand and once:
 //!
 //! * **recipe**: what a COPY will put where, with digests ([`executor::copy`]); enough for the cache;
 //! * **index**: what is in it, without content ([`layer::index`]); what later COPY, WORKDIR and USER look paths up in, so

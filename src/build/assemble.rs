@@ -8,7 +8,7 @@ use super::{Build, BuildError, FileTimes, Layering, Output, OutputKind, PushBy};
 use crate::attest::{AttestationDocuments, Attested};
 use crate::cache::remote::Remote;
 use crate::digest::Digest;
-use crate::executor::{ExecuteError, Layers, PLACEHOLDER, Retime, StepOutput};
+use crate::executor::{ExecuteError, Layers, PLACEHOLDER, Packing, Retime, StepOutput};
 use crate::export::{Bundle, Documents, Shape};
 use crate::image::config::{History, ImageConfig};
 use crate::image::manifest::Descriptor;
@@ -46,12 +46,13 @@ impl Build<'_> {
         let not_packed = layers.not_packed(&all.into_iter().collect::<Vec<_>>())?;
         if !not_packed.is_empty() {
             let task = self.progress.task("packing layers");
-            let blob = match self.layering {
-                Layering::PerStep => self.outputs.iter().find_map(Output::blob_form),
-                Layering::Squashed => None,
+            let blob = self.outputs.iter().find_map(Output::blob_form);
+            let packing = match self.layering {
+                Layering::PerStep => blob.map_or(Packing::Digest, Packing::Blob),
+                Layering::Squashed => Packing::Index,
             };
             let _flushing = layers.store().flush_ahead();
-            observed(&task, || Ok(layers.pack_all(&not_packed, blob, &task)?))?;
+            observed(&task, || Ok(layers.pack_all(&not_packed, packing, &task)?))?;
         }
         if !self.only_pushes() {
             self.fetch_promised(names.iter().flatten(), layers)?;

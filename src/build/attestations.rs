@@ -12,7 +12,7 @@ use super::{Build, BuildError, Prepared, contents};
 use crate::attest::provenance::{Facts, Materials, Mode, Options, attestation, for_metadata};
 use crate::attest::{Attestation, Attested, Reach, SPDX};
 use crate::digest::Digest;
-use crate::executor::{Context, StepOutput};
+use crate::executor::{Context, Packing, StepOutput};
 use crate::image::time::seconds;
 use crate::plan::{Plan, SbomScan, StageResult, StepId};
 use crate::progress::Task;
@@ -124,7 +124,7 @@ impl Build<'_> {
             let subject = Subject { name: format!("sbom-{name}"), kind: SubjectKind::Directory, created };
             let names = steps[step.index()].layers.as_deref().unwrap_or_default();
             // A command's layer that no image has was not packed for one.
-            layers.pack_all(&layers.not_packed(names)?, None, task)?;
+            layers.pack_all(&layers.not_packed(names)?, Packing::Index, task)?;
             all.push(self.spdx(&contents::scan_layers(layers, names, &subject, task)?, &subject.name));
         }
         if others.context && !matches!(self.contexts.main, Context::Empty) {

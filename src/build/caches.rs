@@ -15,7 +15,7 @@ use crate::cache::remote::{
     Open, Others, Piece, Remote, RemoteError, Storage, import,
 };
 use crate::digest::Digest;
-use crate::executor::{BlobForm, ExecuteError, Layers, PackedMount, Reuse, abreast};
+use crate::executor::{BlobForm, ExecuteError, Layers, PackedMount, Packing, Reuse, abreast};
 use crate::export::{ExportLayer, Shape};
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Manifest, canonical};
@@ -316,7 +316,7 @@ impl CacheExport<'_> {
             (None, None) => BlobForm { compression: Compression::Gzip, level: form.level },
         };
         let not_packed = self.layers.not_packed(&wanted)?;
-        self.layers.pack_all(&not_packed, Some(blob), task)?;
+        self.layers.pack_all(&not_packed, Packing::Blob(blob), task)?;
         let reuse = match form.others {
             Others::Keep => Reuse::AsPulled,
             Others::Recompress => Reuse::Recompressed,

@@ -148,7 +148,7 @@ impl Prepared<'_> {
         let layer = Frame::new("rbuild.committed.1").text("at", &at).finish();
         layers.store.update_layer(&layer, |record| record.below = below).map_err(ExecuteError::from)?;
         draft.seal(layers.store, layers.mapping()?, &layer).map_err(ExecuteError::from)?;
-        layers.pack_all(&[layer], Some(blob), task)?;
+        layers.pack_all(&[layer], super::Packing::Blob(blob), task)?;
         Ok(layer)
     }
 

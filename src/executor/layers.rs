@@ -58,6 +58,17 @@ pub enum Reuse {
     Recompressed,
 }
 
+/// What becomes of a layer that RUN wrote, besides its diffID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// Nothing: its tree is all that is needed.
+    Digest,
+    /// Its index, as it will be looked into.
+    Index,
+    /// A blob of this form, and its index.
+    Blob(BlobForm),
+}
+
 /// How a layer is kept when no output wants a blob and no RUN a tree: fast to write, small enough.
 const KEPT: BlobForm = BlobForm { compression: Compression::Zstd, level: Some(1) };
 
@@ -285,15 +296,15 @@ impl<'a> Layers<'a> {
         Ok(found)
     }
 
-    /// Has what RUN wrote packed: a layer's diffID is known only then. Several at a time, and into a blob of this form at
-    /// once, so that nothing is read twice; where nothing wants a blob, only the digest is made.
-    pub fn pack_all(&self, layers: &[Digest], blob: Option<BlobForm>, task: &Task) -> Result<()> {
-        match blob {
-            Some(form) => {
-                let pack = |_: usize, layer: &Digest| self.blob(layer, form, Reuse::AsPulled, task).map(drop);
-                abreast(layers, pack).map(drop)
+    /// Has what RUN wrote packed: a layer's diffID is known only then. Several at a time, and into what is wanted at once, so
+    /// that nothing is read twice.
+    pub fn pack_all(&self, layers: &[Digest], packing: Packing, task: &Task) -> Result<()> {
+        match packing {
+            Packing::Digest => self.digest_all(layers, task),
+            Packing::Index => abreast(layers, |_, layer| self.index(layer, task).map(drop)).map(drop),
+            Packing::Blob(form) => {
+                abreast(layers, |_, layer| self.blob(layer, form, Reuse::AsPulled, task).map(drop)).map(drop)
             }
-            None => self.digest_all(layers, task),
         }
     }
 

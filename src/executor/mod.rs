@@ -58,7 +58,7 @@ pub use download::{DownloadError, Downloads, FetchedFile};
 pub use error::{ExecuteError, RunFailure};
 pub use explain::{Explained, Foresight, Nearest, Verdict, explain};
 pub use ingest::BlobForm;
-pub use layers::{Layers, Reuse, Wanted};
+pub use layers::{Layers, Packing, Reuse, Wanted};
 pub use materials::{Materials, Revision};
 pub use measure::measure;
 pub use namespace::Namespace;

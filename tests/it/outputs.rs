@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::harness::{Files, Rbuild, has_program, skopeo, succeed};
 use crate::image::{Image, Kind, describe_changes, read_layer};
+use crate::leftovers::on_busybox;
 
 /// Files of several kinds, one of which the second layer takes away the first's content of.
 fn context(rbuild: &Rbuild) -> Files {
@@ -222,5 +223,28 @@ for_each_user! {
             }
             assert_eq!(image.content("/b").len(), 18_000);
         }
+    }
+}
+
+/// Commands whose layers have all that a layer can have, one of them more than is hashed in one piece.
+const COMMANDS: &str = "RUN mkdir -p /d/e && echo 1 > /d/f && ln /d/f /d/hard && ln -s f /d/link && mkfifo /d/pipe && \\\n\
+    chown -h 5:6 /d/link /d/f && head -c 3000001 /dev/zero > /d/e/large\n\
+    RUN rm -r /d/e && mkdir /d/e && touch /d/e/new && rm /d/hard && chown -h 7:8 /d/link\n\
+    RUN true\n";
+
+for_each_user! {
+    fn layers_that_only_the_store_needed_are_the_same_when_they_are_written(rbuild) {
+        let context = match on_busybox(&rbuild, "digests", COMMANDS) {
+            Ok(context) => context,
+            Err(reason) => skip!("{reason}"),
+        };
+        let id = rbuild.build(&context, &["-t", "x"]).succeeded().image_id();
+        rbuild.run(["check", "--deep"]).succeeded();
+        let archive = rbuild.path("out/image.tar");
+        rbuild.build(&context, &["-o", &format!("type=oci,dest={}", archive.display())]).succeeded().all_cached();
+        // Reading it compares each layer's tar with its digest in the config.
+        let image = Image::read(&archive);
+        assert_eq!((&image.id, image.layers.len()), (&id, 4));
+        assert_eq!(image.files()["/d/link"].uid, 7);
     }
 }
