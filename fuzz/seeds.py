@@ -14,7 +14,7 @@ def write(target, seeds):
     directory = TARGET / target
     directory.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(sorted(seeds)):
-        (directory / f"corpus-{number}").write_bytes(seed.encode())
+        (directory / f"corpus-{number}").write_bytes(seed if isinstance(seed, bytes) else seed.encode())
 
 
 def dockerfiles():
@@ -32,8 +32,15 @@ def ignore_files():
             yield f"{rules}\0{path}".translate(SIGNS)
 
 
+def package_lists():
+    # The letters of PLACES in fuzz/src/lib.rs: a database of rpm, a lock file of cargo.
+    yield b"d" + (SOURCE / "testdata/sbom/rpmdb.sqlite").read_bytes()
+    yield b"h" + (SOURCE / "Cargo.lock").read_bytes()
+
+
 texts = set(dockerfiles())
 write("dockerfile", texts)
 write("ignore_file", set(ignore_files()))
 write("mount", {value for text in texts for value in re.findall(r"--mount=(\S+)", text)})
 write("reference", {value for text in texts for value in re.findall(r"^FROM +([^ \n$]+)", text, flags=re.M | re.I)})
+write("sbom", set(package_lists()))

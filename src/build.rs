@@ -16,6 +16,7 @@ mod layout;
 mod outline;
 mod outputs;
 mod provenance;
+mod pull;
 mod steps;
 mod stored;
 
@@ -39,7 +40,8 @@ pub use differences::{ChangeKind, Differences, Field, FileChange, Strictness, di
 pub use foresight::{Foreseen, foresee, planned};
 pub use outline::{Outline, Target, Wanted, outline, targets};
 pub use outputs::{FilesForm, Output, OutputKind, PushBy, Split};
-pub use stored::{pull_image, push_stored};
+pub use pull::pull_image;
+pub use stored::{PushForm, push_stored};
 
 use crate::cache::Cache;
 use crate::cache::remote::{CacheTarget, Place, Remote};
@@ -88,6 +90,8 @@ pub struct Build<'a> {
     pub outputs: Vec<Output>,
     /// Caches elsewhere that steps may come from, in the order in which they are asked.
     pub cache_from: Vec<Place>,
+    /// A cache mount with more bytes of files is not taken from these.
+    pub mounts_limit: u64,
     /// Caches that get what this build has.
     pub cache_to: Vec<CacheTarget>,
     /// Where layers and results are kept.

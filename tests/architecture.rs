@@ -26,7 +26,8 @@ const MODULES: &[(&str, &[&str])] = &[
     // What is in an image's files; it reads them from layers, or from any tree.
     ("sbom", &["digest", "image", "layer", "tree"]),
     // It reads tars, and what it finds goes into the store at once: an archive cannot be searched.
-    ("archive", &["digest", "image", "layer", "rootfs", "store", "tree"]),
+    // Of attestations it knows which entries of an index they are.
+    ("archive", &["attest", "digest", "image", "layer", "rootfs", "store", "tree"]),
     ("registry", &["digest", "image", "progress"]),
     ("sandbox", &["digest", "owners", "rootfs", "sys", "tree"]),
     ("snapshot", &["digest", "owners", "rootfs", "store", "sys", "tree"]),

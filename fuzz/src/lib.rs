@@ -5,7 +5,8 @@
 mod naive;
 mod print;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
 
 use rbuild::context::ignore::IgnoreRules;
 use rbuild::diagnostic::{Color, Source, Span};
@@ -14,6 +15,8 @@ use rbuild::dockerfile::{self, lint, mount};
 use rbuild::image::config::ImageConfig;
 use rbuild::image::reference::Reference;
 use rbuild::plan::{BaseKey, Options, needs, plan};
+use rbuild::sbom::{self, Files, Subject, SubjectKind};
+use rbuild::tree::{Kind, Node, Time};
 
 /// The config of every base image; its triggers and variables are part of what is planned.
 const BASE: &str = r#"{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin","V=1"],"OnBuild":["RUN $V"]},
@@ -168,6 +171,63 @@ pub fn mount(data: &[u8]) {
     assert_eq!(forwards.is_ok(), backwards.is_ok(), "{forwards:?} {backwards:?}");
     if let (Ok(forwards), Ok(backwards)) = (forwards, backwards) {
         assert_eq!(forwards, backwards);
+    }
+}
+
+/// Where the readers of packages look, by the letter that the input begins with.
+const PLACES: [&str; 10] = [
+    "etc/os-release",
+    "var/lib/dpkg/status",
+    "lib/apk/db/installed",
+    "var/lib/rpm/rpmdb.sqlite",
+    "app/node_modules/a/package.json",
+    "app/package-lock.json",
+    "usr/lib/python3/dist-packages/a.dist-info/METADATA",
+    "app/Cargo.lock",
+    "usr/bin/program",
+    "usr/lib/liba.so.1",
+];
+
+/// Whatever a file says is installed, what is listed has sound names, is all in the document, and is the
+/// same each time.
+pub fn sbom(data: &[u8]) {
+    let Some((letter, content)) = data.split_first() else { return };
+    let file = Single { path: PLACES[usize::from(letter.wrapping_sub(b'a')) % PLACES.len()].as_bytes(), content };
+    let subject = Subject { name: "fuzzed".to_owned(), kind: SubjectKind::Directory, created: 0 };
+    let document = sbom::scan(&file, &subject).expect("a file in memory can be read");
+    let packages = document.packages();
+    let is_sound = |text: &str| text.len() <= 1024 && !text.contains(|character: char| character.is_control());
+    assert!(packages.iter().all(|package| !package.name.is_empty() && is_sound(&package.name)), "{packages:?}");
+    assert!(packages.iter().all(|package| is_sound(&package.version)), "{packages:?}");
+    assert!(document.notices().iter().all(|notice| !notice.text.contains('\n')), "{:?}", document.notices());
+    let bytes = document.to_bytes();
+    assert!(document.to_value()["packages"].as_array().is_some_and(|listed| listed.len() >= packages.len()));
+    let again = sbom::scan(&file, &subject).expect("a file in memory can be read");
+    assert!(document == again && bytes == again.to_bytes(), "the same file gives another document");
+}
+
+/// A tree of one file.
+struct Single<'a> {
+    path: &'a [u8],
+    content: &'a [u8],
+}
+
+impl Files for Single<'_> {
+    fn list(&self, visit: &mut dyn FnMut(&[u8], &Node)) -> io::Result<()> {
+        let kind = Kind::File { size: self.content.len() as u64, digest: None };
+        visit(self.path, &Node { kind, ..Node::directory(Time::default()) });
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        paths: &BTreeSet<Vec<u8>>,
+        visit: &mut (dyn FnMut(&[u8], &mut dyn Read) -> io::Result<()> + '_),
+    ) -> io::Result<()> {
+        match paths.contains(self.path) {
+            true => visit(self.path, &mut &*self.content),
+            false => Ok(()),
+        }
     }
 }
 

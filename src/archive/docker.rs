@@ -37,5 +37,5 @@ fn image(files: &Files<'_>, item: &Item) -> Result<ArchivedImage, ArchiveError> 
     };
     let names = item.repo_tags.iter().flatten().map(name).collect::<Result<_, ArchiveError>>()?;
     let labels = item.repo_tags.clone().unwrap_or_default();
-    Ok(ArchivedImage { names, labels, index: None, manifest: None, config, layers })
+    Ok(ArchivedImage { names, labels, index: None, manifest: None, attestations: Vec::new(), config, layers })
 }

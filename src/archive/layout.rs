@@ -1,8 +1,12 @@
 //! OCI layouts (image-spec, image-layout.md), and what Docker, podman, skopeo and containerd write into their `index.json`.
 
+use std::collections::BTreeMap;
+
 use super::files::Files;
 use super::place::labels;
 use super::{ArchiveError, ArchivedImage};
+use crate::attest::attested;
+use crate::digest::Digest;
 use crate::image::manifest::{Descriptor, Document, Manifest};
 use crate::image::media_type;
 use crate::image::reference::Reference;
@@ -23,14 +27,14 @@ pub(super) fn images(files: &Files<'_>, index: &[u8]) -> Result<Vec<ArchivedImag
     };
     let mut images: Vec<ArchivedImage> = Vec::new();
     for descriptor in &index.manifests {
-        let mut found = Vec::new();
+        let mut found = Found::default();
         descend(files, descriptor, DEPTH, &mut found)?;
         let (name, labels) = (name(descriptor), labels(descriptor));
         let index = match media_type::is_index(&descriptor.media_type) {
             true => Some(files.small(&descriptor.digest, descriptor.size)?),
             false => None,
         };
-        for mut image in found {
+        for mut image in found.images() {
             image.names.extend(name.clone());
             image.labels.extend(labels.clone());
             image.index.clone_from(&index);
@@ -56,12 +60,45 @@ fn name(descriptor: &Descriptor) -> Option<Reference> {
     whole?.parse::<Reference>().ok().filter(|name| name.digest().is_none()).map(|name| name.with_default_tag())
 }
 
-fn descend(
-    files: &Files<'_>,
-    descriptor: &Descriptor,
-    depth: usize,
-    found: &mut Vec<ArchivedImage>,
-) -> Result<(), ArchiveError> {
+/// What an entry of `index.json` leads to.
+#[derive(Default)]
+struct Found {
+    images: Vec<ArchivedImage>,
+    /// What is said, by the digest of the manifest that it is about.
+    attestations: BTreeMap<Digest, Vec<Digest>>,
+}
+
+impl Found {
+    /// The images, each with what is said about it.
+    fn images(mut self) -> Vec<ArchivedImage> {
+        for image in &mut self.images {
+            let digest = image.manifest.as_deref().map(Digest::of);
+            image.attestations = digest.and_then(|digest| self.attestations.remove(&digest)).unwrap_or_default();
+        }
+        self.images
+    }
+
+    /// Notes an attestation, if the archive has all that its manifest names.
+    fn attest(
+        &mut self,
+        files: &Files<'_>,
+        image: Digest,
+        own: Digest,
+        manifest: &Manifest,
+    ) -> Result<(), ArchiveError> {
+        let mut all = vec![own];
+        for named in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            if files.blob_of(&named.digest)? != Some(named.size) {
+                return Ok(());
+            }
+            all.push(named.digest);
+        }
+        self.attestations.entry(image).or_insert(all);
+        Ok(())
+    }
+}
+
+fn descend(files: &Files<'_>, descriptor: &Descriptor, depth: usize, found: &mut Found) -> Result<(), ArchiveError> {
     let Some(size) = files.blob_of(&descriptor.digest)? else {
         // An index names all platforms; an archive may have been made of some.
         return if depth == DEPTH { Err(files.missing(&descriptor.digest.to_string())) } else { Ok(()) };
@@ -74,13 +111,14 @@ fn descend(
     let document = Document::parse(&bytes, Some(&descriptor.media_type))
         .map_err(|error| files.refused(format!("{}: {error}", descriptor.digest)))?;
     match document {
-        Document::Manifest(manifest) if CONFIGS.contains(&manifest.config.media_type.as_str()) => {
-            if !is_attestation(descriptor) {
-                found.push(image(files, &manifest, bytes)?);
+        Document::Manifest(manifest) => match attested(descriptor) {
+            Some(about) => found.attest(files, about, descriptor.digest, &manifest),
+            None if CONFIGS.contains(&manifest.config.media_type.as_str()) && !is_for_nobody(descriptor) => {
+                found.images.push(image(files, &manifest, bytes)?);
+                Ok(())
             }
-            Ok(())
-        }
-        Document::Manifest(_) => Ok(()),
+            None => Ok(()),
+        },
         Document::Index(_) if depth == 0 => Err(files.refused("its indexes are nested too deep")),
         Document::Index(index) => {
             index.manifests.iter().try_for_each(|descriptor| descend(files, descriptor, depth - 1, found))
@@ -88,8 +126,8 @@ fn descend(
     }
 }
 
-/// BuildKit's attestations are manifests with an image's config, for a platform that nobody has.
-fn is_attestation(descriptor: &Descriptor) -> bool {
+/// Attestations may be manifests with an image's config, for a platform that nobody has.
+fn is_for_nobody(descriptor: &Descriptor) -> bool {
     descriptor.platform.as_ref().is_some_and(|platform| platform.os == "unknown")
 }
 
@@ -107,5 +145,13 @@ fn image(files: &Files<'_>, manifest: &Manifest, bytes: Vec<u8>) -> Result<Archi
     let (config, size) = blob(&manifest.config)?;
     let config = files.small(&config, size)?;
     let layers = manifest.layers.iter().map(blob).collect::<Result<_, ArchiveError>>()?;
-    Ok(ArchivedImage { names: Vec::new(), labels: Vec::new(), index: None, manifest: Some(bytes), config, layers })
+    Ok(ArchivedImage {
+        names: Vec::new(),
+        labels: Vec::new(),
+        index: None,
+        manifest: Some(bytes),
+        attestations: Vec::new(),
+        config,
+        layers,
+    })
 }

@@ -43,6 +43,9 @@ pub struct ArchivedImage {
     pub index: Option<Vec<u8>>,
     /// The manifest byte for byte, where the archive has one.
     pub manifest: Option<Vec<u8>>,
+    /// What the index says about it (provenance, lists of software): blobs, the manifest first, then what that names.
+    /// Nothing where the archive has not all of it.
+    pub attestations: Vec<Digest>,
     /// The config byte for byte.
     pub config: Vec<u8>,
     /// The layers' blobs and their sizes, lowest first.

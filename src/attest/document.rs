@@ -186,7 +186,9 @@ impl Earlier {
         let config = document(&parsed.config)?;
         let statements: Vec<_> = parsed.layers.iter().map(document).collect::<Option<_>>()?;
         if image.digest == self.image {
-            let manifest = (entry(&self.manifest, &self.image), self.manifest.clone());
+            let mut entry = entry(&self.manifest, &self.image);
+            entry.media_type = parsed.media_type.clone().unwrap_or(entry.media_type);
+            let manifest = (entry, self.manifest.clone());
             return Some(AttestationDocuments { manifest, config, statements });
         }
         let again = |(_, bytes): &(Descriptor, Vec<u8>)| {

@@ -3,14 +3,14 @@
 use std::io::{self, Read};
 
 use super::assemble::Assembled;
-use super::outputs::{Exporter, FilesForm, Output, OutputKind, Split, observed};
-use super::stored::{stored, stored_all};
+use super::outputs::{FilesForm, Output, OutputKind, Split, observed};
+use super::stored::{alone, stored, stored_all};
 use super::{BlobForm, BuildError, Reuse};
 use crate::archive::ArchivedImage;
 use crate::attest::Attested;
 use crate::digest::Digest;
 use crate::executor::{ExecuteError, Layers, Wanted, abreast};
-use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget, NamedBundle, Shape, write_files, write_layout};
+use crate::export::{FileTarget, FilesTarget, LayoutForm, LayoutTarget, NamedBundle, write_files, write_layout};
 use crate::image::config::{ContainerConfig, History, ImageConfig};
 use crate::image::media_type::Compression;
 use crate::image::platform::Platform;
@@ -76,6 +76,7 @@ pub fn load(layers: &Layers<'_>, images: &[ArchivedImage], options: &LoadOptions
     for image in images {
         parsed.push((image, parse(image)?));
     }
+    let all = parsed.len();
     if let Some(platform) = &options.platform {
         let offered: Vec<String> = parsed.iter().map(|(_, config)| config.platform().to_string()).collect();
         parsed.retain(|(_, config)| platform.match_rank(&config.platform()).is_some());
@@ -85,11 +86,8 @@ pub fn load(layers: &Layers<'_>, images: &[ArchivedImage], options: &LoadOptions
     }
     let mut loaded = Vec::new();
     for (image, config) in &parsed {
-        let index = match options.platform {
-            // The name stands for the one image that was asked for.
-            Some(_) => None,
-            None => image.index.as_ref().map(|index| layers.store.put_blob(index)).transpose()?,
-        };
+        // Where others are left out the name stands for the one image that was asked for.
+        let index = image.index.as_ref().filter(|_| parsed.len() == all);
         loaded.extend(take(layers, image, config, index, &options.names)?);
     }
     Ok(loaded)
@@ -135,7 +133,7 @@ fn take(
     layers: &Layers<'_>,
     image: &ArchivedImage,
     config: &ImageConfig,
-    index: Option<Digest>,
+    index: Option<&Vec<u8>>,
     more: &[Reference],
 ) -> Result<Vec<Tagged>, LoadError> {
     let mut names: Vec<&Reference> = Vec::new();
@@ -147,7 +145,9 @@ fn take(
     if names.is_empty() {
         return Err(LoadError::NoName { id: Digest::of(&image.config) });
     }
-    let record = ImageRecord { index, ..record(layers, image, config)? };
+    let attestations = if index.is_some() { image.attestations.clone() } else { Vec::new() };
+    let index = index.map(|index| layers.store.put_blob(index)).transpose()?;
+    let record = ImageRecord { index, attestations, ..record(layers, image, config)? };
     let platform = config.platform().to_string();
     let tagged = |name: &Reference| {
         let tagged = Tagged { name: name.to_string(), platform: platform.clone(), built: false, image: record.clone() };
@@ -216,12 +216,6 @@ pub fn save(
         }
         Ok(write_layout(&named, form.form, &target, &task)?)
     })
-}
-
-/// One image, whatever index it is under.
-fn alone<'a>(layers: &'a Layers<'a>, image: &ImageRecord) -> Result<(Exporter<'a>, Vec<Assembled>), BuildError> {
-    let image = Assembled { attested: Attested::Nothing, ..stored(layers, image)? };
-    Ok((Exporter { layers, shape: Shape::Image, index: None }, vec![image]))
 }
 
 /// Writes the files of an image, as a container of it would see them, into a tar.

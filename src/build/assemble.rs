@@ -139,16 +139,11 @@ impl Build<'_> {
             Shape::Image => None,
             Shape::Index => Some(self.indexed(images, layers)?),
         };
-        let mut configs = Vec::new();
-        for image in images {
-            configs.push(self.store.put_blob(&image.config.to_bytes())?);
-        }
-        for (_, bytes) in bundle.iter().flat_map(Bundle::documents) {
-            self.store.put_blob(bytes)?;
-        }
-        // Before the outputs: what they write elsewhere on the same disk need not be waited for.
-        self.store.settle()?;
+        let mut documents: Vec<Vec<u8>> = images.iter().map(|image| image.config.to_bytes()).collect();
+        let configs: Vec<Digest> = documents.iter().map(|config| Digest::of(config)).collect();
+        documents.extend(bundle.iter().flat_map(Bundle::documents).map(|(_, bytes)| bytes.to_vec()));
         let index = bundle.as_ref().map(|bundle| bundle.top().0.clone());
+        let (mut tagged, mut of_index) = (Vec::new(), Vec::new());
         for name in &self.tags {
             let name = name.with_default_tag().to_string();
             // Reading all names is for the builds alone that may find some to take away.
@@ -166,11 +161,14 @@ impl Build<'_> {
                 };
                 let platform = image.config.platform().to_string();
                 was_index |= self.store.tagged(&name, &platform)?.is_some_and(|before| before.image.index.is_some());
-                self.store.tag(&Tagged { name: name.clone(), platform, built: true, image: record })?;
+                tagged.push(Tagged { name: name.clone(), platform, built: true, image: record });
             }
-            if was_index {
-                self.forget_other_members(&name, index.as_ref().map(|index| index.digest))?;
-            }
+            of_index.extend(was_index.then_some(name));
+        }
+        // Before the outputs: what they write elsewhere on the same disk need not be waited for.
+        self.store.acknowledge(&documents, &tagged)?;
+        for name in of_index {
+            self.forget_other_members(&name, index.as_ref().map(|index| index.digest))?;
         }
         Ok(index)
     }

@@ -179,7 +179,7 @@ impl Build<'_> {
             return Err(BaseError::NotHere);
         }
         let pulled = pull::resolve_platform(self.registry, reference, &key.platform, Some(task))?;
-        record_pulled(self.store, reference, &key.platform, &pulled, None)?;
+        record_pulled(self.store, reference, &key.platform, &pulled, Beside::default())?;
         Ok(ResolvedBase {
             name: reference.to_string(),
             layers: pulled.config.rootfs.diff_ids.clone(),
@@ -260,14 +260,22 @@ fn check_layers(manifest: &Manifest, config: &ImageConfig) -> Result<(), BaseErr
     Ok(())
 }
 
-/// Gives a pulled image its name in the store, and tells the store where its layers can be had. `index` is what the name
-/// stands for in the store, where it is pulled for several platforms.
+/// What of a pulled image's surroundings in its registry the store has, too.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// The index that the name stands for.
+    pub(super) index: Option<Digest>,
+    /// What is said about the image: the manifest first, then what that names.
+    pub(super) attestations: Vec<Digest>,
+}
+
+/// Gives a pulled image its name in the store, and tells the store where its layers can be had.
 pub(super) fn record_pulled(
     store: &Store,
     reference: &Reference,
     platform: &Platform,
     pulled: &PulledImage,
-    index: Option<Digest>,
+    beside: Beside,
 ) -> Result<(), BaseError> {
     let (manifest, config) = (&pulled.manifest, &pulled.config);
     check_layers(manifest, config)?;
@@ -288,17 +296,24 @@ pub(super) fn record_pulled(
             }
         })?;
     }
-    let image = ImageRecord {
+    let mut image = ImageRecord {
         config: store.put_blob(&pulled.config_bytes)?,
         layers: config.rootfs.diff_ids.clone(),
         manifest: Some(store.put_blob(&pulled.manifest_bytes)?),
         source: Some(pulled.index_digest.unwrap_or(pulled.manifest_digest)),
-        index,
-        attestations: Vec::new(),
+        index: beside.index,
+        attestations: beside.attestations,
         created: config.created.clone().unwrap_or_default(),
         size: 0,
     };
     let name = reference.with_default_tag().to_string();
+    if image.index.is_none()
+        && let Some(before) = store.tagged(&name, &platform.to_string())?
+        && (before.image.source, before.image.manifest) == (image.source, image.manifest)
+    {
+        // A build that asks for its base anew takes nothing away from what was pulled.
+        (image.index, image.attestations) = (before.image.index, before.image.attestations);
+    }
     store.tag(&Tagged { name, platform: platform.to_string(), built: false, image })?;
     Ok(())
 }

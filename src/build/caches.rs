@@ -11,8 +11,8 @@ use super::outputs::{Exporter, Output, OutputKind, observed};
 use super::{Build, BuildError, Commands, Prepared, PushBy};
 use crate::cache::remote::document::{Layer, MEDIA_TYPE, Mount};
 use crate::cache::remote::{
-    CacheTarget, Content, Document, Form, FoundMount, INLINE_KEY, Imported, Keeping, Mode, Mounts, OnFailure, Open,
-    Others, Piece, Remote, RemoteError, Storage, import,
+    Belief, CacheTarget, Content, Document, Form, FoundMount, INLINE_KEY, Imported, Keeping, Mode, Mounts, OnFailure,
+    Open, Others, Piece, Remote, RemoteError, Storage, import,
 };
 use crate::digest::Digest;
 use crate::executor::{BlobForm, ExecuteError, Layers, PackedMount, Reuse, abreast};
@@ -44,7 +44,7 @@ impl Build<'_> {
             let imported: Vec<_> = readers.map(|storage| scope.spawn(move || self.import_cache(storage))).collect();
             let prepared = self.prepare(commands);
             let imported = imported.into_iter().filter_map(|thread| thread.join().expect("reading does not panic"));
-            Ok((prepared?, Remote::new(imported.collect())))
+            Ok((prepared?, Remote::new(imported.collect(), self.mounts_limit)))
         })
     }
 
@@ -145,11 +145,23 @@ impl Build<'_> {
         for target in &self.cache_to {
             let CacheTarget::Place { place, mode, form, mounts, on_failure } = target else { continue };
             let storage = place.open(self.registry);
-            let (name, export) =
-                (storage.name(), CacheExport { build: self, plan, layers, remote, mode: *mode, mounts: *mounts });
+            let left_out = BTreeSet::new();
+            let mut export = CacheExport { build: self, plan, layers, remote, mode: *mode, mounts: *mounts, left_out };
+            let name = storage.name();
             let task = self.progress.task(format!("exporting cache to {name}"));
             task.start();
-            let written = export.write(storage.as_ref(), form, &task);
+            let mut written = export.write(storage.as_ref(), form, &task);
+            if written.is_err() {
+                export.left_out = layers.forget_broken()?;
+                if !export.left_out.is_empty() {
+                    // Who needs them next makes them anew, and writes them.
+                    task.note(match export.left_out.len() {
+                        1 => "a layer is in no cache any more and is left out".to_owned(),
+                        count => format!("{count} layers are in no cache any more and are left out"),
+                    });
+                    written = export.write(storage.as_ref(), form, &task);
+                }
+            }
             task.end(match &written {
                 Ok(()) => Outcome::Done,
                 Err(error) => Outcome::Failed(error.to_string()),
@@ -185,6 +197,8 @@ struct CacheExport<'a> {
     remote: &'a Remote,
     mode: Mode,
     mounts: Mounts,
+    /// Layers that turned out not to be had.
+    left_out: BTreeSet<Digest>,
 }
 
 impl CacheExport<'_> {
@@ -216,7 +230,9 @@ impl CacheExport<'_> {
             annotations: BTreeMap::new(),
         };
         let bytes = canonical(&manifest);
-        if storage.keeping() == Keeping::Lasting && self.is_there(storage, &Digest::of(&bytes)) {
+        let belief = if self.left_out.is_empty() { self.remote.belief() } else { Belief::Shaken };
+        let is_believed = storage.keeping() == Keeping::Lasting && belief == Belief::Usual;
+        if is_believed && self.is_there(storage, &Digest::of(&bytes)) {
             task.note("it has all of this already");
             return Ok(());
         }
@@ -238,6 +254,7 @@ impl CacheExport<'_> {
             layers: manifest.layers.iter().map(piece).collect(),
             config: (config, config_bytes),
             manifest: (Descriptor::of(form.format.manifest(), &bytes), bytes),
+            belief,
         };
         let written = storage.write(content, task)?;
         task.note(format!("{} steps, {} new blobs, {} bytes", document.steps.len(), written.sent, written.bytes));
@@ -286,7 +303,8 @@ impl CacheExport<'_> {
         let result = result_steps(self.plan);
         let mut wanted: Vec<Digest> = Vec::new();
         for (step, (_, record)) in &self.remote.notes().steps {
-            let is_wanted = self.mode == Mode::Maximal || result.contains(step);
+            let is_wanted =
+                (self.mode == Mode::Maximal || result.contains(step)) && !self.left_out.contains(&record.layer);
             if is_wanted && !wanted.contains(&record.layer) && !self.layers.is_nowhere(&record.layer) {
                 wanted.push(record.layer);
             }

@@ -16,7 +16,8 @@ use crate::export::{
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::{Compression, Format};
 use crate::image::reference::Reference;
-use crate::progress::{Outcome, Task};
+use crate::progress::{Outcome, Progress, Task};
+use crate::sign::SigningKey;
 use crate::store::{BlobRecord, LayerRecord};
 
 /// One thing to make of an image.
@@ -140,12 +141,8 @@ impl Build<'_> {
         for output in &self.outputs {
             let task = self.progress.task(output.title());
             let made = observed(&task, || exporter.make(output, images, &task))?;
-            if let (OutputKind::Registry(_), Some(pushed)) = (&output.kind, &made)
-                && !self.signing_keys.is_empty()
-            {
-                let task = self.progress.task("signing");
-                let keys = &self.signing_keys;
-                observed(&task, || Ok(sign(layers.registry, &pushed.digest, &output.names, keys, &task)?))?;
+            if let (OutputKind::Registry(_), Some(pushed)) = (&output.kind, &made) {
+                exporter.sign(pushed, &output.names, &self.signing_keys, self.progress)?;
             }
             manifest = made.or(manifest);
         }
@@ -237,6 +234,21 @@ impl Exporter<'_> {
             task.note(format!("exporting manifest list {}", index.digest));
         }
         Ok(Some(bundle.top().0.clone()))
+    }
+
+    /// Signs what was pushed under some names, where there is a key.
+    pub(super) fn sign(
+        &self,
+        pushed: &Descriptor,
+        names: &[Reference],
+        keys: &[SigningKey],
+        progress: &Progress,
+    ) -> Result<(), BuildError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let task = progress.task("signing");
+        observed(&task, || Ok(sign(self.layers.registry, &pushed.digest, names, keys, &task)?))
     }
 
     /// The documents of an output, and its layers' blobs in the form that it asks for.

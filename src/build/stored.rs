@@ -1,38 +1,47 @@
-//! Images that are in the store already, or shall be: push and pull without a build.
-
-use std::collections::BTreeSet;
+//! Images that are in the store already: push without a build.
 
 use super::assemble::Assembled;
-use super::bases::record_pulled;
 use super::outputs::{Exporter, Output, OutputKind, PushBy, observed};
 use super::{BlobForm, BuildError};
 use crate::attest::{Attested, Earlier};
 use crate::digest::Digest;
-use crate::executor::{ExecuteError, Layers, abreast};
+use crate::executor::{ExecuteError, Layers};
 use crate::export::{Documents, Shape};
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Document};
-use crate::image::platform::Platform;
 use crate::image::reference::Reference;
-use crate::progress::{Progress, Task};
-use crate::registry::RegistryError;
-use crate::registry::pull::resolve_platform;
+use crate::progress::Progress;
+use crate::sign::SigningKey;
 use crate::store::{ImageRecord, Tagged};
 
-/// Pushes an image of the store under a name; where its name stands for an index, that and all images under it.
+/// How an image of the store is pushed.
+#[derive(Debug)]
+pub struct PushForm {
+    /// How layers are compressed that are not yet.
+    pub blob: BlobForm,
+    /// Keys that sign it.
+    pub signing_keys: Vec<SigningKey>,
+}
+
+/// Pushes an image of the store under a name, and signs it; where its name stands for an index, that and all images under
+/// it.
+///
+/// # Errors
+/// A layer cannot be had, or the registry refuses.
 pub fn push_stored(
     layers: &Layers<'_>,
     tagged: &Tagged,
     name: &Reference,
-    blob: BlobForm,
+    form: &PushForm,
     progress: &Progress,
 ) -> Result<Descriptor, BuildError> {
     let (exporter, images) = stored_all(layers, tagged)?;
     let kind = OutputKind::Registry(PushBy::Tag);
-    let output = Output { blob, names: vec![name.clone()], ..Output::plain(kind) };
+    let output = Output { blob: form.blob, names: vec![name.clone()], ..Output::plain(kind) };
     let task = progress.task(format!("pushing {}", name.familiar()));
-    let manifest = observed(&task, || exporter.make(&output, &images, &task))?;
-    Ok(manifest.expect("a push has a manifest"))
+    let manifest = observed(&task, || exporter.make(&output, &images, &task))?.expect("a push has a manifest");
+    exporter.sign(&manifest, &output.names, &form.signing_keys, progress)?;
+    Ok(manifest)
 }
 
 /// The images that a name in the store stands for, and what exports them.
@@ -41,14 +50,20 @@ pub(super) fn stored_all<'a>(
     tagged: &Tagged,
 ) -> Result<(Exporter<'a>, Vec<Assembled>), BuildError> {
     let store = layers.store;
-    let Some(index) = &tagged.image.index else {
-        let exporter = Exporter { layers, shape: Shape::Image, index: None };
-        return Ok((exporter, vec![stored(layers, &tagged.image)?]));
-    };
+    let Some(index) = &tagged.image.index else { return alone(layers, &tagged.image) };
     let exporter = Exporter { layers, shape: Shape::Index, index: store.read_blob(index)? };
     let members = in_order(store.members(&tagged.name, index)?, exporter.index.as_deref());
     let images = members.iter().map(|member| stored(layers, &member.image)).collect::<Result<_, _>>()?;
     Ok((exporter, images))
+}
+
+/// One image, whatever index it is under. What is said about it is beside it in that index.
+pub(super) fn alone<'a>(
+    layers: &'a Layers<'a>,
+    image: &ImageRecord,
+) -> Result<(Exporter<'a>, Vec<Assembled>), BuildError> {
+    let image = Assembled { attested: Attested::Nothing, ..stored(layers, image)? };
+    Ok((Exporter { layers, shape: Shape::Image, index: None }, vec![image]))
 }
 
 /// Members of an index in its own order.
@@ -73,6 +88,14 @@ pub(super) fn stored(layers: &Layers<'_>, image: &ImageRecord) -> Result<Assembl
     Ok(Assembled { config, layers: image.layers.clone(), size: image.size, original, attested, dated: None })
 }
 
+/// The blobs that a document names: of attestations the config and the statements.
+pub(super) fn named_by(document: &Document) -> Vec<Descriptor> {
+    match document {
+        Document::Manifest(manifest) => std::iter::once(&manifest.config).chain(&manifest.layers).cloned().collect(),
+        Document::Index(_) => Vec::new(),
+    }
+}
+
 /// What was said about an image of the store when it was built.
 fn attested(layers: &Layers<'_>, image: &ImageRecord) -> Result<Attested, BuildError> {
     let (Some((manifest, others)), Some(about)) = (image.attestations.split_first(), image.manifest) else {
@@ -84,55 +107,4 @@ fn attested(layers: &Layers<'_>, image: &ImageRecord) -> Result<Attested, BuildE
     };
     let named = others.iter().map(|digest| Ok((*digest, read(digest)?))).collect::<Result<_, BuildError>>()?;
     Ok(Attested::Before(Box::new(Earlier { image: about, manifest: read(manifest)?, named })))
-}
-
-/// Pulls an image and all its layers; returns the manifest's digest. For several platforms the images are pulled and the
-/// index that they lie under, whose digest is returned.
-///
-/// # Errors
-/// The registry cannot be asked, or has no image for one of the platforms.
-pub fn pull_image(
-    layers: &Layers<'_>,
-    name: &Reference,
-    platforms: &[Platform],
-    progress: &Progress,
-) -> Result<Digest, BuildError> {
-    let task = progress.task(format!("pulling {}", name.familiar()));
-    let failed = |source| BuildError::Base { name: name.to_string(), source };
-    observed(&task, || {
-        if let [only] = platforms {
-            let pulled = resolve_platform(layers.registry, name, only, Some(&task))?;
-            record_pulled(layers.store, name, only, &pulled, None).map_err(failed)?;
-            fetch(layers, &[pulled.config], &task)?;
-            return Ok(pulled.manifest_digest);
-        }
-        let found = layers.registry.resolve(name, Some(&task))?;
-        // The tag may stand for something else by the time that the next platform is asked for.
-        let pinned = name.with_digest(found.digest);
-        let mut configs = Vec::new();
-        let index = match found.document {
-            Document::Index(_) => Some(layers.store.put_blob(&found.bytes)?),
-            Document::Manifest(_) => None,
-        };
-        for platform in platforms {
-            let pulled = resolve_platform(layers.registry, &pinned, platform, Some(&task))?;
-            let offered = pulled.config.platform();
-            if platform.match_rank(&offered).is_none() {
-                let (reference, platform, offered) =
-                    (name.to_string(), platform.to_string(), vec![offered.to_string()]);
-                return Err(RegistryError::NoPlatform { reference, platform, offered }.into());
-            }
-            record_pulled(layers.store, name, platform, &pulled, index).map_err(failed)?;
-            configs.push(pulled.config);
-        }
-        fetch(layers, &configs, &task)?;
-        Ok(found.digest)
-    })
-}
-
-/// Fetches the layers of images, each once.
-fn fetch(layers: &Layers<'_>, configs: &[ImageConfig], task: &Task) -> Result<(), BuildError> {
-    let all: BTreeSet<&Digest> = configs.iter().flat_map(|config| &config.rootfs.diff_ids).collect();
-    abreast(&Vec::from_iter(all), |_, layer| layers.fetch_blob(layer, task))?;
-    Ok(layers.store.settle()?)
 }

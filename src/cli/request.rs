@@ -87,6 +87,8 @@ pub struct Request {
     pub cache: CacheUse,
     /// Caches elsewhere to read.
     pub cache_from: Vec<Place>,
+    /// A cache mount with more bytes of files is not taken from these.
+    pub mounts_limit: u64,
     /// Caches elsewhere to write.
     pub cache_to: Vec<CacheTarget>,
     /// When base images are looked for in their registry.
@@ -272,7 +274,7 @@ impl Request {
         let platforms = platforms(&arguments.platforms, environment)?;
         let annotations = output::annotations(&arguments.annotations)?;
         let attestations = attest::attestations(&arguments.attest, &build_arguments, environment, &mut notices)?;
-        let signing_keys = sign::signing_keys(&arguments.attest.signing_keys, &outputs, environment)?;
+        let signing_keys = sign::signing_keys(&arguments.attest.signing.signing_keys, &outputs, environment)?;
         several::check(&outputs, &annotations, &platforms, &attestations)?;
         several::check_removal(&outputs, &context)?;
         let resolver = run::resolver(&arguments)?;
@@ -289,6 +291,7 @@ impl Request {
             build_contexts: context::build_contexts(&arguments.build_contexts, environment)?,
             cache: cache_use(arguments.no_cache, arguments.no_cache_filter),
             cache_from: caches.from,
+            mounts_limit: caches.mounts_limit,
             cache_to: caches.to,
             pull: pull_policy(arguments.pull.as_deref())?,
             outputs,

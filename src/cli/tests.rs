@@ -83,6 +83,7 @@ fn fields(request: &Request) -> BTreeMap<&'static str, String> {
         build_contexts,
         cache,
         cache_from,
+        mounts_limit,
         cache_to,
         pull,
         outputs,

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use super::ExecuteError;
 
 /// How many layers are worked on at the same time.
-const ABREAST: usize = 4;
+pub(super) const ABREAST: usize = 4;
 
 /// Does a piece of work for each item; the results in the items' order. After a failure nothing new is begun.
 ///

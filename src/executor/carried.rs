@@ -78,24 +78,29 @@ impl Layers<'_> {
         Ok(PackedMount { descriptor: Descriptor::new(OCI_LAYER_ZSTD, out.hasher.finish(), out.size), path })
     }
 
-    /// Fills a new cache mount with what a cache elsewhere has.
+    /// Fills a new cache mount with what a cache elsewhere has; `limit` is for the bytes of its tar, whatever the few that
+    /// it is compressed to say.
     ///
     /// # Errors
-    /// It cannot be had, or is not what it was said to be; the directory may have some of it.
-    pub(super) fn restore_mount(&self, directory: &Path, found: &FoundMount) -> Result<(), ExecuteError> {
+    /// It cannot be had, is not what it was said to be, or is too large; the directory may have some of it.
+    pub(super) fn restore_mount(&self, directory: &Path, found: &FoundMount, limit: u64) -> Result<(), ExecuteError> {
         let Descriptor { digest, size, .. } = found.blob;
         let failed = |error| ExecuteError::layer(&digest, error);
         let blob = VerifyReader::new(found.storage.open(&found.blob).map_err(failed)?, digest, Some(size));
-        let mut tar = decompress(BufReader::with_capacity(256 << 10, blob)).map_err(failed)?;
+        let tar = decompress(BufReader::with_capacity(256 << 10, blob)).map_err(failed)?;
         let (reader, mut writer) = io::pipe().map_err(failed)?;
         let records = self.namespace.ownership()? == Ownership::Recorded;
         let args = serde_json::to_vec(&records).map_err(ExecuteError::internal)?;
         let fds = vec![open_directory(directory).map_err(failed)?, reader.into()];
         let worker = self.namespace.worker(workers::FILL, &args, fds)?;
-        let copied = io::copy(&mut tar, &mut writer);
+        let copied = io::copy(&mut tar.take(limit.saturating_add(1)), &mut writer);
         drop(writer);
         let filled = worker.wait();
         match copied {
+            Ok(copied) if copied > limit => {
+                let reason = format!("it has more than {limit} bytes; mounts-max-size of --cache-from allows more");
+                Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, reason)))
+            }
             Ok(_) => Ok(filled?),
             // A worker that failed closes its pipe; its message says why.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(filled?),

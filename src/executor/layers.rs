@@ -1,5 +1,6 @@
 //! The forms of a layer (index, tree, blob), each made when something asks for it, and made once.
 
+mod digest;
 mod fetch;
 mod open;
 mod patch;
@@ -12,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
 
+pub(super) use digest::{DIGEST, run_digest};
 pub(super) use write::Origin;
 
 use super::ingest::BlobForm;
@@ -284,13 +286,15 @@ impl<'a> Layers<'a> {
     }
 
     /// Has what RUN wrote packed: a layer's diffID is known only then. Several at a time, and into a blob of this form at
-    /// once, so that nothing is read twice.
+    /// once, so that nothing is read twice; where nothing wants a blob, only the digest is made.
     pub fn pack_all(&self, layers: &[Digest], blob: Option<BlobForm>, task: &Task) -> Result<()> {
-        let pack = |_: usize, layer: &Digest| match blob {
-            Some(form) => self.blob(layer, form, Reuse::AsPulled, task).map(drop),
-            None => self.index(layer, task).map(drop),
-        };
-        abreast(layers, pack).map(drop)
+        match blob {
+            Some(form) => {
+                let pack = |_: usize, layer: &Digest| self.blob(layer, form, Reuse::AsPulled, task).map(drop);
+                abreast(layers, pack).map(drop)
+            }
+            None => self.digest_all(layers, task),
+        }
     }
 
     /// A compressed layer for an output.
@@ -340,6 +344,7 @@ impl Drop for Layers<'_> {
     fn drop(&mut self) {
         let Some(mapping) = self.namespace.mapping_if_started() else { return };
         // The next rbuild removes what stays.
+        drop(self.namespace.end_removals());
         let drafts = self.store.own_drafts(&mapping.name).unwrap_or_default();
         drop(self.namespace.remove(&drafts));
     }

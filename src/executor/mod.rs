@@ -1,6 +1,6 @@
 //! The plan, carried out: independent steps at the same time, each only when its key is not in the cache.
 //!
-//! One owner loop holds all state; steps run on threads of their own, get values and send their result back. What they
+//! One owner loop holds all state; steps run on other threads, get values and send their result back. What they
 //! tell people goes to `progress`, never through the loop, so a chatty RUN cannot delay anything.
 
 mod abreast;
@@ -14,6 +14,7 @@ mod carried;
 pub mod container;
 pub mod contexts;
 pub mod copy;
+mod crew;
 mod devices;
 mod download;
 mod error;
@@ -74,6 +75,7 @@ use crate::digest::Digest;
 use crate::plan::{BaseKey, Op, Plan, StepId};
 use crate::progress::{Outcome, Progress, Task};
 use crate::sandbox::{Cancel, Tool};
+use crew::Crew;
 use schedule::Schedule;
 
 /// What a build may use.
@@ -236,7 +238,9 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
     let mut failure: Option<ExecuteError> = None;
     let wanted = step::wanted(plan, services);
     let (sender, results) = channel();
+    let crew = Crew::default();
     std::thread::scope(|scope| {
+        let _duty = crew.on_duty();
         let mut running = 0;
         loop {
             while running < services.options.jobs && failure.is_none() && !services.cancel.is_cancelled() {
@@ -253,10 +257,7 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
                     // The loop outlives every step, so there is always somebody to hear.
                     sender.send((number, result)).expect("the owner loop listens");
                 };
-                std::thread::Builder::new()
-                    .name(format!("step {number}"))
-                    .spawn_scoped(scope, work)
-                    .expect("a thread can be started");
+                crew.give(scope, Box::new(work));
                 running += 1;
             }
             if running == 0 {
@@ -280,12 +281,12 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
             }
         }
     });
-    let removed = services.layers.namespace.remove_discarded();
+    let removal = services.layers.namespace.begin_removal();
     match failure {
         Some(error) => Err(error),
         None if services.cancel.is_cancelled() => Err(ExecuteError::Cancelled),
         None => {
-            removed?;
+            removal?;
             Ok(outputs.into_iter().map(|output| output.expect("every step is done")).collect())
         }
     }

@@ -19,6 +19,8 @@ pub struct Namespace {
     commands: AtomicBool,
     started: OnceLock<Result<Started, Arc<SandboxError>>>,
     discarded: Mutex<Vec<PathBuf>>,
+    /// Removals that go on.
+    removals: Mutex<Vec<WorkerHandle>>,
     expected: OnceLock<String>,
     /// Whether it was said that commands run in a chroot.
     told: AtomicBool,
@@ -38,6 +40,7 @@ impl Namespace {
             commands,
             started: OnceLock::new(),
             discarded: Mutex::default(),
+            removals: Mutex::default(),
             expected: OnceLock::new(),
             told: AtomicBool::new(false),
         }
@@ -128,10 +131,25 @@ impl Namespace {
         self.discarded.lock().unwrap_or_else(PoisonError::into_inner).extend(paths);
     }
 
-    /// Removes what was discarded.
-    pub(super) fn remove_discarded(&self) -> Result<(), ExecuteError> {
+    /// Begins to remove what was discarded, beside what else is to be done.
+    pub(super) fn begin_removal(&self) -> Result<(), ExecuteError> {
         let paths = std::mem::take(&mut *self.discarded.lock().unwrap_or_else(PoisonError::into_inner));
-        self.remove(&paths)
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let removal = self.sandbox()?.begin_removal(&paths)?;
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner).push(removal);
+        Ok(())
+    }
+
+    /// Waits for the removals that were begun.
+    ///
+    /// # Errors
+    /// The first that failed.
+    pub(super) fn end_removals(&self) -> Result<(), ExecuteError> {
+        let removals = std::mem::take(&mut *self.removals.lock().unwrap_or_else(PoisonError::into_inner));
+        let ends: Vec<_> = removals.into_iter().map(WorkerHandle::wait).collect();
+        Ok(ends.into_iter().collect::<Result<(), _>>()?)
     }
 
     /// Removes directories whose files may belong to any id of the namespace.

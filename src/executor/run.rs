@@ -377,7 +377,7 @@ impl Work<'_> {
         let mut draft = self.seeded(resolved, content)?;
         if let Some(found) = self.services.remote.mount(name) {
             let (target, cache) = (target(&resolved.mount), found.storage.name());
-            match layers.restore_mount(draft.path(), &found) {
+            match layers.restore_mount(draft.path(), &found, self.services.remote.mounts_limit()) {
                 Ok(()) => self.task.note(format!("cache mount {target} taken from the cache {cache}")),
                 Err(error) => {
                     self.task.note(format!("cache mount {target} is not taken from the cache {cache}: {error}"));

@@ -55,6 +55,7 @@ pub struct Seed {
 pub const WORKERS: &[Worker] = &[
     (UNPACK, run_unpack),
     (PACK, run_pack),
+    (super::layers::DIGEST, super::layers::run_digest),
     (EMIT, run_emit),
     (SEED, run_seed),
     (FILL, run_fill),
@@ -121,7 +122,9 @@ fn run_pack(args: &[u8], mut fds: Vec<OwnedFd>) -> Result<(), String> {
     let lowers: Vec<RootDir> = roots.collect();
     let mut out = BufWriter::with_capacity(256 << 10, File::from(out));
     let owners = Table::read_from(args).map_err(|error| error.to_string())?;
-    pack_with_owners(&upper, &lowers, owners, &mut out).and_then(|()| out.flush()).map_err(|error| chain(&error))
+    pack_with_owners(&upper, lowers.iter().collect(), owners, &mut out)
+        .and_then(|()| out.flush())
+        .map_err(|error| chain(&error))
 }
 
 fn run_emit(args: &[u8], mut fds: Vec<OwnedFd>) -> Result<(), String> {
@@ -197,7 +200,7 @@ fn write_view(view: &dyn View, source: &[u8], out: &mut Vec<u8>) -> io::Result<(
 }
 
 /// An error and its causes on one line: a worker's message crosses a process boundary as text.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,5 +1,7 @@
 //! An image, or several under one index, as documents and blobs: what layouts and registries get.
 
+use std::collections::BTreeSet;
+
 use super::annotations::annotations_of;
 use super::{Annotation, AnnotationTarget, Open};
 use crate::attest::{AttestationDocuments, Attested, Form};
@@ -183,8 +185,10 @@ impl Bundle {
     /// With the index that the images came with, where that names these very images.
     pub fn keeping(mut self, index: &[u8]) -> Bundle {
         let Ok(Document::Index(parsed)) = Document::parse(index, None) else { return self };
-        let named = parsed.manifests.iter().map(|entry| &entry.digest);
-        if self.index.is_some() && named.eq(entries(&self.images).map(|entry| &entry.digest)) {
+        // Others put what is said about an image beside it, not behind all images.
+        let named: BTreeSet<&Digest> = parsed.manifests.iter().map(|entry| &entry.digest).collect();
+        let held: BTreeSet<&Digest> = entries(&self.images).map(|entry| &entry.digest).collect();
+        if self.index.is_some() && named == held {
             let media_type = parsed.media_type.as_deref().unwrap_or(OCI_INDEX);
             self.index = Some((Descriptor::of(media_type, index), index.to_vec()));
         }

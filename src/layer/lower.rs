@@ -11,7 +11,7 @@ use crate::tree::{Kind, Node};
 
 /// The trees below, topmost first.
 pub(super) struct Lowers<'a> {
-    roots: &'a [RootDir],
+    roots: Vec<&'a RootDir>,
 }
 
 /// What shows at one path: what is there, and for a directory which trees have a part in it.
@@ -22,7 +22,7 @@ pub(super) struct Below {
 }
 
 impl<'a> Lowers<'a> {
-    pub(super) fn new(roots: &'a [RootDir]) -> Lowers<'a> {
+    pub(super) fn new(roots: Vec<&'a RootDir>) -> Lowers<'a> {
         Lowers { roots }
     }
 
@@ -36,7 +36,7 @@ impl<'a> Lowers<'a> {
     pub(super) fn find(&self, inspector: &mut Inspector, showing: &[usize], path: &[u8]) -> io::Result<Option<Below>> {
         let mut below: Option<Below> = None;
         for root in showing {
-            let Some(inode) = inspector.look(&self.roots[*root], path)? else { continue };
+            let Some(inode) = inspector.look(self.roots[*root], path)? else { continue };
             if inode.whiteout {
                 break;
             }

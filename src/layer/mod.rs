@@ -14,6 +14,7 @@
 pub mod attributes;
 pub mod compress;
 pub mod decompress;
+pub mod digesting;
 pub mod emit;
 pub mod flatten;
 mod gzip;

@@ -25,14 +25,14 @@ use crate::tree::{self, Kind, Node};
 /// # Errors
 /// What reading the trees or writing reports, with the path.
 pub fn pack(upper: &RootDir, lowers: &[RootDir], out: impl Write) -> io::Result<()> {
-    pack_with_owners(upper, lowers, Table::default(), out)
+    pack_with_owners(upper, lowers.iter().collect(), Table::default(), out)
 }
 
 /// As [`pack`], of trees some of whose owners are in this table: those of the tables beside all of them.
 ///
 /// # Errors
 /// As [`pack`].
-pub fn pack_with_owners(upper: &RootDir, lowers: &[RootDir], owners: Table, out: impl Write) -> io::Result<()> {
+pub fn pack_with_owners(upper: &RootDir, lowers: Vec<&RootDir>, owners: Table, out: impl Write) -> io::Result<()> {
     let mut packer = Packer {
         upper,
         lowers: Lowers::new(lowers),

@@ -289,7 +289,7 @@ pub fn copy(
     report.tags.extend(target.tag().map(str::to_owned));
     // What the tag stands for, also where the name has a digest besides.
     let named = target.tag().map_or_else(|| target.clone(), |tag| tagged(target, tag));
-    match client.head_manifest_at(&named)? {
+    match there(client, &named, existing)? {
         Some(there) if there.digest == digest => return Ok(report),
         Some(_) if existing == Existing::Refused => return Err(CopyError::Exists { target: target.familiar() }),
         _ => {}
@@ -340,5 +340,16 @@ fn copy_content(
 
 /// Whether a repository lacks a document; where it has it, it has what that leads to.
 fn is_missing(client: &Client, target: &Reference, digest: &Digest) -> Result<bool, CopyError> {
-    Ok(client.head_manifest_at(&target.with_digest(*digest))?.is_none())
+    Ok(there(client, &target.with_digest(*digest), Existing::Replaced)?.is_none())
+}
+
+/// What a place that is to be written to has. A registry that will not say has nothing, as far as a copy is concerned: who
+/// may not write either is told so by the first upload. But where what is there is to stay, that has to be known.
+fn there(client: &Client, place: &Reference, existing: Existing) -> Result<Option<Descriptor>, CopyError> {
+    match client.head_target(place) {
+        Err(RegistryError::Unauthorized { .. } | RegistryError::Denied { .. }) if existing == Existing::Replaced => {
+            Ok(None)
+        }
+        found => Ok(found?),
+    }
 }

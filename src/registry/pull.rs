@@ -9,6 +9,7 @@ use super::error::{RegistryError, escaped};
 use super::http::Request;
 use super::registries::Naming;
 use super::session::refusal;
+use super::url::Url;
 use crate::digest::Digest;
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Document, Manifest};
@@ -71,7 +72,7 @@ impl Client {
     /// As [`Client::resolve`].
     pub fn resolve_at(&self, reference: &Reference, task: Option<&Task>) -> Result<Resolved, RegistryError> {
         let shown = reference.to_string();
-        let answer = self.ask_for_manifest(Method::GET, reference, &reference.version(), task)?;
+        let answer = self.ask_for_manifest(reference, &reference.version(), task)?;
         if answer.status != 200 {
             return Err(refusal(answer, reference, &shown));
         }
@@ -102,8 +103,20 @@ impl Client {
     }
 
     /// As [`Client::head_manifest`], of the registry itself.
-    pub(super) fn head_manifest_at(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
-        let answer = self.ask_for_manifest(Method::HEAD, reference, &reference.version(), None)?;
+    fn head_manifest_at(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
+        self.head_manifest_with(reference, &Access::pull(reference.repository()))
+    }
+
+    /// Asks a place that is to be written to what is there. The right to write is asked for at once: some registries (GHCR)
+    /// deny that to pull what does not exist.
+    pub(super) fn head_target(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
+        self.head_manifest_with(reference, &Access::push(reference.repository()))
+    }
+
+    fn head_manifest_with(&self, reference: &Reference, access: &Access) -> Result<Option<Descriptor>, RegistryError> {
+        let url = self.manifest_address(reference, &reference.version())?;
+        let request = Request::new(Method::HEAD, url).header("accept", ACCEPTED.join(", "));
+        let answer = self.send(reference, access, &request)?;
         match answer.status {
             200 => {}
             404 => return Ok(None),
@@ -133,7 +146,7 @@ impl Client {
         if descriptor.size > MANIFEST_LIMIT {
             return Err(RegistryError::TooLarge { reference: shown, limit: MANIFEST_LIMIT });
         }
-        let answer = self.ask_for_manifest(Method::GET, reference, &expected.to_string(), None)?;
+        let answer = self.ask_for_manifest(reference, &expected.to_string(), None)?;
         if answer.status != 200 {
             return Err(refusal(answer, reference, &shown));
         }
@@ -152,14 +165,17 @@ impl Client {
 
     fn ask_for_manifest(
         &self,
-        method: Method,
         reference: &Reference,
         version: &str,
         task: Option<&Task>,
     ) -> Result<Answer, RegistryError> {
-        let url = self.address(reference, &format!("manifests/{version}"))?;
-        let request = Request::new(method, url).header("accept", ACCEPTED.join(", ")).task(task);
+        let url = self.manifest_address(reference, version)?;
+        let request = Request::new(Method::GET, url).header("accept", ACCEPTED.join(", ")).task(task);
         self.send(reference, &Access::pull(reference.repository()), &request)
+    }
+
+    fn manifest_address(&self, reference: &Reference, version: &str) -> Result<Url, RegistryError> {
+        self.address(reference, &format!("manifests/{version}"))
     }
 }
 
@@ -174,6 +190,19 @@ pub fn resolve_platform(
     task: Option<&Task>,
 ) -> Result<PulledImage, RegistryError> {
     let resolved = client.resolve(reference, task)?;
+    select_platform(client, reference, resolved, platform)
+}
+
+/// As [`resolve_platform`], of what the reference was found to stand for.
+///
+/// # Errors
+/// As [`resolve_platform`].
+pub fn select_platform(
+    client: &Client,
+    reference: &Reference,
+    resolved: Resolved,
+    platform: &Platform,
+) -> Result<PulledImage, RegistryError> {
     let (mut digest, mut bytes, mut document) = (resolved.digest, resolved.bytes, resolved.document);
     let mut index_digest = None;
     for _ in 0..DEPTH_LIMIT {

@@ -101,6 +101,8 @@ pub struct Call<'a> {
     pub content: CallContent<'a>,
     /// How long it is tried.
     pub effort: Effort,
+    /// What the text of a refusal (status 400 or 409) has in it that another try may not meet.
+    pub passing: &'a [&'a str],
     /// Told about retries.
     pub task: Option<&'a Task>,
 }
@@ -116,9 +118,10 @@ pub enum Effort {
     Glance,
 }
 
-/// An answer, whatever its status; its body has not been read.
+/// An answer, whatever its status; its body has not been read, but of some refusals.
 pub struct Reply {
     answer: Answer,
+    refusal: Option<String>,
 }
 
 impl Reply {
@@ -155,16 +158,30 @@ impl Reply {
 
     /// What a service says about a refusal, as far as it can be read; not fit to be shown before [`presentable`].
     pub fn refusal(mut self) -> String {
-        let mut bytes = Vec::new();
-        // A message that cannot be read is no message; the status is what matters.
-        self.answer.body.as_reader().take(REFUSAL_LIMIT).read_to_end(&mut bytes).ok();
-        String::from_utf8_lossy(&bytes).into_owned()
+        self.refusal.take().unwrap_or_else(|| text_of(&mut self.answer))
+    }
+
+    /// Reads what a refusal says, if that may be one of those that pass; which one it is.
+    fn passing(&mut self, passing: &[&str]) -> Option<String> {
+        if passing.is_empty() || !matches!(self.answer.status, 400 | 409) {
+            return None;
+        }
+        let text = self.refusal.insert(text_of(&mut self.answer));
+        let found = passing.iter().find(|word| text.contains(**word))?;
+        Some(format!("status {} ({found})", self.answer.status))
     }
 
     /// Lets the connection be used again.
     pub fn discard(self) {
         self.answer.discard();
     }
+}
+
+fn text_of(answer: &mut Answer) -> String {
+    let mut bytes = Vec::new();
+    // A message that cannot be read is no message; the status is what matters.
+    answer.body.as_reader().take(REFUSAL_LIMIT).read_to_end(&mut bytes).ok();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A service's text as it may be shown in a terminal and in a CI's log.
@@ -201,19 +218,21 @@ impl Client {
                 _ => Patience::Commit,
             };
             let outcome = transport.exchange(&request, call.address, None);
-            let reason = match transient(&outcome, retry) {
+            let mut outcome = outcome.map(|answer| Reply { answer, refusal: None });
+            let passes = outcome.as_mut().ok().and_then(|reply| reply.passing(call.passing));
+            let reason = match passes.or_else(|| transient(&outcome, retry)) {
                 Some(reason) if call.effort != Effort::Glance && retry < transport.policy.retries => reason,
-                _ => return outcome.map(|answer| Reply { answer }),
+                _ => return outcome,
             };
-            let asked = outcome.as_ref().ok().and_then(|answer| answer.header("retry-after"));
+            let asked = outcome.as_ref().ok().and_then(|reply| reply.header("retry-after"));
             let delay = transport.policy.delay_after(retry, asked, SystemTime::now());
             if let Effort::Until(end) = call.effort
                 && Instant::now() + delay >= end
             {
-                return outcome.map(|answer| Reply { answer });
+                return outcome;
             }
-            if let Ok(answer) = outcome {
-                answer.discard();
+            if let Ok(reply) = outcome {
+                reply.discard();
             }
             retry += 1;
             self.wait(call, &reason, retry, delay);
@@ -238,10 +257,10 @@ impl Client {
 
 /// Why a request should be sent again; `None` where the outcome stands. Requests of services are made so that they have
 /// the same effect twice as once.
-fn transient(outcome: &Result<Answer, RegistryError>, retry: u32) -> Option<String> {
+fn transient(outcome: &Result<Reply, RegistryError>, retry: u32) -> Option<String> {
     match outcome {
-        Ok(answer) if matches!(answer.status, 408 | 429 | 500 | 502 | 503 | 504) => {
-            Some(format!("status {}", answer.status))
+        Ok(reply) if matches!(reply.status(), 408 | 429 | 500 | 502 | 503 | 504) => {
+            Some(format!("status {}", reply.status()))
         }
         Err(RegistryError::Transfer { source, .. }) => Some(escaped(&source.to_string())),
         // A wrong name or a dead host shall not cost minutes; a restart or a lost DNS packet is forgiven.

@@ -1,7 +1,7 @@
 //! Ends what runs, from any thread.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -14,7 +14,8 @@ struct State {
     cancelled: bool,
     next: u64,
     running: Vec<(u64, Arc<OwnedFd>)>,
-    nested: Vec<Cancel>,
+    /// Those that somebody still holds, and some of the others.
+    nested: Vec<Weak<Mutex<State>>>,
 }
 
 /// Keeps a process killable until it is dropped.
@@ -37,8 +38,8 @@ impl Cancel {
         for (_, process) in &state.running {
             kill(process);
         }
-        for nested in &state.nested {
-            nested.cancel();
+        for nested in state.nested.iter().filter_map(Weak::upgrade) {
+            Cancel(nested).cancel();
         }
     }
 
@@ -49,7 +50,9 @@ impl Cancel {
         if state.cancelled {
             nested.cancel();
         }
-        state.nested.push(nested.clone());
+        // What is over shall not be held for as long as this handle lives: it may be a server's.
+        state.nested.retain(|known| known.strong_count() > 0);
+        state.nested.push(Arc::downgrade(&nested.0));
         nested
     }
 
@@ -83,4 +86,27 @@ impl Drop for Registration {
 fn kill(process: &OwnedFd) {
     // The only failure left is ESRCH: it has ended by itself, which is as good.
     pidfd_send_signal(process, Signal::KILL).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_handles_are_cancelled_with_theirs_and_forgotten_when_they_are_over() {
+        let outer = Cancel::new();
+        let (kept, copy) = (outer.nested(), outer.nested());
+        let clone = copy.clone();
+        drop(copy);
+        for _ in 0..100 {
+            drop(outer.nested());
+        }
+        let held = || outer.0.lock().unwrap().nested.len();
+        assert!(held() <= 3, "{}", held());
+        clone.cancel();
+        assert!(!outer.is_cancelled() && !kept.is_cancelled());
+        let inner = kept.nested();
+        outer.cancel();
+        assert!(kept.is_cancelled() && inner.is_cancelled() && outer.nested().is_cancelled());
+    }
 }

@@ -198,9 +198,17 @@ impl Sandbox {
     /// # Errors
     /// The first failure.
     pub fn remove_trees<P: AsRef<Path>>(&self, paths: &[P]) -> Result<(), SandboxError> {
+        self.begin_removal(paths)?.wait()
+    }
+
+    /// As [`Sandbox::remove_trees`], but does not wait for the end, which the worker's handle tells.
+    ///
+    /// # Errors
+    /// A path that is not beneath the base directory, or a worker that cannot be started.
+    pub fn begin_removal<P: AsRef<Path>>(&self, paths: &[P]) -> Result<WorkerHandle, SandboxError> {
         let inside = paths.iter().map(|path| self.path_inside(path.as_ref())).collect::<Result<Vec<_>, _>>()?;
         let arguments = serde_json::to_vec(&inside).map_err(|error| SandboxError::Talk { source: error.into() })?;
-        self.worker(worker::REMOVE_TREES, &arguments, Vec::new())?.wait()
+        self.worker(worker::REMOVE_TREES, &arguments, Vec::new())
     }
 
     /// Runs a command and returns when it, and everything that it started, has ended.

@@ -24,17 +24,28 @@ fn lies_in(path: &[u8], name: &str) -> bool {
     DIRECTORIES.iter().any(|directory| lies_at(path, format!("{directory}/{name}").as_bytes()))
 }
 
+/// What a database has.
+#[derive(Debug, Default)]
+pub(super) struct Installed {
+    /// The packages.
+    pub(super) packages: Vec<Package>,
+    /// How many more it has, which cannot be read.
+    pub(super) damaged: usize,
+}
+
 /// The packages that are installed.
-pub(super) fn packages(file: &[u8]) -> Result<Vec<Package>, &'static str> {
-    let mut found = Vec::new();
-    let mut damaged = 0usize;
+pub(super) fn installed(file: &[u8]) -> Result<Installed, &'static str> {
+    let Installed { packages: mut found, mut damaged } = Installed::default();
     sqlite::blobs(file, "Packages", &mut |blob| match Header::parse(blob).and_then(|header| header.package()) {
         // A key that signatures are checked with is kept as if it were a package.
         Some(package) if package.name == "gpg-pubkey" => {}
         Some(package) => found.push(package),
         None => damaged += 1,
     })?;
-    if damaged > 0 && found.is_empty() { Err("none of its packages can be read") } else { Ok(found) }
+    match damaged > 0 && found.is_empty() {
+        true => Err("none of its packages can be read"),
+        false => Ok(Installed { packages: found, damaged }),
+    }
 }
 
 /// Tags of a header (`rpmtag.h`).
@@ -111,8 +122,8 @@ mod tests {
 
     #[test]
     fn a_database_that_rpm_wrote_is_read() {
-        let found = packages(DATABASE).unwrap();
-        assert_eq!(found.len(), 26);
+        let Installed { packages: found, damaged } = installed(DATABASE).unwrap();
+        assert_eq!((found.len(), damaged), (26, 0));
         let fedora = Distribution { id: "fedora".to_owned(), version: "42".to_owned() };
         let tool = found.iter().find(|package| package.name == "demo-tool").unwrap();
         assert_eq!(
@@ -146,5 +157,12 @@ mod tests {
             damaged[place] ^= 0xff;
             drop(Header::parse(&damaged).and_then(|header| header.package()));
         }
+        // The others are listed, and it is said that there are more.
+        // Its end lies in pages of its own.
+        let place = memchr::memmem::find(DATABASE, &blob[..24]).unwrap();
+        let mut database = DATABASE.to_vec();
+        database[place..place + 4].fill(0xff);
+        let Installed { packages, damaged } = installed(&database).unwrap();
+        assert_eq!((packages.len(), damaged), (25, 1));
     }
 }

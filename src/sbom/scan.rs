@@ -168,7 +168,10 @@ impl Found {
             }
             Role::Dpkg => Ok(dpkg::packages(&text())),
             Role::Apk => Ok(apk::packages(&text())),
-            Role::Rpm => rpm::packages(&bytes).map_err(str::to_owned),
+            Role::Rpm => rpm::installed(&bytes).map_err(str::to_owned).map(|installed| {
+                self.note_damaged(path, installed.damaged);
+                installed.packages
+            }),
             Role::NpmManifest => {
                 npm::package(&text()).map(|found| found.into_iter().collect()).map_err(|error| error.to_string())
             }
@@ -231,6 +234,14 @@ impl Found {
 
     fn note_size(&mut self, path: &[u8], role: Role) {
         self.note(path, format!("not read: it is larger than {} KiB", role.limit() >> 10));
+    }
+
+    fn note_damaged(&mut self, path: &[u8], damaged: usize) {
+        match damaged {
+            0 => {}
+            1 => self.note(path, "a package in it is damaged and missing here".to_owned()),
+            _ => self.note(path, format!("{damaged} packages in it are damaged and missing here")),
+        }
     }
 
     fn note(&mut self, path: &[u8], text: String) {

@@ -32,6 +32,8 @@ pub enum DamageKind {
     StepWithoutLayer,
     /// A name is given to an image whose config is not there.
     ImageWithoutConfig,
+    /// A name is given to an image of whose attestations a part is not there.
+    ImageWithoutAttestation,
     /// A name is given to an image of which a layer cannot be had.
     ImageWithoutLayer,
     /// An unpacked layer holds something else than the layer.
@@ -51,6 +53,7 @@ impl DamageKind {
             DamageKind::MissingBlob => "missing-blob",
             DamageKind::StepWithoutLayer => "step-without-layer",
             DamageKind::ImageWithoutConfig => "image-without-config",
+            DamageKind::ImageWithoutAttestation => "image-without-attestation",
             DamageKind::ImageWithoutLayer => "image-without-layer",
             DamageKind::WrongTree => "wrong-tree",
             DamageKind::WrongPatch => "wrong-patch",
@@ -141,10 +144,18 @@ impl Store {
                         self.forget_blobs(&layer)?;
                     }
                 }
+                DamageKind::ImageWithoutAttestation => self.forget_attestations(&one.path)?,
                 _ => remove(&one.path)?,
             }
         }
         Ok(())
+    }
+
+    /// Leaves what was said about an image out of the record of its name: the image is whole without.
+    fn forget_attestations(&self, path: &Path) -> Result<()> {
+        let Some(mut tagged) = self.read_json::<Tagged>(path)? else { return Ok(()) };
+        tagged.image.attestations.clear();
+        self.tag(&tagged)
     }
 
     /// Removes those blobs of a layer whose bytes are not what their names say, and takes those that are gone out of its
@@ -239,6 +250,9 @@ impl Check<'_> {
             } else if let Some(layer) = self.first_unusable(&tagged.image.layers)? {
                 let detail = format!("{name}: its layer {layer} cannot be had");
                 self.damaged(DamageKind::ImageWithoutLayer, &path, detail);
+            } else if let Some(lost) = tagged.image.attestations.iter().find(|blob| !self.store.has_blob(blob)) {
+                let detail = format!("{name}: its attestation {lost} is not there");
+                self.damaged(DamageKind::ImageWithoutAttestation, &path, detail);
             }
         }
         Ok(())

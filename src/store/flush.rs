@@ -204,7 +204,13 @@ pub(super) fn recover(store: &Store) -> Result<()> {
     remove_empty(root)?;
     let mut damage = store.check(Depth::Names)?.damage;
     // Names were given after a flush: if an image is damaged, the power is not why, and somebody should look at it.
-    damage.retain(|one| !matches!(one.kind, DamageKind::ImageWithoutConfig | DamageKind::ImageWithoutLayer));
+    let is_of_image = |kind| {
+        matches!(
+            kind,
+            DamageKind::ImageWithoutConfig | DamageKind::ImageWithoutLayer | DamageKind::ImageWithoutAttestation
+        )
+    };
+    damage.retain(|one| !is_of_image(one.kind));
     store.repair(&damage)?;
     for session in sessions {
         fs::remove_dir_all(&session).map_err(|error| StoreError::io("remove", &session, error))?;

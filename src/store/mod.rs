@@ -24,7 +24,7 @@
 //! ```
 //!
 //! Contract: an entry appears by `rename` after its bytes were written and checked, so a reader sees the whole entry or
-//! none; a crash leaves files in `tmp` only. What was acknowledged ([`Store::settle`], [`Store::tag`]) survives a power
+//! none; a crash leaves files in `tmp` only. What was acknowledged ([`Store::settle`], [`Store::acknowledge`]) survives a power
 //! cut: a blob is flushed before it has its name; trees, layer records and step records together, before any name is
 //! given to an image that needs them; then the name. After a power cut nothing is believed that was not flushed
 //! (`store/flush.rs` says how that is known). It knows nothing of Dockerfiles, registries or namespaces.
@@ -35,6 +35,7 @@ mod check;
 mod flush;
 mod gc;
 mod lock;
+mod naming;
 mod records;
 mod trees;
 

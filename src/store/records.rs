@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::naming::flush_folder;
 use super::{Result, Store, StoreError};
 use crate::digest::{Digest, Frame};
 
@@ -244,7 +245,7 @@ impl Store {
         // changes nothing else has nothing to flush.
         let _writing =
             if matches!(kind, RecordKind::Slot | RecordKind::Mount) { None } else { Some(self.unflushed.begin()?) };
-        self.write_whole(&self.record_path(kind, name), &bytes, Flush::Later)
+        self.write_whole(&self.record_path(kind, name), &bytes)
     }
 
     /// Notes that a cache mount is used now, and what people call it.
@@ -277,22 +278,7 @@ impl Store {
     /// Writes a layer's index.
     pub fn write_index(&self, layer: &Digest, bytes: &[u8]) -> Result<()> {
         let _writing = self.unflushed.begin()?;
-        self.write_whole(&self.index_path(layer), bytes, Flush::Later)
-    }
-
-    /// Gives an image a name for a platform. It survives a power cut with all that it names: that is flushed first, for
-    /// an older image of the name must not give way to one that is not whole.
-    pub fn tag(&self, tagged: &Tagged) -> Result<()> {
-        self.settle()?;
-        let path = self.tag_path(&tagged.name, &tagged.platform);
-        let bytes = serde_json::to_vec(tagged).expect("records have string keys only");
-        if fs::read(&path).is_ok_and(|before| before == bytes) {
-            // A collection goes by when a name was used last; failing to note it costs a download at worst.
-            let now = FileTimes::new().set_modified(SystemTime::now());
-            drop(File::open(&path).and_then(|file| file.set_times(now)));
-            return Ok(());
-        }
-        self.write_whole(&path, &bytes, Flush::Now)
+        self.write_whole(&self.index_path(layer), bytes)
     }
 
     /// The image of a name and platform.
@@ -324,13 +310,13 @@ impl Store {
     pub fn untag(&self, name: &str, platform: &str) -> Result<bool> {
         let path = self.tag_path(name, platform);
         match fs::remove_file(&path) {
-            Ok(()) => flush_folder(&path).map(|()| true),
+            Ok(()) => flush_folder(&self.root.join("refs")).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(StoreError::io("remove", &path, error)),
         }
     }
 
-    fn tag_path(&self, name: &str, platform: &str) -> PathBuf {
+    pub(super) fn tag_path(&self, name: &str, platform: &str) -> PathBuf {
         let hashed = Frame::new("rbuild.ref.1").text("name", name).text("platform", platform).finish();
         self.root.join("refs").join(hashed.hex())
     }
@@ -350,35 +336,16 @@ impl Store {
         Ok(record)
     }
 
-    /// Writes a file beside its place, then renames it: readers see the old bytes or the new ones.
-    fn write_whole(&self, path: &Path, bytes: &[u8], flush: Flush) -> Result<()> {
+    /// Writes a file beside its place, then renames it: readers see the old bytes or the new ones. It is flushed with
+    /// everything else ([`Store::settle`]).
+    fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let temporary = self.temporary();
         let written = File::create_new(&temporary)
-            .and_then(|mut file| {
-                file.write_all(bytes)?;
-                if flush == Flush::Now { file.sync_data() } else { Ok(()) }
-            })
+            .and_then(|mut file| file.write_all(bytes))
             .and_then(|()| fs::rename(&temporary, path));
-        if let Err(error) = written {
+        written.map_err(|error| {
             drop(fs::remove_file(&temporary));
-            return Err(StoreError::io("write", path, error));
-        }
-        if flush == Flush::Now { flush_folder(path) } else { Ok(()) }
+            StoreError::io("write", path, error)
+        })
     }
-}
-
-/// When what is written reaches the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flush {
-    /// Before the call returns.
-    Now,
-    /// With everything else ([`Store::settle`]).
-    Later,
-}
-
-/// Flushes that a name is there, or gone.
-fn flush_folder(path: &Path) -> Result<()> {
-    let folder = path.parent().unwrap_or(path);
-    let flushed = File::open(folder).and_then(|folder| folder.sync_all());
-    flushed.map_err(|error| StoreError::io("flush to the disk", folder, error))
 }

@@ -73,6 +73,11 @@ fn attestations(index: &Value) -> Vec<(String, String)> {
     found.collect()
 }
 
+/// Whether a store has a blob.
+fn has_blob(root: &Path, digest: &str) -> bool {
+    root.join("blobs/sha256").join(digest.trim_start_matches("sha256:")).exists()
+}
+
 fn output_of(rbuild: &Rbuild, name: &str) -> (PathBuf, String) {
     let path = rbuild.path("out").join(name);
     let flag = format!("type=oci,tar=false,dest={}", path.display());
@@ -120,17 +125,81 @@ for_each_user! {
         assert!(software.contains("hello"), "{software}");
         assert_eq!(statements[2]["predicate"]["runDetails"]["builder"]["id"], "me");
 
-        // A pull takes the image, and a build on it names the index that it came from.
-        let pulled = rbuild.run(["pull", "--root", rbuild.path("out/other").to_str().expect("UTF-8"), &name]);
-        assert_eq!(pulled.succeeded().stdout.trim(), image);
         // What is pushed again is the same, after a collection as well; no image of the store is lost by it.
         let digest = hex(body(&registry, "/v2/app/manifests/1").as_bytes());
+        // So is what was pulled elsewhere.
+        let root = rbuild.path("out/other");
+        let other = |arguments: &[&str]| rbuild.run([arguments, &["--root", root.to_str().expect("UTF-8")]].concat()).succeeded();
+        assert_eq!(other(&["pull", &name]).stdout.trim(), format!("sha256:{digest}"));
+        let moved = registry.name("moved:2");
+        assert_eq!(other(&["push", &name, &moved]).stdout.trim(), format!("sha256:{digest}"));
+        assert_eq!(hex(body(&registry, "/v2/moved/manifests/2").as_bytes()), digest);
+        assert_eq!(attestations(&manifest(&registry, "moved", ":2")), [(attestation.clone(), image.clone())]);
+        // A build that asks for its base anew takes nothing away from it.
+        let onward = rbuild.context("onward").file("Dockerfile", format!("FROM {name}\nLABEL a=b\n"));
+        rbuild.build(&onward, &["--pull", "--root", root.to_str().expect("UTF-8")]).succeeded();
+        assert_eq!(other(&["push", &name, &moved]).stdout.trim(), format!("sha256:{digest}"));
+        other(&["check", "--deep"]);
+        other(&["rmi", &name]);
+        other(&["prune", "--all", "--force"]);
+        assert!(!has_blob(&root, &attestation), "a collection does not free attestations");
         rbuild.run(["prune", "--all", "--force"]).succeeded();
         rbuild.run(["tag", &name, &registry.name("again:2")]).succeeded();
         rbuild.run(["push", &registry.name("again:2")]).succeeded();
         assert_eq!(hex(body(&registry, "/v2/again/manifests/2").as_bytes()), digest);
         rbuild.run(["index", "create", "-t", &registry.name("copied:3"), &name]).succeeded();
         assert_eq!(attestations(&manifest(&registry, "copied", ":3")), [(attestation, image)]);
+    }
+
+    fn what_is_said_of_a_loaded_index_goes_where_its_images_go(rbuild) {
+        let context = context(&rbuild);
+        let (layout, output) = output_of(&rbuild, "source");
+        let output = format!("{output},name=app:1");
+        rbuild.build(&context, &["--platform=linux/amd64,linux/arm64", "--provenance", "--sbom", "-o", &output]).succeeded();
+        // Others put what is said about an image beside it, not behind all images.
+        let mut index = index_of(&layout);
+        index["manifests"].as_array_mut().expect("manifests").swap(1, 2);
+        let bytes = index.to_string();
+        let digest = format!("sha256:{}", hex(bytes.as_bytes()));
+        fs::write(layout.join("blobs/sha256").join(hex(bytes.as_bytes())), &bytes).expect("write the index");
+        let top = layout.join("index.json");
+        let mut entries = parsed(&fs::read_to_string(&top).expect("read the index"));
+        entries["manifests"][0]["digest"] = json!(digest);
+        entries["manifests"][0]["size"] = json!(bytes.len());
+        fs::write(&top, entries.to_string()).expect("write the index");
+        rbuild.own_everything();
+
+        let root = rbuild.path("out/other");
+        let other = |arguments: &[&str]| rbuild.run([arguments, &["--root", root.to_str().expect("UTF-8")]].concat()).succeeded();
+        other(&["load", "-i", layout.to_str().expect("UTF-8")]);
+        other(&["prune", "--force", "--older-than=0s"]);
+        other(&["check", "--deep"]);
+        let saved = rbuild.path("out/saved");
+        let archive = rbuild.path("out/saved.tar");
+        let names_index = |images: &[&str], is_whole: bool| {
+            let save = ["save", "--format=oci", "-o", archive.to_str().expect("UTF-8")];
+            other(&[&save[..], images].concat());
+            fs::remove_dir_all(&saved).ok();
+            fs::create_dir(&saved).expect("make a directory");
+            succeed(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&saved));
+            let top = parsed(&fs::read_to_string(saved.join("index.json")).expect("read the index"));
+            assert_eq!(top["manifests"][0]["digest"] == json!(digest), is_whole, "{top}");
+            let has = |(attestation, _): &(String, String)| saved.join("blobs/sha256").join(attestation.trim_start_matches("sha256:")).exists();
+            let found = attestations(&index);
+            assert_eq!((found.len(), found.iter().all(has)), (2, is_whole), "attestations in an archive");
+        };
+        names_index(&["app:1"], true);
+        other(&["tag", "app:1", "app:2"]);
+        names_index(&["app:2"], true);
+        // One image of several is that image.
+        names_index(&["--platform=linux/arm64", "app:1"], false);
+        let lost = attestations(&index)[0].0.trim_start_matches("sha256:").to_owned();
+        fs::write(root.join("blobs/sha256").join(lost), "something else").expect("damage a blob");
+        let root = root.to_str().expect("UTF-8");
+        rbuild.run(["check", "--deep", "--root", root]).failed(1);
+        other(&["check", "--deep", "--repair"]);
+        assert!(other(&["check", "--deep"]).stdout.contains("no damage"));
+        names_index(&["app:1"], false);
     }
 
     fn each_platform_has_its_own_and_a_dated_build_says_the_same_again(rbuild) {
@@ -228,7 +297,16 @@ for_each_user! {
         let unread = rbuild.build(&context, &["--sign=key=/missing.key", "--push", "-t", &name]);
         unread.failed(1).says("read the signing key /missing.key").does_not_say("COPY");
         rbuild.build(&context, &[&encrypted, "--push", "-t", &name]).failed(1).says("COSIGN_PASSWORD is not set").does_not_say("COPY");
+        let built = registry.name("built:1");
+        rbuild.build(&context, &["-t", &built]).succeeded();
+        rbuild.run(["push", &encrypted, &built]).failed(1).says("COSIGN_PASSWORD is not set");
+        rbuild.run(["push", "--sign=file", &built]).failed(2).says("--sign").says("key=env://VARIABLE");
+        assert!(registry.fetch("/v2/built/tags/list").contains(" 404 "), "something was pushed that could not be signed");
         rbuild.set_variable("COSIGN_PASSWORD", "correct horse");
+        rbuild.run(["push", &encrypted, &edwards, &built]).succeeded();
+        let pushed = hex(body(&registry, "/v2/built/manifests/1").as_bytes());
+        let signatures = manifest(&registry, "built", &format!(":sha256-{pushed}.sig"));
+        assert_eq!(signatures["layers"].as_array().map(Vec::len), Some(2), "{signatures}");
         for flags in [[&encrypted, &plain], [&plain, &edwards]] {
             rbuild.build(&context, &[flags[0], flags[1], "--push", "-t", &name, "-t", &registry.name("signed:2")]).succeeded();
         }

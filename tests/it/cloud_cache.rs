@@ -169,6 +169,50 @@ fn a_cloud_that_lost_or_damaged_a_layer_is_done_without() {
 }
 
 #[test]
+fn a_layer_that_a_cloud_has_lost_is_there_again_after_a_build_that_missed_it() {
+    let dated = ["--build-arg", "SOURCE_DATE_EPOCH=1700000000"];
+    for place in Place::all() {
+        let to = format!("{},mode=max,ignore-error=false", place.cache);
+        let first = place.machine();
+        first.build(&plain(&first), &[&dated[..], &["--cache-to", &to]].concat()).succeeded();
+        let is_layer = |key: &String| {
+            key.contains("sha256:") && !place.cloud.content(key).is_some_and(|bytes| bytes.starts_with(b"{"))
+        };
+        let layers = || place.cloud.keys().into_iter().filter(is_layer).collect::<Vec<_>>();
+        let before = layers();
+        // A build that does not need a layer writes a cache elsewhere without it.
+        let mut left_out = 0;
+        for key in &before {
+            let bytes = place.cloud.content(key).expect("a layer");
+            place.cloud.put(key, b"something else");
+            let second = place.machine();
+            let elsewhere = second.path("out/elsewhere");
+            let local = format!("type=local,dest={},mode=max,ignore-error=false", elsewhere.display());
+            let flags = [&dated[..], &["--cache-from", &place.cache, "--cache-to", &local]].concat();
+            let run = second.build(&plain(&second), &flags).succeeded();
+            left_out += usize::from(run.stderr.contains("is in no cache any more and is left out"));
+            place.cloud.put(key, &bytes);
+            let from = format!("type=local,src={}", elsewhere.display());
+            place
+                .machine()
+                .build(&plain(&second), &[&dated[..], &["--cache-from", &from]].concat())
+                .succeeded()
+                .all_cached();
+        }
+        assert_eq!(left_out, 1, "the result needs all but the layer that one file is copied from");
+        // One that needs them makes them, and writes them again.
+        before.iter().for_each(|key| place.cloud.remove(key));
+        let fourth = place.machine();
+        let flags = [&dated[..], &["--cache-from", &place.cache, "--cache-to", &to]].concat();
+        build_image(&fourth, &plain(&fourth), &flags);
+        assert_eq!(layers().len(), before.len());
+        let fifth = place.machine();
+        let image = build_image(&fifth, &plain(&fifth), &[&dated[..], &["--cache-from", &place.cache]].concat());
+        assert_eq!((image.content("/three").as_str(), image.content("/two").len()), ("1\n", 2000));
+    }
+}
+
+#[test]
 fn layers_that_are_in_a_bucket_alone_are_pushed() {
     if let Some(program) = missing_programs(Access::Plain) {
         skip!("{program} is not installed");

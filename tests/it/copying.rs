@@ -153,6 +153,37 @@ fn all_tags_are_pushed_and_pulled() {
 }
 
 #[test]
+fn of_all_tags_one_that_fails_holds_up_no_other_and_each_is_reported() {
+    if let Some(program) = missing() {
+        skip!("{program} is not installed");
+    }
+    let (rbuild, registry) = (rbuild(), Registry::start(Access::Plain));
+    let context = context(&rbuild);
+    let mut ids = Vec::new();
+    for tag in ["1", "2", "3"] {
+        let (label, name) = (format!("--label=tag={tag}"), registry.name(&format!("a:{tag}")));
+        ids.push(rbuild.build(&context, &[&label, "-t", &name]).succeeded().image_id());
+    }
+    let (a, b) = (registry.name("a"), registry.name("b"));
+    let reported = |run: crate::harness::Run, place: &str, lost: &str, done: &str| {
+        let run = run.failed(1).says(&format!("1 of 3 tags was not {done}")).says(&format!("{place}:{lost}: "));
+        let mut names: Vec<&str> = run.stdout.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+        // Registries list tags in any order.
+        names.sort_unstable();
+        let others = ["1", "2", "3"].into_iter().filter(|tag| *tag != lost);
+        assert_eq!(names, others.map(|tag| format!("{place}:{tag}")).collect::<Vec<_>>());
+    };
+    rbuild.run(["push", "-a", &a]).succeeded();
+    let config = |id: &str| id.trim_start_matches("sha256:").to_owned();
+    fs::remove_file(rbuild.store().join("blobs/sha256").join(config(&ids[0]))).expect("lose a config");
+    reported(rbuild.run(["push", "-a", &a, &b]), &b, "1", "pushed");
+    registry.lose_blob(&ids[1]);
+    reported(rbuild.run(["--root", "fresh", "pull", "--all-tags", &a]), &a, "2", "pulled");
+    let c = registry.name("c");
+    reported(rbuild.run(["copy", "--all-tags", &a, &c]), &c, "2", "copied");
+}
+
+#[test]
 fn an_index_is_pulled_and_loaded_as_one() {
     if let Some(program) = missing() {
         skip!("{program} is not installed");

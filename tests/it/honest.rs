@@ -48,8 +48,11 @@ impl Drop for Raised<'_> {
     }
 }
 
-/// What happens to the context of one, in this order; and what it is called when something is wrong.
-const CHANGES: &[(&str, fn(&Path) -> std::io::Result<()>)] = &[
+/// What is done to a context, and what it is called when something is wrong.
+type Change = (&'static str, fn(&Path) -> std::io::Result<()>);
+
+/// What happens to the context of one, in this order.
+const CHANGES: &[Change] = &[
     ("a directory is renamed", |root| fs::rename(root.join("dir"), root.join("renamed"))),
     ("and back", |root| fs::rename(root.join("renamed"), root.join("dir"))),
     ("a file becomes a link to a file with its content", |root| {

@@ -176,6 +176,13 @@ for_each_user! {
         rbuild.build(&with_cache_mount(&rbuild, &base, "one"), &["--cache-to", &to]).succeeded();
         let fresh = Rbuild::new(rbuild.user);
         let (place, from) = carried(&fresh, &cache);
+        let limited = format!("{from},mounts-max-size=100");
+        let (run, image) = build_image(&fresh, &with_cache_mount(&fresh, &base, "small"), &["--cache-from", &limited]);
+        run.says("is not taken from the cache").says("it has more than 100 bytes; mounts-max-size of --cache-from allows more");
+        assert_eq!(image.content("/result"), "small\n7:8 755\n0:0 750\n");
+        let fresh = Rbuild::new(rbuild.user);
+        let (place, from) = (fresh.path("out/carried"), from.replace(&*place.to_string_lossy(), &fresh.path("out/carried").to_string_lossy()));
+        crate::harness::succeed(std::process::Command::new("cp").arg("-R").arg(&cache).arg(&place));
         let index = read_json(&place.join("index.json"));
         let manifest = read_json(&blob(&place, &index["manifests"][0]));
         let records = read_json(&blob(&place, &manifest["config"]));
@@ -295,6 +302,39 @@ fn a_damaged_blob_is_written_again() {
     for (path, bytes) in &before {
         assert!(fs::read(path).is_ok_and(|found| found == *bytes), "{}", path.display());
     }
+}
+
+#[test]
+fn a_layer_that_a_build_finds_damaged_in_its_cache_is_there_again_after_it() {
+    let dated = "SOURCE_DATE_EPOCH=1700000000";
+    let first = rbuild();
+    let place = first.path("out/cache");
+    let to = format!("type=local,dest={},mode=max", place.display());
+    first.build(&plain(&first), &["--build-arg", dated, "--cache-to", &to]).succeeded();
+    let second = rbuild();
+    let (place, from) = carried(&second, &place);
+    let to = format!("type=local,dest={},mode=max,ignore-error=false", place.display());
+    let flags = ["--build-arg", dated, "--cache-from", &from, "--cache-to", &to];
+    let index = read_json(&place.join("index.json"));
+    let manifest = read_json(&blob(&place, &index["manifests"][0]));
+    let mut healed = 0;
+    for layer in manifest["layers"].as_array().expect("layers") {
+        let path = blob(&place, layer);
+        let bytes = fs::read(&path).expect("read a layer");
+        fs::write(&path, vec![7; bytes.len()]).expect("harm a layer");
+        let fresh = rbuild();
+        let (run, image) = build_image(&fresh, &plain(&fresh), &flags);
+        assert_eq!(image.content("/three"), "1\n");
+        if run.stderr.contains("the cache does not have what a step needs") {
+            assert!(fs::read(&path).is_ok_and(|found| found == bytes), "a damaged layer stays");
+            healed += 1;
+        } else {
+            // Nothing of it was needed.
+            fs::write(&path, bytes).expect("mend a layer");
+        }
+    }
+    assert!(healed >= 2, "{healed}");
+    assert_eq!(read_json(&place.join("index.json")), index, "the cache is another one");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use base64::Engine;
@@ -13,7 +13,7 @@ use walkdir::WalkDir;
 
 use crate::cloud::{BUCKET, Cloud, Fault, KEY_ID};
 use crate::cloud_cache::{token, with_keys, with_runtime};
-use crate::harness::{Files, Rbuild, Run, finish, has_program, succeed, suite_user};
+use crate::harness::{Files, Rbuild, Run, finish, has_program, source_directory, succeed, suite_user};
 use crate::leftovers::on_busybox;
 use crate::registry_server::{Access, PASSWORD, Registry, USER_NAME, missing_programs};
 use crate::web_server::{Page, WebServer};
@@ -175,6 +175,8 @@ struct Places {
     /// Kept running.
     web: [WebServer; 2],
     flags: Vec<String>,
+    /// A private key, in a file.
+    signing_key: PathBuf,
     /// With its password.
     address_of_page: String,
 }
@@ -225,6 +227,10 @@ fn places(rbuild: &mut Rbuild) -> Result<(Places, Files), String> {
         address(&repositories, "token", git, "/project.git"),
         pages.url("/page"),
     );
+    let signing_key = keys.directory.join("signing.pem");
+    fs::copy(source_directory().join("testdata/sign/p256.pem"), &signing_key).expect("copy a key");
+    let signing = fs::read_to_string(&signing_key).expect("read the key");
+    let signing = signing.lines().find(|line| line.starts_with("MIG")).expect("a key is DER in base64").to_owned();
     let context = on_busybox(rbuild, "scanned", &text)?;
     let flags = vec![
         format!("--secret=id=file,src={}", keys.directory.join("secret").display()),
@@ -245,9 +251,10 @@ fn places(rbuild: &mut Rbuild) -> Result<(Places, Files), String> {
         Needle::new("password of a proxy given as argument", proxy_argument),
         Needle::new("password of the registry", PASSWORD),
         Needle::new("ssh key", &private),
+        Needle::new("signing key", &signing),
     ];
     let address_of_page = address(&pages, "me", basic, "/page");
-    Ok((Places { needles, registry, web: [repositories, pages], flags, address_of_page }, context))
+    Ok((Places { needles, registry, web: [repositories, pages], flags, signing_key, address_of_page }, context))
 }
 
 fn assert_silent(run: &Run, needles: &[Needle], what: &str) {
@@ -273,13 +280,25 @@ for_each_user! {
         let check = |run: Run, what: &str| assert_silent(&run, &places.needles, what);
         check(rbuild.build(&context, &flags).succeeded(), "build");
         check(rbuild.build(&context, &[&flags[..], &["--no-cache", "--debug", "--progress", "rawjson"]].concat()).succeeded(), "another build");
-        // What is said about the image in public, as much as there is to say.
+        // What is said about the image in public, as much as there is to say, and a signature under it; and what others get
+        // to build on, in every kind of cache there is.
+        let (bucket, actions) = (Cloud::s3("key", None), Cloud::actions(&token("refs/heads/main", &[], "c2ln"), "refs/heads/main", &[]));
+        with_keys(&mut rbuild, &bucket, "key");
+        with_runtime(&mut rbuild, &actions, 2, &token("refs/heads/main", &[], "c2ln"));
+        let sign = format!("--sign=key={}", places.signing_key.display());
+        let max = "mode=max,mounts=true,ignore-error=false";
+        let caches = [
+            format!("type=local,dest=cache,{max}"), format!("type=registry,ref={},{max}", places.registry.name("cache:1")),
+            format!("type=s3,bucket={BUCKET},{max}"), format!("type=gha,{max}"),
+        ];
         let said = [
             "--provenance=mode=max", "--sbom", "--metadata-file=said.json", "-o", "type=oci,tar=false,dest=said",
-            "-o", "type=local,dest=files-said", "-t", &name, "--push",
+            "-o", "type=local,dest=files-said", "-t", &name, "--push", &sign,
         ];
+        let to: Vec<&str> = caches.iter().flat_map(|cache| ["--cache-to", cache]).collect();
         let flags: Vec<&str> = places.flags.iter().map(String::as_str).collect();
-        check(rbuild.build(&context, &[&flags[..], &said].concat()).succeeded(), "a build with attestations");
+        check(rbuild.build(&context, &[&flags[..], &said, &to].concat()).succeeded(), "a build with attestations");
+        check(rbuild.run(["push", &sign, &name]).succeeded(), "a push with a signature");
         let provenance = fs::read_to_string(rbuild.path("out/files-said/provenance.json")).expect("read the provenance");
         for word in ["a greeting of no secret", "buildkit_metadata", "\"sha1\"", "/project.git", "/page"] {
             assert!(provenance.contains(word), "{word} is not in {provenance}");
@@ -306,10 +325,15 @@ for_each_user! {
         }
         written.extend(scan(&places.registry.directory().join("data"), &places.needles));
         assert_eq!(written, Vec::<String>::new());
-        // The scan has read all that: what is no secret is in the store, the outputs and the registry.
+        // The scan has read all that: what is no secret is in the store, the outputs, the registry and the caches.
         let public = [Needle::new("the command's file", "a greeting of no secret")];
-        for place in [rbuild.path("store"), rbuild.path("out/layout"), places.registry.directory().join("data")] {
+        for place in [rbuild.path("store"), rbuild.path("out/layout"), rbuild.path("out/cache"), places.registry.directory().join("data")] {
             assert!(!scan(&place, &public).is_empty(), "{} does not hold what it should", place.display());
+        }
+        for cloud in [&bucket, &actions] {
+            let content = cloud.all_content();
+            assert!(content.iter().all(|bytes| found(bytes, &places.needles, 2).is_empty()), "a secret is in a cloud");
+            assert!(content.iter().any(|bytes| !found(bytes, &public, 2).is_empty()), "the scan reads what is kept");
         }
     }
 }

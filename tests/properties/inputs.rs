@@ -180,3 +180,49 @@ pub fn unusual_ignore_file() -> BoxedStrategy<String> {
     ]);
     rules_and_paths(prop_oneof![2 => name(), 1 => Just("**".to_owned()), 3 => unusual].boxed())
 }
+
+/// A letter that says which kind of list it is, and a list of packages in one of the kinds, or a piece of one.
+pub fn packages() -> BoxedStrategy<Vec<u8>> {
+    let field = one_of(&[
+        "Package: a",
+        "Version: 1:2.0-3",
+        "Status: install ok installed",
+        "Architecture: amd64",
+        "Source: b (1)",
+        "",
+        "P:a",
+        "V:1.0-r0",
+        "A:x86_64",
+        "L:MIT",
+        "o:b",
+        "Name: a",
+        "License: MIT",
+        "ID=debian",
+        "VERSION_ID=\"12\"",
+        "[[package]]",
+        "name = \"a\"",
+        "version = \"1\"",
+        "source = \"registry+https://x\"",
+        " more",
+        "é: \u{1b}",
+    ]);
+    let json = one_of(&[
+        "{",
+        "}",
+        "\"name\":\"a\"",
+        "\"version\":\"1\"",
+        ",",
+        "\"packages\":{\"node_modules/a\":{\"version\":\"1\"}}",
+        "\"dependencies\":{\"a\":{\"version\":\"1\"}}",
+        "\"lockfileVersion\":3",
+        "\"license\":[]",
+    ]);
+    let bytes = prop::collection::vec(any::<u8>(), 0..100);
+    let head = one_of(&["", "SQLite format 3\0", "\u{7f}ELF\u{2}\u{1}\u{1}"]);
+    let content = prop_oneof![
+        4 => joined(field, 0..12, "\n").prop_map(String::into_bytes),
+        3 => joined(json, 0..8, "").prop_map(String::into_bytes),
+        2 => (head, bytes).prop_map(|(head, bytes)| [head.into_bytes(), bytes].concat()),
+    ];
+    (b'a'..=b'j', content).prop_map(|(letter, content)| [vec![letter], content].concat()).boxed()
+}

@@ -40,6 +40,11 @@ proptest! {
     }
 
     #[test]
+    fn packages_are_sound_and_the_same_again(data in inputs::packages()) {
+        checks::sbom(&data);
+    }
+
+    #[test]
     fn the_order_of_mount_options_means_nothing(text in inputs::mount()) {
         checks::mount(text.as_bytes());
     }
@@ -64,4 +69,5 @@ fn the_seeds_pass() {
     replay("ignore_file", checks::ignore_file);
     replay("reference", checks::reference);
     replay("mount", checks::mount);
+    replay("sbom", checks::sbom);
 }

@@ -165,6 +165,11 @@ impl Cloud {
         self.state().faults.push(Planned { method, part: part.to_owned(), left: times, fault });
     }
 
+    /// As [`Cloud::plan`], once and before whatever was planned.
+    pub fn plan_first(&self, method: &'static str, part: &str, fault: Fault) {
+        self.state().faults.insert(0, Planned { method, part: part.to_owned(), left: 1, fault });
+    }
+
     pub fn asked(&self) -> Vec<Asked> {
         self.state().asked.clone()
     }

@@ -30,7 +30,7 @@ pub use local::Directory;
 pub use place::{CacheTarget, Form, Mode, Mounts, OnFailure, Others, Place};
 pub use registry::Repository;
 pub use secret::{Secret, Variables};
-pub use storage::{Content, Keeping, Open, Piece, RemoteError, ServiceRefusal, Storage, Written};
+pub use storage::{Belief, Content, Keeping, Open, Piece, RemoteError, ServiceRefusal, Storage, Written};
 
 use crate::digest::Digest;
 use crate::image::manifest::Descriptor;
@@ -41,6 +41,8 @@ use crate::store::StepRecord;
 pub struct Remote {
     /// In the order in which they are asked.
     imported: Vec<Imported>,
+    /// A cache mount with more bytes of files is not taken from any.
+    mounts_limit: u64,
     /// Layers that turned out not to be had.
     broken: Mutex<Vec<Digest>>,
     notes: Mutex<Notes>,
@@ -82,9 +84,15 @@ pub struct FoundStep {
 }
 
 impl Remote {
-    /// With what was read from caches, in the order in which they are asked.
-    pub fn new(imported: Vec<Imported>) -> Remote {
-        Remote { imported, ..Remote::default() }
+    /// With what was read from caches, in the order in which they are asked. A cache mount whose files have more bytes than
+    /// the limit is not taken.
+    pub fn new(imported: Vec<Imported>, mounts_limit: u64) -> Remote {
+        Remote { imported, mounts_limit, ..Remote::default() }
+    }
+
+    /// How many bytes of files a cache mount may have.
+    pub fn mounts_limit(&self) -> u64 {
+        self.mounts_limit
     }
 
     /// The caches that were read.
@@ -140,6 +148,11 @@ impl Remote {
     pub fn forget(&self, layers: impl IntoIterator<Item = Digest>) {
         lock(&self.broken).extend(layers);
         lock(&self.notes).steps.clear();
+    }
+
+    /// How far caches are believed to have what they had.
+    pub fn belief(&self) -> Belief {
+        if lock(&self.broken).is_empty() { Belief::Usual } else { Belief::Shaken }
     }
 
     /// What was noted.

@@ -70,6 +70,18 @@ pub struct Content {
     pub config: (Descriptor, Vec<u8>),
     /// The layers.
     pub layers: Vec<Piece>,
+    /// How far it is believed that what was written before is still there.
+    pub belief: Belief,
+}
+
+/// How far a place is believed that has, by its manifest, all that is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Belief {
+    /// It has what it had.
+    #[default]
+    Usual,
+    /// Something of it could not be had when a step needed it: each blob is looked for.
+    Shaken,
 }
 
 /// Opens a blob anew each time it is called.

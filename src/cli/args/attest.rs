@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::SigningArguments;
+
 /// What is said about an image beside it.
 #[derive(Debug, Args)]
 pub struct AttestArguments {
@@ -14,8 +16,7 @@ pub struct AttestArguments {
     /// The same in one flag: type=provenance|sbom[,KEY=VALUE,…] (repeatable)
     #[arg(long = "attest", value_name = "ATTESTATION", help_heading = "Supply chain")]
     pub attestations: Vec<String>,
-    /// Sign what is pushed, as cosign does: key=FILE or key=env://VARIABLE, a private key in PEM; the password of an encrypted
-    /// one is in COSIGN_PASSWORD (repeatable)
-    #[arg(long = "sign", value_name = "key=KEY", help_heading = "Supply chain")]
-    pub signing_keys: Vec<String>,
+    /// What signs what is pushed.
+    #[command(flatten)]
+    pub signing: SigningArguments,
 }

@@ -28,8 +28,8 @@ Caches (--cache-from, --cache-to), besides rbuild's own store, which is always a
   type=gha                      GitHub's cache service; scope=NAME, timeout=TIME, version=1|2, url=…, url_v2=…, token=…
                                 (else ACTIONS_RUNTIME_TOKEN and ACTIONS_RESULTS_URL)
   --cache-to also takes: mode=min (layers of the result) or max (of all steps), ignore-error=false (the build fails where
-  the cache cannot be written), mounts=true (cache mounts, too; mounts-max-size=SIZE each), compression=…,
-  compression-level=N, force-compression=true, oci-mediatypes=false
+  the cache cannot be written), mounts=true (cache mounts, too; mounts-max-size=SIZE each, which --cache-from takes as well),
+  compression=…, compression-level=N, force-compression=true, oci-mediatypes=false
 
 Attestations (--provenance, --sbom, --attest) lie beside the image, under an index, as BuildKit stores them; oci-artifact=false
 at an output stores them as images for registries that know no artifacts. With files they are provenance.json and

@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::SigningArguments;
+
 /// How to reach registries.
 #[derive(Debug, Args)]
 pub struct RegistryArguments {
@@ -35,6 +37,9 @@ pub struct PushArguments {
     /// Print the digest and nothing else
     #[arg(short, long)]
     pub quiet: bool,
+    /// What signs what is pushed.
+    #[command(flatten)]
+    pub signing: SigningArguments,
     /// How to reach registries.
     #[command(flatten)]
     pub registry: RegistryArguments,

@@ -65,7 +65,9 @@ pub(super) fn save(request: &Save, environment: &Environment) -> Result<(), Fail
         }
         // As docker: who is asked for by id has no name in the archive.
         let name = selector.name.clone().filter(|name| name.to_string() == tagged.name);
-        match images.iter_mut().find(|(other, _)| other.image.config == tagged.image.config) {
+        let is_same =
+            |other: &Tagged| (other.image.config, other.image.index) == (tagged.image.config, tagged.image.index);
+        match images.iter_mut().find(|(other, _)| is_same(other)) {
             Some((_, names)) => names.extend(name.filter(|name| !names.contains(name))),
             None => images.push((tagged, name.into_iter().collect())),
         }

@@ -145,6 +145,7 @@ fn build_with(
         tags: request.tags.clone(),
         outputs,
         cache_from: request.cache_from.clone(),
+        mounts_limit: request.mounts_limit,
         cache_to: request.cache_to.clone(),
         times: file_times(request),
         layering: request.layering,

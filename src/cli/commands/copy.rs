@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::archive::Workshop;
 use super::archived::{adopt, archive_failed};
+use super::each_tag::EachTag;
 use super::{client, failed, open_store, print, transfer_failed};
 use crate::archive::{ArchiveError, Layout};
 use crate::build::{self, BuildError, CopySource, CopyTarget, SaveForm};
@@ -29,11 +30,20 @@ pub(super) fn copy(request: &Copy, environment: &Environment) -> Result<(), Fail
     let ui = Ui::start(request.progress, &environment.ui());
     let progress = Progress::new(ui.sink());
     let copied = match &request.job {
-        CopyJob::One(from, to) => one(request, &client, from, to, &progress).map(|digest| format!("{digest}\n")),
-        CopyJob::AllTags(from, to) => all_tags(request, &client, from, to, &progress),
+        CopyJob::One(from, to) => one(request, &client, from, to, &progress).map(Copied::One),
+        CopyJob::AllTags(from, to) => all_tags(request, &client, from, to, &progress).map(Copied::Tags),
     };
     ui.finish();
-    print(&copied?)
+    match copied? {
+        Copied::One(digest) => print(&format!("{digest}\n")),
+        Copied::Tags(each) => each.report("copied"),
+    }
+}
+
+/// What was copied.
+enum Copied {
+    One(Digest),
+    Tags(EachTag),
 }
 
 fn one(
@@ -85,30 +95,28 @@ fn referrers(
     }
 }
 
-/// Each tag by itself; gives a line for each.
+/// Each tag by itself.
 fn all_tags(
     request: &Copy,
     client: &Client,
     from: &Reference,
     to: &Reference,
     progress: &Progress,
-) -> Result<String, Failure> {
+) -> Result<EachTag, Failure> {
     let from = &client.full_name(from).map_err(|error| failed(&error))?;
     let tags = client.tags(from).map_err(|error| failed(&error))?;
     if tags.is_empty() {
         return Err(Failure::new(FailureKind::Other, format!("{} has no tags", from.familiar())));
     }
-    let mut said = String::new();
-    for tag in tags {
-        let at = |name: &Reference| {
-            let text = format!("{}:{tag}", name.name());
-            text.parse::<Reference>().map_err(|error| failed(&error))
-        };
-        let (source, target) = (CopyFrom::Registry(at(from)?), at(to)?);
-        let digest = one(request, client, &source, &CopyTarget::Registry(target.clone()), progress)?;
-        said.push_str(&format!("{digest} {}\n", target.familiar()));
-    }
-    Ok(said)
+    let at = |name: &Reference, tag: &str| {
+        let text = format!("{}:{tag}", name.name());
+        text.parse::<Reference>().map_err(|error| failed(&error))
+    };
+    let targets = tags.iter().map(|tag| at(to, tag)).collect::<Result<Vec<_>, _>>()?;
+    Ok(EachTag::of(targets, |target| {
+        let source = CopyFrom::Registry(at(from, target.tag().unwrap_or_default())?);
+        one(request, client, &source, &CopyTarget::Registry(target.clone()), progress)
+    }))
 }
 
 /// An archive that is read.

@@ -8,6 +8,7 @@ mod check;
 mod compare;
 mod copy;
 mod doctor;
+mod each_tag;
 mod explain;
 mod image;
 mod index;

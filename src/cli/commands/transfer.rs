@@ -2,62 +2,62 @@
 
 use std::collections::BTreeSet;
 
+use super::each_tag::EachTag;
 use super::image::choose;
 use super::{client, failed, open_store, print, store_failed, transfer_failed};
-use crate::build::{self, BlobForm, BuildError};
+use crate::build::{self, BlobForm, PushForm};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::commands::ImageSelector;
 use crate::cli::request::transfer::{Pull, Pulled, Push, Pushed};
-use crate::digest::Digest;
 use crate::executor::{Layers, Namespace};
 use crate::image::media_type::Compression;
 use crate::image::reference::{InvalidReference, Reference};
 use crate::progress::Progress;
 use crate::sandbox::Options;
 use crate::store::Store;
-use crate::ui::Ui;
+use crate::ui::{ProgressMode, Ui};
 
-/// Pushes what the store has.
+/// Pushes what the store has, and signs it.
 pub(super) fn push(request: &Push, environment: &Environment) -> Result<(), Failure> {
+    // Before anything is pushed: who cannot sign in the end should know now.
+    let keys = request.signing_keys.iter().map(|key| key.read(environment).map_err(|error| failed(&error)));
+    let signing_keys = keys.collect::<Result<Vec<_>, Failure>>()?;
     let store = open_store(&request.store_root)?;
-    let chosen = match &request.what {
-        Pushed::One(image, destination) => vec![(choose(&store, image)?, destination.clone())],
-        Pushed::AllTags(from, to) => {
-            let name = |tag: &str| {
-                let from = tag_of(from, tag)?;
-                let image = ImageSelector { text: from.familiar(), id: None, name: Some(from), archive: None };
-                Ok((choose(&store, &image)?, tag_of(to, tag)?))
-            };
-            tags_in(&store, from)?.iter().map(|tag| name(tag)).collect::<Result<Vec<_>, Failure>>()?
-        }
-    };
     let registry = client(&request.registries);
     let namespace = Namespace::new(Options::new(store.root().join("trees")));
     let layers = Layers::new(&store, &registry, &namespace);
-    let ui = Ui::start(request.progress, &environment.ui());
-    let progress = Progress::new(ui.sink());
-    let blob = BlobForm { compression: Compression::Gzip, level: None };
-    let push = |(tagged, destination): &(_, Reference)| {
-        let pushed = build::push_stored(&layers, tagged, destination, blob, &progress)?;
-        Ok((pushed.digest, destination.clone()))
+    let form = PushForm { blob: BlobForm { compression: Compression::Gzip, level: None }, signing_keys };
+    let push = |image: &ImageSelector, destination: &Reference, progress: &Progress| {
+        let tagged = choose(&store, image)?;
+        let pushed = build::push_stored(&layers, &tagged, destination, &form, progress);
+        pushed.map(|pushed| pushed.digest).map_err(|error| transfer_failed(&error))
     };
-    let pushed: Result<Vec<_>, BuildError> = chosen.iter().map(push).collect();
+    match &request.what {
+        Pushed::One(image, destination) => {
+            let digest = observed(request.progress, environment, |progress| push(image, destination, progress))?;
+            print(&format!("{digest}\n"))
+        }
+        Pushed::AllTags(from, to) => {
+            let names = tags_in(&store, from)?.iter().map(|tag| tag_of(to, tag)).collect::<Result<Vec<_>, _>>()?;
+            let pushed = observed(request.progress, environment, |progress| {
+                EachTag::of(names, |destination| {
+                    let name = tag_of(from, destination.tag().unwrap_or_default())?;
+                    let image = ImageSelector { text: name.familiar(), id: None, name: Some(name), archive: None };
+                    push(&image, destination, progress)
+                })
+            });
+            pushed.report("pushed")
+        }
+    }
+}
+
+/// Does something, and shows it.
+fn observed<T>(mode: ProgressMode, environment: &Environment, work: impl FnOnce(&Progress) -> T) -> T {
+    let ui = Ui::start(mode, &environment.ui());
+    let done = work(&Progress::new(ui.sink()));
     ui.finish();
-    let pushed = pushed.map_err(|error| transfer_failed(&error))?;
-    print(&match request.what {
-        Pushed::One(..) => one(&pushed),
-        Pushed::AllTags(..) => each(&pushed),
-    })
-}
-
-/// One digest alone; of all tags each with its name.
-fn one(done: &[(Digest, Reference)]) -> String {
-    done.iter().map(|(digest, _)| format!("{digest}\n")).collect()
-}
-
-fn each(done: &[(Digest, Reference)]) -> String {
-    done.iter().map(|(digest, name)| format!("{digest} {}\n", name.familiar())).collect()
+    done
 }
 
 fn tag_of(repository: &Reference, tag: &str) -> Result<Reference, Failure> {
@@ -86,25 +86,22 @@ pub(super) fn pull(request: &Pull, environment: &Environment) -> Result<(), Fail
     let namespace = Namespace::new(Options::new(store.root().join("trees")));
     let layers = Layers::new(&store, &registry, &namespace);
     let full = |name: &Reference| registry.full_name(name).map_err(|error| failed(&error));
-    let names = match &request.what {
-        Pulled::One(name) => vec![full(name)?],
+    let pull = |name: &Reference, progress: &Progress| {
+        build::pull_image(&layers, name, &request.platforms, progress).map_err(|error| transfer_failed(&error))
+    };
+    match &request.what {
+        Pulled::One(name) => {
+            let name = full(name)?;
+            let digest = observed(request.progress, environment, |progress| pull(&name, progress))?;
+            print(&format!("{digest}\n"))
+        }
         Pulled::AllTags(repository) => {
             let repository = full(repository)?;
             let tags = registry.tags(&repository).map_err(|error| failed(&error))?;
-            tags.iter().map(|tag| tag_of(&repository, tag)).collect::<Result<Vec<_>, _>>()?
+            let names = tags.iter().map(|tag| tag_of(&repository, tag)).collect::<Result<Vec<_>, _>>()?;
+            let pulled =
+                observed(request.progress, environment, |progress| EachTag::of(names, |name| pull(name, progress)));
+            pulled.report("pulled")
         }
-    };
-    let ui = Ui::start(request.progress, &environment.ui());
-    let progress = Progress::new(ui.sink());
-    let pull = |name: &Reference| {
-        let digest = build::pull_image(&layers, name, &request.platforms, &progress)?;
-        Ok((digest, name.clone()))
-    };
-    let pulled: Result<Vec<_>, BuildError> = names.iter().map(pull).collect();
-    ui.finish();
-    let pulled = pulled.map_err(|error| transfer_failed(&error))?;
-    print(&match request.what {
-        Pulled::One(_) => one(&pulled),
-        Pulled::AllTags(_) => each(&pulled),
-    })
+    }
 }

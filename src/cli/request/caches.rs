@@ -19,6 +19,8 @@ pub(super) struct Caches {
     pub(super) to: Vec<CacheTarget>,
     /// Registries that are spoken to in plain http.
     pub(super) insecure: Vec<String>,
+    /// A cache mount with more bytes of files is not taken from those that are read.
+    pub(super) mounts_limit: u64,
     /// Sentences about what is not done.
     pub(super) notices: Vec<String>,
 }
@@ -44,6 +46,7 @@ const KEYS: &[&str] = &[
 const PLACE_KEYS: &[&str] = &["ref", "src", "dest", "tag", "digest", "registry.insecure"];
 
 /// A cache mount with more bytes stays where it is, unless more is allowed: it would take longer to carry than it saves.
+/// And none is unpacked that has more: who may write a cache shall not fill the disk of who reads it.
 const MOUNTS_LIMIT: u64 = 1 << 30;
 
 impl Caches {
@@ -84,9 +87,11 @@ impl Caches {
     /// The flags as they were typed.
     fn typed(arguments: &CacheArguments, environment: &Environment) -> Result<Caches, InvalidRequest> {
         let mut caches = Caches::default();
+        let (mut reading, mut writing) = (None, MOUNTS_LIMIT);
         for given in listed("--cache-from", &arguments.cache_from, FROM) {
             for asked in Asked::all(given)? {
                 caches.insecure.extend(asked.insecure());
+                reading = reading.max(asked.mounts_limit()?);
                 match asked.place("src", environment)? {
                     Found::Place(place) => caches.from.push(place),
                     Found::Inline => return Err(given.because("give the image's name: type=registry,ref=NAME")),
@@ -97,6 +102,7 @@ impl Caches {
         for given in listed("--cache-to", &arguments.cache_to, TO) {
             for asked in Asked::all(given)? {
                 caches.insecure.extend(asked.insecure());
+                writing = writing.max(asked.mounts_limit()?.unwrap_or_default());
                 match asked.place("dest", environment)? {
                     Found::Place(place) => caches.to.push(asked.target(place)?),
                     Found::Inline if asked.mode == Mode::Maximal => {
@@ -109,6 +115,8 @@ impl Caches {
                 }
             }
         }
+        // What is written by the next build that is like this one is read by it.
+        caches.mounts_limit = reading.unwrap_or(writing);
         Ok(caches)
     }
 }
@@ -236,15 +244,19 @@ impl<'a> Asked<'a> {
     }
 
     fn mounts(&self) -> Result<Mounts, InvalidRequest> {
-        let limit = match self.value("mounts-max-size") {
-            Some(text) => byte_size(self.given.flag, text)
-                .map_err(|_| self.given.because("mounts-max-size is a size such as 64m or 1g"))?,
-            None => MOUNTS_LIMIT,
-        };
+        let limit = self.mounts_limit()?.unwrap_or(MOUNTS_LIMIT);
         Ok(match self.switch("mounts")? {
             Some(true) => Mounts::Carry { limit },
             Some(false) | None => Mounts::Leave,
         })
+    }
+
+    fn mounts_limit(&self) -> Result<Option<u64>, InvalidRequest> {
+        let parsed = |text| {
+            let is_none = |_| self.given.because("mounts-max-size is a size such as 64m or 1g");
+            byte_size(self.given.flag, text).map_err(is_none)
+        };
+        self.value("mounts-max-size").map(parsed).transpose()
     }
 
     fn form(&self) -> Result<Form, InvalidRequest> {

@@ -66,7 +66,7 @@ impl KeySource {
     }
 }
 
-/// Understands `--sign`: what is pushed is signed, and nothing else can be.
+/// Understands `--sign` of a build: what is pushed is signed, and nothing else can be.
 pub(super) fn signing_keys(
     texts: &[String],
     outputs: &[OutputRequest],
@@ -78,6 +78,11 @@ pub(super) fn signing_keys(
             hint: "push with --push, or sign later with cosign".to_owned(),
         });
     }
+    keys(texts, environment)
+}
+
+/// Understands `--sign` of a command that pushes in any case.
+pub(super) fn keys(texts: &[String], environment: &Environment) -> Result<Vec<KeySource>, InvalidRequest> {
     let key = |text: &String| {
         let given = Given { flag: "--sign", value: text, expected: "key=FILE or key=env://VARIABLE" };
         match given.pairs()?.as_slice() {

@@ -6,7 +6,7 @@ use super::commands::{ImageSelector, quiet_or};
 use super::fields::Given;
 use super::output::named;
 use super::values::platforms;
-use super::{InvalidRequest, RegistryOptions, reference, registries, store_root};
+use super::{InvalidRequest, KeySource, RegistryOptions, reference, registries, sign, store_root};
 use crate::cli::args::{GlobalArguments, PullArguments, PushArguments};
 use crate::cli::environment::Environment;
 use crate::image::platform::Platform;
@@ -20,6 +20,8 @@ pub struct Push {
     pub store_root: PathBuf,
     /// What, and where to.
     pub what: Pushed,
+    /// Keys that sign it.
+    pub signing_keys: Vec<KeySource>,
     /// How to reach registries.
     pub registries: RegistryOptions,
     /// How to show progress.
@@ -86,6 +88,7 @@ impl Push {
         Ok(Push {
             store_root: store_root(global, environment)?,
             what,
+            signing_keys: sign::keys(&arguments.signing.signing_keys, environment)?,
             registries: registries(&arguments.registry, environment)?,
             progress: quiet_or(arguments.quiet.then_some(ProgressMode::Quiet), &arguments.progress, environment)?,
         })

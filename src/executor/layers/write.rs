@@ -130,11 +130,7 @@ impl Layers<'_> {
         form: Option<BlobForm>,
         origin: Origin,
     ) -> Result<Index> {
-        let before = self.record(layer)?;
-        if let Some(expected) = before.diff_id.filter(|expected| *expected != ingested.diff_id) {
-            let text = format!("its tar has digest {}, expected {expected}", ingested.diff_id);
-            return Err(ExecuteError::layer(layer, io::Error::new(io::ErrorKind::InvalidData, text)));
-        }
+        self.expect_digest(layer, &ingested.diff_id)?;
         self.store.update_layer(layer, |record| {
             record.diff_id = Some(ingested.diff_id);
             record.size = ingested.size;
@@ -150,6 +146,17 @@ impl Layers<'_> {
         // After the record: who finds the index may ask the record for the diffID.
         self.store.write_index(layer, &ingested.index.to_bytes())?;
         Ok(ingested.index)
+    }
+
+    /// A layer that was packed before must have given the same tar.
+    pub(super) fn expect_digest(&self, layer: &Digest, found: &Digest) -> Result<()> {
+        match self.record(layer)?.diff_id {
+            Some(expected) if expected != *found => {
+                let text = format!("its tar has digest {found}, expected {expected}");
+                Err(ExecuteError::layer(layer, io::Error::new(io::ErrorKind::InvalidData, text)))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::super::copy::{CopyError, Existing, Listed, RegistryOrigin, copy};
-use super::super::fake::{Fault, Registry, digest_of};
+use super::super::error::RegistryError;
+use super::super::fake::{Auth, Fault, Registry, digest_of};
 use super::super::push::PushReport;
 use super::super::referrers::copy_referrers;
-use super::{client, open_registry, reference};
+use super::{client, client_of, open_registry, reference};
 use crate::image::manifest::{Descriptor, Document, Index, Manifest, canonical};
 use crate::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
 use crate::image::platform::Platform;
@@ -180,6 +181,39 @@ fn a_tag_can_be_kept_and_a_digest_has_to_be_the_copys() {
     assert_eq!(there.manifest("c", "1"), here.manifest("a", "1"));
     let kept = copy(&client, &origin, top(), &reference(&there, &format!("b:1@{digest}")), Existing::Refused, None);
     assert!(matches!(kept, Err(CopyError::Exists { .. })));
+}
+
+#[test]
+fn a_target_is_asked_for_with_the_right_to_write_and_need_not_say_what_it_has() {
+    let source = open_registry();
+    put_all(&source, "a");
+    for status in [None, Some(401), Some(403), Some(404)] {
+        let target = Registry::start(Auth::Token("me", "secret"));
+        if let Some(status) = status {
+            target.plan("HEAD", "/v2/b/manifests/", 100, Fault::Status(status, Vec::new(), ""));
+        }
+        let client = client_of("me", "secret", &target);
+        let copied = |name: &str, existing| {
+            let (from, to) = (reference(&source, "a:1"), reference(&target, name));
+            let listed = Listed::resolve(&client, &from, None).unwrap();
+            copy(&client, &RegistryOrigin::new(&client, &from), listed, &to, existing, None)
+        };
+        let report = copied("b:1", Existing::Replaced).unwrap();
+        assert_eq!(Some(digest_of(&target.manifest("b", "1").unwrap().1)), Some(report.digest.to_string()));
+        let tokens: Vec<String> = target.asked().into_iter().map(|asked| asked.target).collect();
+        let mut tokens = tokens.iter().filter(|target| target.starts_with("/token")).peekable();
+        assert!(tokens.peek().is_some() && tokens.all(|target| target.contains("push")), "{status:?}");
+        // What is there cannot be kept by who does not know of it.
+        let kept = copied("b:2", Existing::Refused);
+        assert_eq!(kept.is_ok(), matches!(status, None | Some(404)), "{status:?}: {kept:?}");
+    }
+    let target = Registry::start(Auth::Token("me", "secret"));
+    let stranger = client();
+    let (from, to) = (reference(&source, "a:1"), reference(&target, "b:1"));
+    let listed = Listed::resolve(&stranger, &from, None).unwrap();
+    let refused =
+        copy(&stranger, &RegistryOrigin::new(&stranger, &from), listed, &to, Existing::Replaced, None).unwrap_err();
+    assert!(matches!(refused, CopyError::Registry(RegistryError::Unauthorized { .. })), "{refused:?}");
 }
 
 #[test]

@@ -128,6 +128,22 @@ fn every_kind_of_damage_has_its_name_and_is_repaired() {
 }
 
 #[test]
+fn an_image_without_its_attestation_stays_an_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, ..) = store(&folder.path().join("store"));
+    let attestations = [b"manifest", b"sentence"].map(|bytes| store.put_blob(bytes).unwrap());
+    let mut tagged = store.tagged("x", "linux/amd64").unwrap().unwrap();
+    tagged.image.attestations = attestations.to_vec();
+    store.tag(&tagged).unwrap();
+    assert_eq!(kinds(&store, Depth::Content), [""; 0]);
+    fs::write(store.blob_path(&attestations[1]), "perjury!").unwrap();
+    assert_eq!(kinds(&store, Depth::Names), [""; 0]);
+    assert_eq!(repaired(&store), ["wrong-digest", "image-without-attestation"]);
+    tagged.image.attestations.clear();
+    assert_eq!(store.tagged("x", "linux/amd64").unwrap(), Some(tagged));
+}
+
+#[test]
 fn only_blobs_that_are_damaged_or_gone_are_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let (store, blob, _) = store(&folder.path().join("store"));

@@ -25,7 +25,7 @@ use self::token::{Claims, Scope};
 use super::document;
 use super::resumed::{Resumed, side_by_side};
 use super::secret::Secret;
-use super::storage::{Content, Keeping, Open, RemoteError, Storage, Written, read_whole};
+use super::storage::{Belief, Content, Keeping, Open, RemoteError, Storage, Written, read_whole};
 use crate::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::image::media_type::OCI_MANIFEST;
@@ -279,7 +279,9 @@ impl Storage for Actions {
         let (config, manifest) = (content.config.1, content.manifest.1);
         let (last, now) = (self.newest()?, SystemTime::now());
         // One that cannot be read is followed by one that can.
-        let is_same = |index: &Index| index.manifest.as_bytes() == manifest && index.is_new(now);
+        let is_same = |index: &Index| {
+            content.belief == Belief::Usual && index.manifest.as_bytes() == manifest && index.is_new(now)
+        };
         if last.as_ref().is_some_and(|(_, bytes)| serde_json::from_slice(bytes).is_ok_and(|index| is_same(&index))) {
             return Ok(Written::default());
         }

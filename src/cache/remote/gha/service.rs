@@ -96,7 +96,15 @@ impl Service {
     }
 
     fn call<'a>(&'a self, verb: Verb, address: &'a Url, headers: &'a dyn Fn() -> Headers) -> Call<'a> {
-        Call { verb, address, headers, content: CallContent::None, effort: Effort::Until(self.end), task: None }
+        Call {
+            verb,
+            address,
+            headers,
+            content: CallContent::None,
+            effort: Effort::Until(self.end),
+            passing: &[],
+            task: None,
+        }
     }
 
     /// Asks the service itself, which gets the token.
@@ -181,6 +189,8 @@ impl Service {
             address: String,
             #[serde(default, alias = "cacheId", alias = "cacheID")]
             number: u64,
+            #[serde(default)]
+            message: String,
         }
         let method = match self.version {
             Version::One => "caches",
@@ -200,8 +210,14 @@ impl Service {
                 return Err(RemoteError::Document { reason: "the service gives no number for an entry".to_owned() });
             }
             Version::One => Reserved::Upload(Upload::Numbered(given.number)),
-            // `ok` is false then.
-            Version::Two if given.address.is_empty() => Reserved::Taken,
+            // `ok` is false then; newer services say why.
+            Version::Two if given.address.is_empty() => {
+                let refusal = self.refusal(&format!("write {key}"), Said { message: given.message, ..Said::of(200) });
+                match refusal.message.is_empty() || says_it_exists(&refusal) {
+                    true => Reserved::Taken,
+                    false => return Err(Box::new(refusal).into()),
+                }
+            }
             Version::Two => Reserved::Upload(Upload::At(self.address(&given.address)?)),
         })
     }
@@ -297,45 +313,76 @@ impl Service {
             return Err(self.refused(&format!("finish {key}"), reply));
         }
         let bytes = reply.bytes(key, ANSWER_LIMIT)?;
-        let is_refused = self.version == Version::Two
-            && serde_json::from_slice::<Value>(&bytes).is_ok_and(|answer| answer["ok"] == Value::Bool(false));
-        match is_refused {
-            true => Err(RemoteError::Document { reason: format!("the service did not take {key}") }),
-            false => Ok(()),
+        let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        if self.version == Version::One || answer["ok"] != Value::Bool(false) {
+            return Ok(());
         }
+        let message = answer["message"].as_str().unwrap_or("it was not taken").to_owned();
+        let refusal = self.refusal(&format!("finish {key}"), Said { message, ..Said::of(200) });
+        Err(Box::new(refusal).into())
     }
 
     /// The error for an answer of the service itself.
     fn refused(&self, action: &str, reply: Reply) -> RemoteError {
-        #[derive(Deserialize, Default)]
-        struct Said {
-            #[serde(default, alias = "typeKey")]
-            code: String,
-            #[serde(default, alias = "msg")]
-            message: String,
-        }
         let status = reply.status();
         let text = reply.refusal();
         // GitHub's first version begins with a byte order mark.
         let said: Said = serde_json::from_str(text.trim_start_matches('\u{feff}')).unwrap_or_default();
-        let advice = match status {
-            401 | 403 if Claims::of(&self.token).has_ended(SystemTime::now()) => {
-                "the token has ended: it lives as long as its job"
-            }
-            401 => "the token is not one of this service: ACTIONS_RUNTIME_TOKEN of this very job is",
-            403 => "the token may not do this; jobs of pull requests from forks may only read",
-            404 => "there is no such service; is the version right (version=1, version=2)?",
-            429 => "the service limits how much a repository asks; a later build goes on",
-            _ => "",
-        };
-        Box::new(ServiceRefusal {
+        Box::new(self.refusal(action, Said { status, ..said })).into()
+    }
+
+    fn refusal(&self, action: &str, said: Said) -> ServiceRefusal {
+        let has_ended = Claims::of(&self.token).has_ended(SystemTime::now());
+        ServiceRefusal {
             action: format!("{action} at {}", self.url.authority()),
-            status,
+            status: said.status,
             code: presentable(&said.code),
             message: presentable(&said.message),
-            advice: advice.to_owned(),
-        })
-        .into()
+            advice: said.advice(has_ended).to_owned(),
+        }
+    }
+}
+
+/// What the service says instead of doing something.
+#[derive(Deserialize, Default)]
+struct Said {
+    #[serde(skip)]
+    status: u16,
+    #[serde(default, alias = "typeKey")]
+    code: String,
+    #[serde(default, alias = "msg")]
+    message: String,
+}
+
+impl Said {
+    fn of(status: u16) -> Said {
+        Said { status, ..Said::default() }
+    }
+
+    /// What can be done about it. Some refusals come with a status of success, or of another kind: then their words count.
+    fn advice(&self, has_ended: bool) -> &'static str {
+        let message = self.message.to_lowercase();
+        let speaks_of = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        match (self.status, self.code.as_str()) {
+            (401 | 403, _) | (_, "unauthenticated") if has_ended => "the token has ended: it lives as long as its job",
+            _ if speaks_of(&["quota", "storage limit", "size limit", "budget"]) => {
+                "the room for caches is used up: remove entries of the repository, or cache less (mode=min)"
+            }
+            (401, _) | (_, "unauthenticated") => {
+                "the token is not one of this service: ACTIONS_RUNTIME_TOKEN of this very job is"
+            }
+            (403, _) | (_, "permission_denied") => {
+                "the token may not do this; jobs of pull requests from forks may only read"
+            }
+            (404, _) => "there is no such service; is the version right (version=1, version=2)?",
+            (429, _) | (_, "resource_exhausted") => {
+                "the service limits how much a repository asks; a later build goes on"
+            }
+            _ if speaks_of(&["permission", "read-only", "read only", "not allowed", "denied"]) => {
+                "the token may not do this; jobs of pull requests from forks may only read"
+            }
+            _ => "",
+        }
     }
 }
 
@@ -348,10 +395,11 @@ fn stored(action: &str, reply: Reply) -> RemoteError {
 
 fn says_it_exists(refusal: &ServiceRefusal) -> bool {
     let ServiceRefusal { status, code, message, .. } = refusal;
-    *status == 409
-        || code == "already_exists"
+    let message = message.to_lowercase();
+    code == "already_exists"
         || code.contains("AlreadyExists")
-        || message.to_lowercase().contains("already exists")
+        || ["already exists", "another job may be creating"].iter().any(|words| message.contains(words))
+        || (*status == 409 && code.is_empty())
 }
 
 /// The parser's error is not shown: it may quote an address that carries its permission.

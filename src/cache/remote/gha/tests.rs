@@ -51,6 +51,7 @@ fn content(layers: &[&'static [u8]], manifest: &[u8]) -> Content {
         manifest: (Descriptor::of(OCI_MANIFEST, manifest), manifest.to_vec()),
         config: (Descriptor::of("application/json", b"{}"), b"{}".to_vec()),
         layers: layers.iter().map(|bytes| piece(bytes)).collect(),
+        belief: Belief::Usual,
     }
 }
 
@@ -171,6 +172,51 @@ fn failures_that_pass_are_waited_for_and_others_are_told() {
         cloud.plan("", "", 99, limited);
         let error = writer(&cloud, version).top().unwrap_err().to_string();
         assert!(error.contains("status 429 (resource_exhausted: slowly); the service limits"), "{error}");
+    }
+}
+
+#[test]
+fn a_refusal_that_is_none_of_a_taken_key_is_told_with_what_can_be_done() {
+    let cases = [
+        (
+            200,
+            r#"{"ok":false,"message":"Cache storage quota exceeded"}"#,
+            "quota exceeded); the room for caches is used up",
+        ),
+        (200, r#"{"ok":false,"message":"write permission denied"}"#, "the token may not do this"),
+        (403, r#"{"code":"permission_denied","msg":"no"}"#, "status 403 (permission_denied: no); the token may not"),
+        (409, r#"{"code":"failed_precondition","msg":"closed for repairs"}"#, "closed for repairs"),
+        (400, r#"{"code":"invalid_argument","msg":"size limit of 10 GB"}"#, "the room for caches is used up"),
+    ];
+    for (status, text, expected) in cases {
+        let cloud = start();
+        cloud.plan("POST", "CreateCacheEntry", 1, Fault::Status(status, vec![], text));
+        let error = write(&writer(&cloud, Version::Two), content(&[b"one"], b"first")).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(cloud.count("POST", "CreateCacheEntry"), 1, "another key would be refused, too: {text}");
+    }
+    for text in [r#"{"ok":false}"#, r#"{"ok":false,"message":"cache entry already exists"}"#] {
+        let cloud = start();
+        cloud.plan("POST", "CreateCacheEntry", 1, Fault::Status(200, vec![], text));
+        write(&writer(&cloud, Version::Two), content(&[b"one"], b"first")).unwrap();
+    }
+    let cloud = start();
+    cloud.plan("POST", "FinalizeCache", 1, Fault::Status(200, vec![], r#"{"ok":false,"message":"too slow"}"#));
+    let error = write(&writer(&cloud, Version::Two), content(&[b"one"], b"first")).unwrap_err().to_string();
+    assert!(error.contains("finish rbuild-blob") && error.contains("too slow"), "{error}");
+}
+
+#[test]
+fn what_was_evicted_is_written_again_once_it_was_missed() {
+    for version in BOTH {
+        let cloud = start();
+        write(&writer(&cloud, version), content(&[b"one", b"two"], b"first")).unwrap();
+        cloud.remove(&format!("rbuild-blob-1-{}", Digest::of(b"one")));
+        assert!(read(&writer(&cloud, version), b"one").is_err());
+        assert_eq!(write(&writer(&cloud, version), content(&[b"one", b"two"], b"first")).unwrap(), Written::default());
+        let shaken = Content { belief: Belief::Shaken, ..content(&[b"one", b"two"], b"first") };
+        assert_eq!(write(&writer(&cloud, version), shaken).unwrap(), Written { sent: 1, bytes: 3 });
+        assert_eq!(read(&writer(&cloud, version), b"one").unwrap(), b"one");
     }
 }
 

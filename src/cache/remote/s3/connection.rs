@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::credentials::{Found, Sources};
 use super::profile::Profile;
@@ -13,6 +13,13 @@ use crate::digest::Digest;
 use crate::progress::Task;
 use crate::registry::service::{Call, CallContent, Effort, Headers, Reply, Verb, presentable};
 use crate::registry::{Client, Url, encode};
+
+/// What S3 calls refusals with a status of their own that another try may not meet: it waited too long for our bytes, or
+/// somebody else was at the same key.
+const PASSING: &[&str] = &["<Code>RequestTimeout</Code>", "<Code>OperationAborted</Code>"];
+
+/// Keys that could not be renewed while they are still good are asked for again after this.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
 /// A connection, made when it is first needed.
 #[derive(Default)]
@@ -37,7 +44,20 @@ pub(super) struct Connection {
     region: String,
     /// Of the bucket; its path ends with `/`, and keys go after it.
     root: Url,
-    found: Mutex<Option<Found>>,
+    held: Mutex<Option<Held>>,
+}
+
+/// Keys that were found.
+struct Held {
+    found: Found,
+    /// They are not asked for before.
+    again: Option<Instant>,
+}
+
+impl Held {
+    fn are_good(&self, now: SystemTime) -> bool {
+        self.found.is_fresh(now) || (self.found.is_valid(now) && self.again.is_some_and(|again| Instant::now() < again))
+    }
 }
 
 /// A request.
@@ -82,20 +102,31 @@ impl Connection {
         };
         let root = root(&place.bucket, place.style, endpoint.as_ref(), &region)
             .ok_or_else(|| RemoteError::Credentials { reason: format!("the region {region:?} is none") })?;
-        Ok(Connection { client, place: place.clone(), profile, region, root, found: Mutex::default() })
+        Ok(Connection { client, place: place.clone(), profile, region, root, held: Mutex::default() })
     }
 
-    /// The keys, looked for once, and again before they end.
-    fn keys(&self) -> Result<Keys> {
+    /// The keys, looked for once, and again before they end. As long as they are good, it is no failure that there are no
+    /// new ones yet.
+    fn keys(&self, task: Option<&Task>) -> Result<Keys> {
         if let Some(keys) = &self.place.keys {
             return Ok(keys.clone());
         }
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = found.as_ref().filter(|found| found.is_fresh(SystemTime::now())) {
-            return Ok(found.keys.clone());
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = held.as_ref().filter(|held| held.are_good(SystemTime::now())) {
+            return Ok(held.found.keys.clone());
         }
         let sources = Sources { client: &self.client, variables: &self.place.variables, region: &self.region };
-        Ok(found.insert(sources.look(&self.profile)?).keys.clone())
+        match (sources.look(&self.profile), held.as_mut()) {
+            (Ok(found), _) => Ok(held.insert(Held { found, again: None }).found.keys.clone()),
+            (Err(error), Some(old)) if old.found.is_valid(SystemTime::now()) => {
+                if let Some(task) = task {
+                    task.note(format!("the keys for S3 are not renewed yet: {}", error.in_full()));
+                }
+                old.again = Some(Instant::now() + RENEW_AGAIN);
+                Ok(old.found.keys.clone())
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     fn address(&self, key: &str, query: &str) -> Url {
@@ -105,7 +136,7 @@ impl Connection {
 
     /// Sends a request, signed; the answer, whatever its status.
     pub(super) fn ask(&self, asked: &Asked<'_>) -> Result<Reply> {
-        let (keys, address) = (self.keys()?, self.address(asked.key, &asked.query));
+        let (keys, address) = (self.keys(asked.task)?, self.address(asked.key, &asked.query));
         let headers = || {
             let now = moment(SystemTime::now());
             let mut headers = asked.headers.clone();
@@ -129,6 +160,7 @@ impl Connection {
             headers: &headers,
             content: asked.content,
             effort: Effort::Usual,
+            passing: PASSING,
             task: asked.task,
         };
         Ok(self.client.call(&call)?)

@@ -46,6 +46,11 @@ impl Found {
     pub(super) fn is_fresh(&self, now: SystemTime) -> bool {
         self.end.is_none_or(|end| now + MARGIN < end)
     }
+
+    /// Whether they have not ended.
+    pub(super) fn is_valid(&self, now: SystemTime) -> bool {
+        self.end.is_none_or(|end| now < end)
+    }
 }
 
 fn refused(reason: impl Into<String>) -> RemoteError {
@@ -167,7 +172,7 @@ impl Sources<'_> {
 }
 
 fn asking<'a>(verb: Verb, address: &'a Url, headers: &'a dyn Fn() -> Headers) -> Call<'a> {
-    Call { verb, address, headers, content: CallContent::None, effort: Effort::Usual, task: None }
+    Call { verb, address, headers, content: CallContent::None, effort: Effort::Usual, passing: &[], task: None }
 }
 
 fn read(file: &str) -> Result<String, RemoteError> {

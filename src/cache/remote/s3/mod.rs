@@ -26,7 +26,7 @@ pub use self::signature::Keys;
 use super::document;
 use super::resumed::{Resumed, side_by_side};
 use super::secret::Variables;
-use super::storage::{Content, Keeping, Open, RemoteError, Storage, Written, read_whole};
+use super::storage::{Belief, Content, Keeping, Open, RemoteError, Storage, Written, read_whole};
 use crate::digest::Digest;
 use crate::image::manifest::Descriptor;
 use crate::progress::Task;
@@ -227,7 +227,7 @@ impl Storage for Bucket {
 
     fn write(&self, content: Content, task: &Task) -> Result<Written> {
         let (_, manifest) = &content.manifest;
-        if self.is_fresh(manifest)? {
+        if content.belief == Belief::Usual && self.is_fresh(manifest)? {
             return Ok(Written::default());
         }
         let (config, bytes) = content.config;

@@ -44,6 +44,7 @@ fn content(layers: &[&'static [u8]], manifest: &[u8]) -> Content {
         manifest: (Descriptor::of(OCI_MANIFEST, manifest), manifest.to_vec()),
         config: (Descriptor::of("application/json", b"{}"), b"{}".to_vec()),
         layers: layers.iter().map(|bytes| piece(bytes)).collect(),
+        belief: Belief::Usual,
     }
 }
 
@@ -135,6 +136,35 @@ fn failures_that_pass_are_waited_for_and_others_are_told() {
     let error = bucket(&cloud).top().unwrap_err().to_string();
     assert!(error.contains("status 503 (SlowDown)"), "{error}");
     assert_eq!(cloud.asked().len(), 6);
+    for (status, text) in
+        [(400, "<Error><Code>RequestTimeout</Code></Error>"), (409, "<Error><Code>OperationAborted</Code></Error>")]
+    {
+        let cloud = Cloud::s3(SECRET, None);
+        cloud.plan("PUT", "", 2, Fault::Status(status, vec![("retry-after", "0")], text));
+        write(&bucket(&cloud), content(&[b"one"], b"first")).unwrap();
+        assert_eq!(read(&bucket(&cloud), b"one").unwrap(), b"one");
+        cloud.plan("PUT", "", 99, Fault::Status(status, vec![], text));
+        let error = write(&bucket(&cloud), content(&[b"two"], b"next")).unwrap_err().to_string();
+        assert!(error.contains(&format!("status {status} (")), "{error}");
+    }
+    // What would be the same again is asked once, and what it says is told.
+    let cloud = Cloud::s3(SECRET, None);
+    let other = "<Error><Code>InvalidRequest</Code><Message>so not</Message></Error>";
+    cloud.plan("PUT", "", 1, Fault::Status(400, vec![], other));
+    let error = write(&bucket(&cloud), content(&[b"one"], b"first")).unwrap_err().to_string();
+    assert!(error.contains("status 400 (InvalidRequest: so not)"), "{error}");
+    assert_eq!(cloud.count("PUT", ""), 1);
+}
+
+#[test]
+fn what_was_removed_is_written_again_once_it_was_missed() {
+    let cloud = Cloud::s3(SECRET, None);
+    write(&bucket(&cloud), content(&[b"one", b"two"], b"first")).unwrap();
+    cloud.remove(&format!("team one/blobs/{}", Digest::of(b"one")));
+    assert_eq!(write(&bucket(&cloud), content(&[b"one", b"two"], b"first")).unwrap(), Written::default());
+    let shaken = Content { belief: Belief::Shaken, ..content(&[b"one", b"two"], b"first") };
+    assert_eq!(write(&bucket(&cloud), shaken).unwrap(), Written { sent: 1, bytes: 3 });
+    assert_eq!(read(&bucket(&cloud), b"one").unwrap(), b"one");
 }
 
 #[test]
@@ -249,4 +279,27 @@ fn keys_that_end_soon_are_asked_for_again() {
         bucket.top().unwrap();
         assert_eq!(container.asked().len(), asked.fetch_add(1, Ordering::SeqCst) + 1);
     }
+    // What has ended is of no use, whoever does not give new ones.
+    container.plan_first("GET", "/keys", Fault::Status(403, vec![], ""));
+    assert!(bucket.top().unwrap_err().to_string().contains("gives no keys"));
+}
+
+#[test]
+fn keys_that_are_still_good_are_used_while_there_are_no_new_ones() {
+    let cloud = Cloud::s3(SECRET, Some("session="));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let soon = crate::image::time::rfc3339(i64::try_from(now).unwrap() + 200, None);
+    let ending = format!(
+        r#"{{"AccessKeyId":"AKIDTEST","SecretAccessKey":"secret/key+","Token":"session=","Expiration":"{soon}"}}"#
+    );
+    let container = giving(&[]);
+    container.plan("GET", "/keys", 1, Fault::Status(200, vec![], Box::leak(ending.into_boxed_str())));
+    container.plan("GET", "/keys", 99, Fault::Status(403, vec![], ""));
+    let address = format!("{}/keys", container.url());
+    let variables = Variables::new([("AWS_CONTAINER_CREDENTIALS_FULL_URI", address.as_str())]);
+    let bucket = Bucket::new(quick_client(), BucketPlace { keys: None, variables, ..place(&cloud) });
+    for _ in 0..5 {
+        bucket.top().unwrap();
+    }
+    assert_eq!(container.asked().len(), 2, "new ones are not asked for at every turn");
 }
