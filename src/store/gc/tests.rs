@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::{ImageRecord, PatchRecord, TreeName};
+use crate::store::{ImageRecord, PatchRecord, Tagged, TreeName};
 
 fn owner() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
