@@ -8,7 +8,6 @@ use super::{BuildError, stored};
 use crate::attest::attested;
 use crate::digest::Digest;
 use crate::executor::{Layers, abreast};
-use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Document, Index};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -65,7 +64,7 @@ pub fn pull_image(
             (None, [(_, only)]) => only.manifest_digest,
             _ => found.digest,
         };
-        fetch(layers, images.iter().map(|(_, pulled)| &pulled.config), &task)?;
+        fetch(layers, images.iter().map(|(_, pulled)| pulled), &task)?;
         Ok(digest)
     })
 }
@@ -133,13 +132,17 @@ fn read_attestations(layers: &Layers<'_>, name: &Reference, entry: &Descriptor) 
     std::iter::once(Ok(manifest.clone())).chain(blobs).collect()
 }
 
-/// Fetches the layers of images, each once.
+/// Fetches the layers of images as their manifests name them, each once: only so can the images be saved as they are.
 fn fetch<'a>(
     layers: &Layers<'_>,
-    configs: impl Iterator<Item = &'a ImageConfig>,
+    images: impl Iterator<Item = &'a PulledImage>,
     task: &Task,
 ) -> Result<(), BuildError> {
-    let all: BTreeSet<&Digest> = configs.flat_map(|config| &config.rootfs.diff_ids).collect();
-    abreast(&Vec::from_iter(all), |_, layer| layers.fetch_blob(layer, task))?;
+    let blobs = |image: &'a PulledImage| {
+        let named = image.manifest.layers.iter().map(|layer| layer.digest);
+        image.config.rootfs.diff_ids.iter().copied().zip(named)
+    };
+    let all: BTreeSet<(Digest, Digest)> = images.flat_map(blobs).collect();
+    abreast(&Vec::from_iter(all), |_, (layer, blob)| layers.fetch_named(layer, blob, task))?;
     Ok(layers.store.settle()?)
 }

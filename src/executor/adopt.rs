@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader};
 
 use super::ingest::{Ingest, compression_name};
-use super::layers::PULLED;
+use super::layers::add_pulled;
 use super::{ExecuteError, Layers};
 use crate::digest::Digest;
 use crate::image::media_type::Compression;
@@ -41,7 +41,7 @@ impl Layers<'_> {
         self.store.update_layer(&ingested.diff_id, |record| {
             record.diff_id = Some(ingested.diff_id);
             record.size = ingested.size;
-            record.add_blob(format!("{PULLED}{compression}"), BlobRecord { digest: *blob, size, compression });
+            add_pulled(record, BlobRecord { digest: *blob, size, compression });
         })?;
         self.store.write_index(&ingested.diff_id, &ingested.index.to_bytes())?;
         Ok(ingested.diff_id)

@@ -335,7 +335,20 @@ impl<'a> Layers<'a> {
     }
 
     fn pulled(&self, record: &LayerRecord) -> Option<BlobRecord> {
-        record.blobs.keys().find(|name| name.starts_with(PULLED)).and_then(|name| self.stored(record, name))
+        let mut names = record.blobs.keys().filter(|name| name.starts_with(PULLED));
+        names.find_map(|name| self.stored(record, name))
+    }
+
+    /// Has the very blob of a layer fetched that a manifest names, also where the layer could be made of something else that
+    /// is here.
+    pub fn fetch_named(&self, layer: &Digest, blob: &Digest, task: &Task) -> Result<()> {
+        self.once(layer, Form::Blob, || {
+            let record = self.record(layer)?;
+            if !record.blobs.values().any(|known| known.digest == *blob && self.store.has_blob(blob)) {
+                self.pull_named(layer, &record, blob, task)?;
+            }
+            self.examine(layer, task)
+        })
     }
 
     /// Has a layer's blob fetched, where the layer cannot be had from what is here.
@@ -361,8 +374,15 @@ impl Drop for Layers<'_> {
     }
 }
 
-/// What the record calls a blob that came from a registry.
+/// How the names of blobs begin in a record that came from elsewhere.
 pub(super) const PULLED: &str = "pulled:";
+
+/// Notes a blob that came from elsewhere. Several compressors make several blobs of one layer, and each image keeps its own.
+pub(super) fn add_pulled(record: &mut LayerRecord, blob: BlobRecord) {
+    // Its name was once without the digest.
+    record.blobs.retain(|name, known| !name.starts_with(PULLED) || known.digest != blob.digest);
+    record.add_blob(format!("{PULLED}{}:{}", blob.compression, blob.digest.hex()), blob);
+}
 
 /// Directories that a layer changes something in and has no entry for, but for the root.
 fn implied_directories(index: &Index) -> Vec<&[u8]> {

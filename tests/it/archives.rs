@@ -75,6 +75,26 @@ for_each_user! {
         assert_eq!(id(&rbuild, &root, "named:2"), first);
     }
 
+    fn images_whose_layers_differ_as_blobs_alone_each_keep_theirs(rbuild) {
+        let context = context(&rbuild).file("long", "0123456789abcdef".repeat(1000)).file("Dockerfile", "FROM scratch\nCOPY long /\n");
+        let archive = |level: &str| rbuild.path(format!("out/{level}.tar"));
+        let (root, saved) = (rbuild.path("out/both"), rbuild.path("out/saved.tar"));
+        let run = |arguments: &[&str]| rbuild.run([&["--root", text(&root)], arguments].concat()).succeeded();
+        for level in ["1", "9"] {
+            let form = "compression=gzip,force-compression=true";
+            let output = format!("type=oci,{form},compression-level={level},name=level:{level},dest={}", text(&archive(level)));
+            rbuild.build(&context, &["-o", &output]).succeeded();
+            run(&["load", "-i", text(&archive(level))]);
+        }
+        run(&["prune", "--force"]);
+        for level in ["1", "9"] {
+            run(&["save", "--format", "oci-archive", "-o", text(&saved), &format!("level:{level}")]);
+            let manifest = |path: &Path| Image::read(path).manifest;
+            assert_eq!(manifest(&saved), manifest(&archive(level)), "{level}");
+        }
+        assert_ne!(Image::read(&archive("1")).manifest, Image::read(&archive("9")).manifest);
+    }
+
     fn an_archive_that_lies_changes_nothing(rbuild) {
         build(&rbuild);
         let archive = rbuild.path("out/app.tar");

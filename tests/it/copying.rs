@@ -240,6 +240,10 @@ fn a_pulled_image_keeps_its_manifest_whatever_other_forms_its_layers_have_here()
         run(&["pull", name]);
         run(&["push", name, &moved]);
         assert_eq!(raw(&moved), raw(name), "{name}");
+        let archive = rbuild.path("out/kept.tar");
+        run(&["save", "--format", "oci-archive", "-o", text(&archive), name]);
+        run(&["copy", &format!("oci-archive:{}", archive.display()), &moved]);
+        assert_eq!(raw(&moved), raw(name), "saved {name}");
     }
     assert_ne!(raw(&zstd), raw(&gzip));
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use super::{Layers, PULLED, Result};
+use super::{Layers, Result, add_pulled};
 use crate::digest::Digest;
 use crate::executor::ExecuteError;
 use crate::executor::ingest::compression_name;
@@ -22,20 +22,34 @@ impl Layers<'_> {
 
     /// Fetches a layer's blob; its digest is verified while it arrives.
     pub(super) fn pull(&self, layer: &Digest, record: &LayerRecord, task: &Task) -> Result<BlobRecord> {
-        let mut failure = None;
         let of_registries = record.remotes.iter().map(|remote| self.fetch(remote, task));
         let of_caches = self
             .promised
             .blob(layer)
             .into_iter()
             .map(|(descriptor, storage)| self.take(&descriptor, || storage.open(&descriptor), task));
-        for fetched in of_registries.chain(of_caches) {
+        self.first_of(layer, of_registries.chain(of_caches))
+    }
+
+    /// As [`Layers::pull`], of this blob alone.
+    pub(super) fn pull_named(
+        &self,
+        layer: &Digest,
+        record: &LayerRecord,
+        blob: &Digest,
+        task: &Task,
+    ) -> Result<BlobRecord> {
+        let remotes = record.remotes.iter().filter(|remote| remote.digest == *blob);
+        self.first_of(layer, remotes.map(|remote| self.fetch(remote, task)))
+    }
+
+    /// Notes the first blob that comes.
+    fn first_of(&self, layer: &Digest, blobs: impl Iterator<Item = Result<BlobRecord>>) -> Result<BlobRecord> {
+        let mut failure = None;
+        for fetched in blobs {
             match fetched {
                 Ok(blob) => {
-                    let name = format!("{PULLED}{}", blob.compression);
-                    self.store.update_layer(layer, |record| {
-                        record.add_blob(name, blob.clone());
-                    })?;
+                    self.store.update_layer(layer, |record| add_pulled(record, blob.clone()))?;
                     return Ok(blob);
                 }
                 Err(error) => failure = Some(error),
@@ -91,7 +105,7 @@ impl Layers<'_> {
         let blob = BlobRecord { digest: descriptor.digest, size: descriptor.size, compression };
         self.store.update_layer(layer, |record| {
             record.diff_id = Some(*layer);
-            record.add_blob(format!("{PULLED}{}", blob.compression), blob);
+            add_pulled(record, blob);
         })?;
         Ok(())
     }
