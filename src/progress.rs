@@ -176,6 +176,11 @@ impl Task {
         self.progress.sink.event(Event::Started { task: self.id, at: Instant::now() });
     }
 
+    /// Says a sentence that is none of the task's alone; see [`Progress::notice`].
+    pub fn notice(&self, text: impl Into<String>) {
+        self.progress.notice(text);
+    }
+
     /// Says a sentence.
     pub fn note(&self, text: impl Into<String>) {
         self.progress.sink.event(Event::Note { task: self.id, text: text.into() });

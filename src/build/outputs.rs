@@ -270,7 +270,14 @@ impl Exporter<'_> {
         let Output { format, ref annotations, ref names, attestations, .. } = *output;
         let bundle = Bundle::new(&images, shape, Style { format, annotations, names, attestations });
         Ok(match &self.index {
-            Some(index) => bundle.keeping(index),
+            Some(index) => {
+                if let Some((missing, all)) = bundle.missing_of(index) {
+                    let are = if missing == 1 { "is" } else { "are" };
+                    let text = format!("the index is written anew: {missing} of its {all} entries {are} not here");
+                    task.notice(text);
+                }
+                bundle.keeping(index)
+            }
             None => bundle,
         })
     }

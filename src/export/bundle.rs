@@ -192,6 +192,16 @@ impl Bundle {
         Bundle { images, index, created }
     }
 
+    /// How many of the entries of an index that the images came with are not here, and how many it has; `None` where none is
+    /// missing.
+    pub fn missing_of(&self, index: &[u8]) -> Option<(usize, usize)> {
+        let Ok(Document::Index(parsed)) = Document::parse(index, None) else { return None };
+        let named: BTreeSet<&Digest> = parsed.manifests.iter().map(|entry| &entry.digest).collect();
+        // Those that are here may be written in another form: that is somebody's wish, and nothing is missing.
+        let missing = named.len().saturating_sub(entries(&self.images).count());
+        (missing > 0).then_some((missing, named.len()))
+    }
+
     /// With the index that the images came with, where that names these very images.
     pub fn keeping(mut self, index: &[u8]) -> Bundle {
         let Ok(Document::Index(parsed)) = Document::parse(index, None) else { return self };
@@ -245,4 +255,31 @@ fn index_of(images: &[Assembled], format: Format, annotations: &[Annotation]) ->
     let mut descriptor = Descriptor::of(format.index(), &bytes);
     descriptor.annotations = annotations_of(annotations, AnnotationTarget::IndexDescriptor, None);
     (descriptor, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(name: &str) -> Assembled {
+        let document = |media_type: &str| (Descriptor::of(media_type, name.as_bytes()), name.as_bytes().to_vec());
+        let (config, manifest) = (document(Format::Oci.config()), document(OCI_MANIFEST));
+        Assembled { config, manifest, layers: Vec::new(), attestations: None }
+    }
+
+    #[test]
+    fn of_an_index_it_is_known_how_much_is_missing() {
+        let index = |names: &[&str]| {
+            let images: Vec<Assembled> = names.iter().map(|name| image(name)).collect();
+            index_of(&images, Format::Oci, &[])
+        };
+        let bundle = Bundle { images: vec![image("a"), image("b")], index: Some(index(&["a", "b"])), created: None };
+        assert_eq!(bundle.missing_of(&index(&["b", "a"]).1), None);
+        assert_eq!(bundle.missing_of(&index(&["a", "b", "c"]).1), Some((1, 3)));
+        // Written in another form nothing is missing.
+        assert_eq!(bundle.missing_of(&index(&["c", "d"]).1), None);
+        // What names these very images is kept byte for byte.
+        let (descriptor, bytes) = index(&["b", "a"]);
+        assert_eq!(bundle.keeping(&bytes).index, Some((descriptor, bytes)));
+    }
 }
