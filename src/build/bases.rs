@@ -179,7 +179,7 @@ impl Build<'_> {
             return Err(BaseError::NotHere);
         }
         let pulled = pull::resolve_platform(self.registry, reference, &key.platform, Some(task))?;
-        record_pulled(self.store, reference, &key.platform, &pulled, Beside::default())?;
+        record_pulled(self.store, reference, &key.platform, &pulled, None)?;
         Ok(ResolvedBase {
             name: reference.to_string(),
             layers: pulled.config.rootfs.diff_ids.clone(),
@@ -269,13 +269,14 @@ pub(super) struct Beside {
     pub(super) attestations: Vec<Digest>,
 }
 
-/// Gives a pulled image its name in the store, and tells the store where its layers can be had.
+/// Gives a pulled image its name in the store, and tells the store where its layers can be had. Who does not say what is
+/// beside it takes nothing away from what was pulled of the same image earlier.
 pub(super) fn record_pulled(
     store: &Store,
     reference: &Reference,
     platform: &Platform,
     pulled: &PulledImage,
-    beside: Beside,
+    beside: Option<Beside>,
 ) -> Result<(), BaseError> {
     let (manifest, config) = (&pulled.manifest, &pulled.config);
     check_layers(manifest, config)?;
@@ -296,24 +297,36 @@ pub(super) fn record_pulled(
             }
         })?;
     }
-    let mut image = ImageRecord {
+    let (name, source) =
+        (reference.with_default_tag().to_string(), pulled.index_digest.unwrap_or(pulled.manifest_digest));
+    let beside = match beside {
+        Some(beside) => beside,
+        None => {
+            let before = pulled_before(store, &name, platform, pulled)?.filter(|before| before.source == Some(source));
+            before.map(|before| Beside { index: before.index, attestations: before.attestations }).unwrap_or_default()
+        }
+    };
+    let image = ImageRecord {
         config: store.put_blob(&pulled.config_bytes)?,
         layers: config.rootfs.diff_ids.clone(),
         manifest: Some(store.put_blob(&pulled.manifest_bytes)?),
-        source: Some(pulled.index_digest.unwrap_or(pulled.manifest_digest)),
+        source: Some(source),
         index: beside.index,
         attestations: beside.attestations,
         created: config.created.clone().unwrap_or_default(),
         size: 0,
     };
-    let name = reference.with_default_tag().to_string();
-    if image.index.is_none()
-        && let Some(before) = store.tagged(&name, &platform.to_string())?
-        && (before.image.source, before.image.manifest) == (image.source, image.manifest)
-    {
-        // A build that asks for its base anew takes nothing away from what was pulled.
-        (image.index, image.attestations) = (before.image.index, before.image.attestations);
-    }
     store.tag(&Tagged { name, platform: platform.to_string(), built: false, image })?;
     Ok(())
+}
+
+/// What the store has under a name, where that is this very image.
+pub(super) fn pulled_before(
+    store: &Store,
+    name: &str,
+    platform: &Platform,
+    pulled: &PulledImage,
+) -> Result<Option<ImageRecord>, StoreError> {
+    let before = store.tagged(name, &platform.to_string())?.map(|tagged| tagged.image);
+    Ok(before.filter(|image| image.manifest == Some(pulled.manifest_digest)))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::bases::{Beside, record_pulled};
+use super::bases::{Beside, pulled_before, record_pulled};
 use super::outputs::observed;
 use super::{BuildError, stored};
 use crate::attest::attested;
@@ -53,10 +53,15 @@ pub fn pull_image(
         let stored = kept.map(|_| layers.store.put_blob(&found.bytes)).transpose()?;
         for (platform, pulled) in &images {
             let attestations = match kept {
-                Some(index) => attestations(layers, name, index, pulled, progress)?,
+                Some(index) => {
+                    let full = name.with_default_tag().to_string();
+                    let before = pulled_before(layers.store, &full, platform, pulled)?;
+                    let kept = before.map(|before| before.attestations).unwrap_or_default();
+                    attestations(layers, name, index, pulled, kept, progress)?
+                }
                 None => Vec::new(),
             };
-            let beside = Beside { index: stored, attestations };
+            let beside = Some(Beside { index: stored, attestations });
             let failed = |source| BuildError::Base { name: name.to_string(), source };
             record_pulled(layers.store, name, platform, pulled, beside).map_err(failed)?;
         }
@@ -89,12 +94,14 @@ fn is_all_of(index: &Index, images: &[(&Platform, PulledImage)]) -> bool {
 }
 
 /// Takes what an index says about one of its images into the store: the manifest first, then what that names. An image is
-/// whole without: what its registry does not have, or what is too large to be a statement, is told and left out.
+/// whole without: what its registry does not have, or what is too large to be a statement, is told and left out, but for
+/// what an earlier pull of the same image has kept.
 fn attestations(
     layers: &Layers<'_>,
     name: &Reference,
     index: &Index,
     pulled: &PulledImage,
+    before: Vec<Digest>,
     progress: &Progress,
 ) -> Result<Vec<Digest>, BuildError> {
     let is_about = |entry: &&Descriptor| attested(entry) == Some(pulled.manifest_digest);
@@ -107,8 +114,12 @@ fn attestations(
         }
         Err(error) if is_unavailable(&error) => {
             let (platform, familiar) = (pulled.config.platform(), name.familiar());
-            progress.notice(format!("{familiar}: the attestations of its image for {platform} are not kept: {error}"));
-            Ok(Vec::new())
+            let what = match before.first() {
+                None => "are not kept",
+                Some(_) => "stay those of the last pull",
+            };
+            progress.notice(format!("{familiar}: the attestations of its image for {platform} {what}: {error}"));
+            Ok(before)
         }
         Err(error) => Err(error.into()),
     }

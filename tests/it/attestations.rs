@@ -149,6 +149,13 @@ for_each_user! {
         assert_eq!(hex(body(&registry, "/v2/again/manifests/2").as_bytes()), digest);
         rbuild.run(["index", "create", "-t", &registry.name("copied:3"), &name]).succeeded();
         assert_eq!(attestations(&manifest(&registry, "copied", ":3")), [(attestation, image)]);
+
+        // What was pulled once is not taken away by a registry that has lost it.
+        other(&["pull", &name]);
+        registry.lose_blob(document["layers"][0]["digest"].as_str().expect("a digest"));
+        other(&["pull", &name]).says("stay those of the last pull");
+        let elsewhere = Registry::start(Access::Plain);
+        assert_eq!(other(&["push", &name, &elsewhere.name("app:1")]).stdout.trim(), format!("sha256:{digest}"));
     }
 
     fn what_is_said_of_a_loaded_index_goes_where_its_images_go(rbuild) {

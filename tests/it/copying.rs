@@ -211,6 +211,16 @@ fn an_index_is_pulled_and_loaded_as_one() {
         let platform = ["inspect", "-f", "{{.Architecture}}", "--platform", "linux/arm64", &name];
         assert_eq!(run(root, &platform).succeeded().stdout, "arm64\n");
     }
+    // Where one of them is not under it any more the index is another, which is said.
+    let alone = registry.name("alone:1");
+    let foreign = if cfg!(target_arch = "aarch64") { "linux/amd64" } else { "linux/arm64" };
+    run("pulled", &["pull", "--platform", foreign, &name]).succeeded();
+    let pushed = run("pulled", &["push", &name, &alone]).succeeded();
+    assert_ne!(pushed.says("written anew: 1 of its 2 entries is not here").stdout, format!("{id}\n"));
+    // One platform of several is that image alone, also where the index was pulled before.
+    let one = run("pulled", &["pull", &name]).succeeded().stdout;
+    assert_ne!(one, format!("{id}\n"));
+    assert_eq!(run("pulled", &["push", &name, &alone]).succeeded().stdout, one);
     run("one", &["load", "-i", text(&archive), "--platform", "linux/arm64"]).succeeded();
     run("one", &["inspect", "--show", "index", &name]).failed(1).says("stands for one image");
     run("one", &["pull", "--platform", "linux/arm64,linux/s390x", &name])
