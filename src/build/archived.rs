@@ -76,7 +76,7 @@ pub fn load(layers: &Layers<'_>, images: &[ArchivedImage], options: &LoadOptions
     for image in images {
         parsed.push((image, parse(image)?));
     }
-    let all = parsed.len();
+    let all: Vec<_> = parsed.iter().map(|(image, _)| *image).collect();
     if let Some(platform) = &options.platform {
         let offered: Vec<String> = parsed.iter().map(|(_, config)| config.platform().to_string()).collect();
         parsed.retain(|(_, config)| platform.match_rank(&config.platform()).is_some());
@@ -86,8 +86,13 @@ pub fn load(layers: &Layers<'_>, images: &[ArchivedImage], options: &LoadOptions
     }
     let mut loaded = Vec::new();
     for (image, config) in &parsed {
-        // Where others are left out the name stands for the one image that was asked for.
-        let index = image.index.as_ref().filter(|_| parsed.len() == all);
+        // Where others of an index are left out the name stands for the one image that was asked for.
+        let under = |index: &Vec<u8>| {
+            let is_under = |other: &ArchivedImage| other.index.as_ref() == Some(index);
+            let taken = parsed.iter().filter(|(other, _)| is_under(other)).count();
+            taken == all.iter().filter(|other| is_under(other)).count()
+        };
+        let index = image.index.as_ref().filter(|index| under(index));
         loaded.extend(take(layers, image, config, index, &options.names)?);
     }
     Ok(loaded)

@@ -95,6 +95,19 @@ for_each_user! {
         assert_ne!(Image::read(&archive("1")).manifest, Image::read(&archive("9")).manifest);
     }
 
+    fn of_one_platform_an_archive_gives_each_image_the_index_that_is_whole(rbuild) {
+        let context = context(&rbuild);
+        let two = ["--platform", "linux/amd64,linux/arm64", "-t", "two:1"];
+        rbuild.build(&context, &two).succeeded();
+        rbuild.build(&context, &["--platform", "linux/amd64", "--provenance=mode=min", "-t", "one:1"]).succeeded();
+        let (archive, root) = (rbuild.path("out/all.tar"), rbuild.path("out/loaded"));
+        rbuild.run(["save", "--format", "oci-archive", "-o", text(&archive), "two:1", "one:1"]).succeeded();
+        let run = |arguments: &[&str]| rbuild.run([&["--root", text(&root)], arguments].concat());
+        run(&["load", "-i", text(&archive), "--platform", "linux/amd64"]).succeeded();
+        run(&["inspect", "--platform", "linux/amd64", "--show", "index", "one:1"]).succeeded();
+        run(&["inspect", "--platform", "linux/amd64", "--show", "index", "two:1"]).failed(1).says("stands for one image");
+    }
+
     fn an_archive_that_lies_changes_nothing(rbuild) {
         build(&rbuild);
         let archive = rbuild.path("out/app.tar");
