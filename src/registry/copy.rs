@@ -343,13 +343,22 @@ fn is_missing(client: &Client, target: &Reference, digest: &Digest) -> Result<bo
     Ok(there(client, &target.with_digest(*digest), Existing::Replaced)?.is_none())
 }
 
-/// What a place that is to be written to has. A registry that will not say has nothing, as far as a copy is concerned: who
-/// may not write either is told so by the first upload. But where what is there is to stay, that has to be known.
+/// What a place that is to be written to has. Who may only read it may still find that there is nothing to copy. A registry
+/// that will not say has nothing, as far as a copy is concerned: who may not write either is told so by the first upload.
+/// But where what is there is to stay, that has to be known.
 fn there(client: &Client, place: &Reference, existing: Existing) -> Result<Option<Descriptor>, CopyError> {
-    match client.head_target(place) {
-        Err(RegistryError::Unauthorized { .. } | RegistryError::Denied { .. }) if existing == Existing::Replaced => {
-            Ok(None)
-        }
-        found => Ok(found?),
+    let is_refusal =
+        |error: &RegistryError| matches!(error, RegistryError::Unauthorized { .. } | RegistryError::Denied { .. });
+    let refusal = match client.head_target(place) {
+        Err(error) if is_refusal(&error) => error,
+        found => return Ok(found?),
+    };
+    match client.head_manifest_at(place) {
+        Ok(Some(found)) => Ok(Some(found)),
+        // What a reader does not see may be there all the same.
+        Ok(None) if existing == Existing::Replaced => Ok(None),
+        Err(error) if existing == Existing::Replaced && is_refusal(&error) => Ok(None),
+        Ok(None) => Err(refusal.into()),
+        Err(error) => Err(error.into()),
     }
 }

@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// As [`Client::head_manifest`], of the registry itself.
-    fn head_manifest_at(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
+    pub(super) fn head_manifest_at(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
         self.head_manifest_with(reference, &Access::pull(reference.repository()))
     }
 

@@ -170,8 +170,8 @@ impl Registry {
         self.state.lock().unwrap()
     }
 
-    /// Misbehaves for the next `times` requests of this method (any if empty) whose path contains `path`. Of several
-    /// faults that fit, the first planned comes first.
+    /// Misbehaves for the next `times` requests of this method (any if empty) whose path contains `path`, or whose query
+    /// what follows its `?`. Of several faults that fit, the first planned comes first.
     pub fn plan(&self, method: &'static str, path: &str, times: usize, fault: Fault) {
         self.state().faults.push(Planned { method, path: path.to_owned(), left: times, fault });
     }
@@ -321,7 +321,10 @@ fn begin(state: &Mutex<State>, request: &Request, bytes: usize) -> Option<Fault>
     let fits = |planned: &&mut Planned| {
         planned.left > 0
             && (planned.method.is_empty() || planned.method == request.method)
-            && request.path.contains(&planned.path)
+            && match planned.path.strip_prefix('?') {
+                Some(part) => request.query.contains(part),
+                None => request.path.contains(&planned.path),
+            }
     };
     let planned = state.faults.iter_mut().find(fits)?;
     planned.left -= 1;
