@@ -35,6 +35,16 @@ pub enum FailureKind {
     Other,
 }
 
+/// What else a failure lets fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Extent {
+    /// Nothing: another image or tag may go well.
+    #[default]
+    Alone,
+    /// All that asks the same registry, or writes to the same disk.
+    Others,
+}
+
 /// A failure, ready to be said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -48,12 +58,15 @@ pub struct Failure {
     pub excerpt: Option<String>,
     /// What to do.
     pub hints: Vec<String>,
+    /// What else it lets fail.
+    pub extent: Extent,
 }
 
 impl Failure {
     /// A failure with a message alone.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Failure {
-        Failure { kind, message: message.into(), causes: Vec::new(), excerpt: None, hints: Vec::new() }
+        let (causes, hints) = (Vec::new(), Vec::new());
+        Failure { kind, message: message.into(), causes, excerpt: None, hints, extent: Extent::Alone }
     }
 
     /// A failure by an error: its chain of causes, and hints for what the system said.
@@ -70,6 +83,9 @@ impl Failure {
             failure.hints.extend(error.downcast_ref().and_then(system_hint).map(str::to_owned));
             let boxed = error.downcast_ref::<Box<RegistryError>>().map(Box::as_ref);
             failure.hints.extend(error.downcast_ref().or(boxed).and_then(registry_hint));
+            if fails_others(error.downcast_ref().or(boxed), error.downcast_ref()) {
+                failure.extent = Extent::Others;
+            }
             // A sandbox that could not start is shared by the steps that wanted it.
             let shared = error.downcast_ref::<Arc<SandboxError>>().map(Arc::as_ref);
             failure.hints.extend(error.downcast_ref().or(shared).and_then(sandbox_hint));
@@ -139,6 +155,14 @@ impl Failure {
 /// Later lines stand under the first one.
 fn indented(text: &str) -> String {
     text.trim_end().replace('\n', "\n  ")
+}
+
+/// Whether what comes after it would fail in the same way.
+fn fails_others(registry: Option<&RegistryError>, system: Option<&std::io::Error>) -> bool {
+    let is_refused = registry.map(RegistryError::last).is_some_and(|error| {
+        matches!(error, RegistryError::Unauthorized { .. } | RegistryError::Connect { .. } | RegistryError::Tls { .. })
+    });
+    is_refused || system.is_some_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
 /// What to do when a disk is full.
