@@ -365,6 +365,10 @@ impl Said {
         let speaks_of = |words: &[&str]| words.iter().any(|word| message.contains(word));
         match (self.status, self.code.as_str()) {
             (401 | 403, _) | (_, "unauthenticated") if has_ended => "the token has ended: it lives as long as its job",
+            // It speaks of a quota, too.
+            (429, _) | (_, "resource_exhausted") => {
+                "the service limits how much a repository asks; a later build goes on"
+            }
             _ if speaks_of(&["quota", "storage limit", "size limit", "budget"]) => {
                 "the room for caches is used up: remove entries of the repository, or cache less (mode=min)"
             }
@@ -375,9 +379,6 @@ impl Said {
                 "the token may not do this; jobs of pull requests from forks may only read"
             }
             (404, _) => "there is no such service; is the version right (version=1, version=2)?",
-            (429, _) | (_, "resource_exhausted") => {
-                "the service limits how much a repository asks; a later build goes on"
-            }
             _ if speaks_of(&["permission", "read-only", "read only", "not allowed", "denied"]) => {
                 "the token may not do this; jobs of pull requests from forks may only read"
             }
@@ -399,7 +400,7 @@ fn says_it_exists(refusal: &ServiceRefusal) -> bool {
     code == "already_exists"
         || code.contains("AlreadyExists")
         || ["already exists", "another job may be creating"].iter().any(|words| message.contains(words))
-        || (*status == 409 && code.is_empty())
+        || (*status == 409 && matches!(code.as_str(), "" | "aborted"))
 }
 
 /// The parser's error is not shown: it may quote an address that carries its permission.

@@ -195,6 +195,17 @@ fn a_refusal_that_is_none_of_a_taken_key_is_told_with_what_can_be_done() {
         assert!(error.contains(expected), "{error}");
         assert_eq!(cloud.count("POST", "CreateCacheEntry"), 1, "another key would be refused, too: {text}");
     }
+    // That may pass, whatever words it has.
+    let cloud = start();
+    let limited = r#"{"code":"resource_exhausted","msg":"request quota exceeded"}"#;
+    cloud.plan("", "", 99, Fault::Status(429, vec![], limited));
+    let error = writer(&cloud, Version::Two).top().unwrap_err().to_string();
+    assert!(error.contains("a later build goes on"), "{error}");
+    // Twirp has a code of its own for who comes second.
+    let cloud = start();
+    let second = r#"{"code":"aborted","msg":"conflict"}"#;
+    cloud.plan("POST", "CreateCacheEntry", 1, Fault::Status(409, vec![], second));
+    write(&writer(&cloud, Version::Two), content(&[b"one"], b"first")).unwrap();
     for text in [r#"{"ok":false}"#, r#"{"ok":false,"message":"cache entry already exists"}"#] {
         let cloud = start();
         cloud.plan("POST", "CreateCacheEntry", 1, Fault::Status(200, vec![], text));
