@@ -242,12 +242,21 @@ impl CacheExport<'_> {
         let piece = |descriptor: &Descriptor| {
             let Some(layer) = by_blob.get(&descriptor.digest) else {
                 let CarriedMount { open, mount_from, .. } = of_mount[&descriptor.digest];
-                return Piece { descriptor: descriptor.clone(), open: open.clone(), mount_from: mount_from.clone() };
+                return Piece {
+                    descriptor: descriptor.clone(),
+                    open: open.clone(),
+                    mount_from: mount_from.clone(),
+                    belief: Belief::Usual,
+                };
             };
             Piece {
                 descriptor: descriptor.clone(),
                 open: layer.open.clone(),
                 mount_from: layer.repositories.iter().chain(&self.pushed_to()).cloned().collect(),
+                belief: match self.left_out.contains(&layer.diff_id) {
+                    true => Belief::Shaken,
+                    false => self.remote.belief_in(&layer.diff_id),
+                },
             }
         };
         let content = Content {

@@ -155,6 +155,11 @@ impl Remote {
         if lock(&self.broken).is_empty() { Belief::Usual } else { Belief::Shaken }
     }
 
+    /// How far a place is believed that says that it has a layer: it may have other bytes.
+    pub fn belief_in(&self, layer: &Digest) -> Belief {
+        if lock(&self.broken).contains(layer) { Belief::Shaken } else { Belief::Usual }
+    }
+
     /// What was noted.
     pub fn notes(&self) -> Notes {
         lock(&self.notes).clone()

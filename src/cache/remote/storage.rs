@@ -95,6 +95,8 @@ pub struct Piece {
     pub open: Open,
     /// Repositories that have it.
     pub mount_from: Vec<Reference>,
+    /// How far a place is believed that says that it has it.
+    pub belief: Belief,
 }
 
 /// What was done.

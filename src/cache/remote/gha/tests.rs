@@ -43,7 +43,7 @@ fn writer(cloud: &Cloud, version: Version) -> Actions {
 
 fn piece(bytes: &'static [u8]) -> Piece {
     let open: Open = Arc::new(move || Ok(Box::new(bytes)));
-    Piece { descriptor: Descriptor::of(OCI_LAYER_ZSTD, bytes), open, mount_from: Vec::new() }
+    Piece { descriptor: Descriptor::of(OCI_LAYER_ZSTD, bytes), open, mount_from: Vec::new(), belief: Belief::Usual }
 }
 
 fn content(layers: &[&'static [u8]], manifest: &[u8]) -> Content {

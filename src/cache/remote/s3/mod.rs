@@ -147,11 +147,11 @@ impl Bucket {
         }
     }
 
-    /// Writes a blob, unless it is there; whether it was written.
-    fn put_blob(&self, descriptor: &Descriptor, open: &Open, task: &Task) -> Result<bool> {
+    /// Writes a blob, unless it is there; whether it was written. One that was found damaged may have its size all the same.
+    fn put_blob(&self, descriptor: &Descriptor, open: &Open, belief: Belief, task: &Task) -> Result<bool> {
         let key = self.blob_key(&descriptor.digest);
-        if let Some(object) = self.object(&key)?.filter(|object| object.size.is_none_or(|size| size == descriptor.size))
-        {
+        let known = if belief == Belief::Usual { self.object(&key)? } else { None };
+        if let Some(object) = known.filter(|object| object.size.is_none_or(|size| size == descriptor.size)) {
             if object.age.is_none_or(|age| age < self.place.touch_refresh) {
                 return Ok(false);
             }
@@ -232,10 +232,10 @@ impl Storage for Bucket {
         }
         let (config, bytes) = content.config;
         let config_open: Open = Arc::new(move || Ok(Box::new(io::Cursor::new(bytes.clone()))));
-        let layers = content.layers.iter().map(|piece| (&piece.descriptor, &piece.open));
-        let all: Vec<(&Descriptor, &Open)> = layers.chain([(&config, &config_open)]).collect();
-        let put = |(descriptor, open): &(&Descriptor, &Open)| {
-            let is_sent = self.put_blob(descriptor, open, task)?;
+        let layers = content.layers.iter().map(|piece| (&piece.descriptor, &piece.open, piece.belief));
+        let all: Vec<(&Descriptor, &Open, Belief)> = layers.chain([(&config, &config_open, Belief::Usual)]).collect();
+        let put = |(descriptor, open, belief): &(&Descriptor, &Open, Belief)| {
+            let is_sent = self.put_blob(descriptor, open, *belief, task)?;
             Ok::<_, RemoteError>(if is_sent { Some(descriptor.size) } else { None })
         };
         let sent = side_by_side(&all, self.place.upload_parallelism, put)?;

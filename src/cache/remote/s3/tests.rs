@@ -36,7 +36,7 @@ fn bucket(cloud: &Cloud) -> Bucket {
 
 fn piece(bytes: &'static [u8]) -> Piece {
     let open: Open = Arc::new(move || Ok(Box::new(bytes)));
-    Piece { descriptor: Descriptor::of(OCI_LAYER_ZSTD, bytes), open, mount_from: Vec::new() }
+    Piece { descriptor: Descriptor::of(OCI_LAYER_ZSTD, bytes), open, mount_from: Vec::new(), belief: Belief::Usual }
 }
 
 fn content(layers: &[&'static [u8]], manifest: &[u8]) -> Content {
@@ -165,6 +165,12 @@ fn what_was_removed_is_written_again_once_it_was_missed() {
     let shaken = Content { belief: Belief::Shaken, ..content(&[b"one", b"two"], b"first") };
     assert_eq!(write(&bucket(&cloud), shaken).unwrap(), Written { sent: 1, bytes: 3 });
     assert_eq!(read(&bucket(&cloud), b"one").unwrap(), b"one");
+    // Damage need not show in its size.
+    cloud.put(&format!("team one/blobs/{}", Digest::of(b"two")), b"tow");
+    let missed = Piece { belief: Belief::Shaken, ..piece(b"two") };
+    let shaken = Content { belief: Belief::Shaken, layers: vec![piece(b"one"), missed], ..content(&[], b"first") };
+    assert_eq!(write(&bucket(&cloud), shaken).unwrap(), Written { sent: 1, bytes: 3 });
+    assert_eq!(read(&bucket(&cloud), b"two").unwrap(), b"two");
 }
 
 #[test]
