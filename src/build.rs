@@ -90,7 +90,7 @@ pub struct Build<'a> {
     pub outputs: Vec<Output>,
     /// Caches elsewhere that steps may come from, in the order in which they are asked.
     pub cache_from: Vec<Place>,
-    /// A cache mount with more bytes of files is not taken from these.
+    /// A cache mount whose tar has more bytes is not taken from these.
     pub mounts_limit: u64,
     /// Caches that get what this build has.
     pub cache_to: Vec<CacheTarget>,

@@ -87,7 +87,7 @@ pub struct Request {
     pub cache: CacheUse,
     /// Caches elsewhere to read.
     pub cache_from: Vec<Place>,
-    /// A cache mount with more bytes of files is not taken from these.
+    /// A cache mount whose tar has more bytes is not taken from these.
     pub mounts_limit: u64,
     /// Caches elsewhere to write.
     pub cache_to: Vec<CacheTarget>,

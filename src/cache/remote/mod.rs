@@ -41,7 +41,7 @@ use crate::store::StepRecord;
 pub struct Remote {
     /// In the order in which they are asked.
     imported: Vec<Imported>,
-    /// A cache mount with more bytes of files is not taken from any.
+    /// A cache mount whose tar has more bytes is not taken from any.
     mounts_limit: u64,
     /// Layers that turned out not to be had.
     broken: Mutex<Vec<Digest>>,
@@ -84,13 +84,13 @@ pub struct FoundStep {
 }
 
 impl Remote {
-    /// With what was read from caches, in the order in which they are asked. A cache mount whose files have more bytes than
+    /// With what was read from caches, in the order in which they are asked. A cache mount whose tar has more bytes than
     /// the limit is not taken.
     pub fn new(imported: Vec<Imported>, mounts_limit: u64) -> Remote {
         Remote { imported, mounts_limit, ..Remote::default() }
     }
 
-    /// How many bytes of files a cache mount may have.
+    /// How many bytes the tar of a cache mount may have, not compressed.
     pub fn mounts_limit(&self) -> u64 {
         self.mounts_limit
     }

@@ -91,7 +91,7 @@ pub enum Mounts {
     Leave,
     /// Those that a build has used go where the cache goes (`mounts=true`).
     Carry {
-        /// A mount with more bytes of files than this stays.
+        /// A mount whose tar, not compressed, has more bytes than this stays.
         limit: u64,
     },
 }

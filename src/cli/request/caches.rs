@@ -19,7 +19,7 @@ pub(super) struct Caches {
     pub(super) to: Vec<CacheTarget>,
     /// Registries that are spoken to in plain http.
     pub(super) insecure: Vec<String>,
-    /// A cache mount with more bytes of files is not taken from those that are read.
+    /// A cache mount whose tar has more bytes is not taken from those that are read.
     pub(super) mounts_limit: u64,
     /// Sentences about what is not done.
     pub(super) notices: Vec<String>,
