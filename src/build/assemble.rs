@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::outputs::{Exporter, observed, shape};
-use super::{Build, BuildError, FileTimes, Layering, Output, OutputKind, PushBy};
+use super::{Build, BuildError, FileTimes, Layering, Output, OutputKind, PushBy, Software};
 use crate::attest::{AttestationDocuments, Attested};
 use crate::cache::remote::Remote;
 use crate::digest::Digest;
@@ -48,8 +48,8 @@ impl Build<'_> {
             let task = self.progress.task("packing layers");
             let blob = self.outputs.iter().find_map(Output::blob_form);
             let packing = match self.layering {
-                Layering::PerStep => blob.map_or(Packing::Digest, Packing::Blob),
-                Layering::Squashed => Packing::Index,
+                Layering::PerStep => blob.map_or_else(|| self.packing_without_blobs(), Packing::Blob),
+                Layering::Squashed => Packing::Kept,
             };
             let _flushing = layers.store().flush_ahead();
             observed(&task, || Ok(layers.pack_all(&not_packed, packing, &task)?))?;
@@ -107,6 +107,13 @@ impl Build<'_> {
         let comment = format!("squashed from {id}");
         image.config.history.push(History { created, created_by: "squash".to_owned(), comment, ..History::default() });
         Ok(image)
+    }
+
+    /// What becomes of layers that RUN wrote where no output wants them as blobs.
+    fn packing_without_blobs(&self) -> Packing {
+        let is_read = self.outputs.iter().any(|output| matches!(output.kind, OutputKind::Files(..)))
+            || self.attestations.software == Software::Listed;
+        if is_read { Packing::Kept } else { Packing::Digest }
     }
 
     /// The layers of a result, new ones with no file later than `SOURCE_DATE_EPOCH` where that is asked for; a base's

@@ -124,7 +124,7 @@ impl Build<'_> {
             let subject = Subject { name: format!("sbom-{name}"), kind: SubjectKind::Directory, created };
             let names = steps[step.index()].layers.as_deref().unwrap_or_default();
             // A command's layer that no image has was not packed for one.
-            layers.pack_all(&layers.not_packed(names)?, Packing::Index, task)?;
+            layers.pack_all(&layers.not_packed(names)?, Packing::Kept, task)?;
             all.push(self.spdx(&contents::scan_layers(layers, names, &subject, task)?, &subject.name));
         }
         if others.context && !matches!(self.contexts.main, Context::Empty) {

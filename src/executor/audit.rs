@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::layers::is_damage;
 use super::{ExecuteError, Layers};
 use crate::digest::{Digest, Hasher};
 use crate::layer::index::{Index, Item, Present, index_tar};
@@ -70,7 +71,9 @@ impl Layers<'_> {
             let mut hasher = Hasher::new();
             let made = self.patched(patch).and_then(|mut tar| io::copy(&mut tar, &mut hasher));
             let detail = match (made, hasher.finish()) {
-                (Err(error), _) => format!("it cannot be put together: {error}"),
+                (Err(error), _) if is_damage(&error) => format!("it cannot be put together: {error}"),
+                // What may go well the next time is no reason to give up a layer.
+                (Err(error), _) => return Err(ExecuteError::layer(&layer, error)),
                 (Ok(size), found) if record.diff_id != Some(found) || record.size != size => {
                     format!("it makes a layer of digest {found}, {size} bytes, of layer {}", patch.base)
                 }

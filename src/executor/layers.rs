@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
 
 pub(super) use digest::{DIGEST, run_digest};
+pub(super) use patch::is_damage;
 pub(super) use write::Origin;
 
 use super::ingest::BlobForm;
@@ -63,8 +64,8 @@ pub enum Reuse {
 pub enum Packing {
     /// Nothing: its tree is all that is needed.
     Digest,
-    /// Its index, as it will be looked into.
-    Index,
+    /// What any layer is kept as: it will be looked into and read.
+    Kept,
     /// A blob of this form, and its index.
     Blob(BlobForm),
 }
@@ -301,7 +302,7 @@ impl<'a> Layers<'a> {
     pub fn pack_all(&self, layers: &[Digest], packing: Packing, task: &Task) -> Result<()> {
         match packing {
             Packing::Digest => self.digest_all(layers, task),
-            Packing::Index => abreast(layers, |_, layer| self.index(layer, task).map(drop)).map(drop),
+            Packing::Kept => self.pack_all(layers, Packing::Blob(KEPT), task),
             Packing::Blob(form) => {
                 abreast(layers, |_, layer| self.blob(layer, form, Reuse::AsPulled, task).map(drop)).map(drop)
             }

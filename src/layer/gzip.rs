@@ -19,6 +19,8 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use libdeflater::{CompressionLvl, Compressor};
 
 const PIECE: usize = 512 * 1024;
+/// Pieces that are compressed at a time, however many cores there are: each takes a MiB until the end of the stream.
+const MOST_IN_FLIGHT: usize = 16;
 /// How many samples of a piece are tried, and the size of each.
 const SAMPLES: usize = 4;
 const SAMPLE: usize = 16 * 1024;
@@ -57,7 +59,7 @@ impl<W: Write> GzipWriter<W> {
             piece: Piece::default(),
             has_begun: false,
             in_flight: VecDeque::new(),
-            most_in_flight: 2 * rayon::current_num_threads() + 2,
+            most_in_flight: (rayon::current_num_threads() + 2).min(MOST_IN_FLIGHT),
             spare: Vec::new(),
         }
     }

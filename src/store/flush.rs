@@ -93,8 +93,13 @@ impl Unflushed {
         Ok(writing)
     }
 
-    /// Forgets the marks of what was flushed, where nothing was written since.
-    fn forget(&self, written: u64) {
+    /// How many writes have ended.
+    pub(super) fn written(&self) -> u64 {
+        self.state().written
+    }
+
+    /// Notes that so many writes are on the disk, and forgets their marks where there were no others.
+    pub(super) fn forget(&self, written: u64) {
         let mut state = self.state();
         state.flushed = state.flushed.max(written);
         if state.announced && state.writing == 0 && state.written == written && fs::remove_dir_all(&self.folder).is_ok()

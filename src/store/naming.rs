@@ -70,14 +70,21 @@ impl Store {
             }
             pending.push(Pending::write(self, path, &bytes)?);
         }
-        if !pending.is_empty() {
-            // So that there is something to flush, whatever else was written.
-            drop(self.unflushed.begin()?);
+        if pending.is_empty() {
+            return self.settle();
         }
+        // Once so that there is something to flush, whatever else was written; and until the new names are on the disk, too:
+        // who finds them earlier has to flush them before an image is acknowledged.
+        drop(self.unflushed.begin()?);
+        let naming = self.unflushed.begin()?;
+        let before = self.unflushed.written();
         self.settle()?;
         let mut folders = pending.into_iter().map(Pending::name).collect::<Result<Vec<_>>>()?;
         folders.dedup();
-        folders.iter().try_for_each(|folder| flush_folder(folder))
+        folders.iter().try_for_each(|folder| flush_folder(folder))?;
+        drop(naming);
+        self.unflushed.forget(before + 1);
+        Ok(())
     }
 }
 

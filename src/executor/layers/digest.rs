@@ -1,6 +1,7 @@
 //! The diffIDs of what RUN wrote, where nothing wants the bytes: trees are packed and digested where they can be read,
 //! many in one worker, and only the digests come back. No index is made: whoever looks into such a layer later has it made.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -23,6 +24,10 @@ use crate::store::TreeName;
 /// pipe (last); the argument is a [`Request`].
 pub(in crate::executor) const DIGEST: &str = "digest";
 
+/// Trees that one worker is given at most, unless a single layer has more below it: each is a descriptor, of which a process
+/// may have 1024 as a rule, and so may those that are on their way.
+const MOST_TREES: usize = 200;
+
 /// What to digest.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Request {
@@ -42,9 +47,7 @@ impl Layers<'_> {
         abreast(&others, |_, layer| self.index(layer, task).map(drop))?;
         // A worker costs more than a small layer, so there is one for each core, not for each layer.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = written.len().min(cores).min(ABREAST);
-        let shares: Vec<Vec<&Written>> =
-            (0..workers).map(|first| written.iter().skip(first).step_by(workers).collect()).collect();
+        let shares = shares(&written, cores.min(ABREAST));
         abreast(&shares, |_, share| self.digest(share)).map(drop)
     }
 
@@ -78,7 +81,7 @@ impl Layers<'_> {
     }
 
     /// Has one worker digest layers.
-    fn digest(&self, share: &[&Written]) -> Result<()> {
+    fn digest(&self, share: &[Written]) -> Result<()> {
         let mut request = Request::default();
         let (mut numbers, mut fds) = (std::collections::HashMap::<&Path, usize>::new(), Vec::new());
         for (layer, trees) in share {
@@ -107,6 +110,26 @@ impl Layers<'_> {
         // The worker's own failure is known only at its end.
         io::copy(&mut lines, &mut io::sink()).map(drop).map_err(ExecuteError::internal)
     }
+}
+
+/// Cuts a list of layers, in which those with much in common are neighbours, into parts for workers.
+fn shares(written: &[Written], workers: usize) -> Vec<&[Written]> {
+    let most_layers = written.len().div_ceil(workers.max(1));
+    let mut shares = Vec::new();
+    let (mut begin, mut trees) = (0, BTreeSet::<&Path>::new());
+    for (number, (_, of_layer)) in written.iter().enumerate() {
+        let new = of_layer.iter().filter(|tree| !trees.contains(tree.as_path())).count();
+        if number > begin && (number - begin == most_layers || trees.len() + new > MOST_TREES) {
+            shares.push(&written[begin..number]);
+            begin = number;
+            trees.clear();
+        }
+        trees.extend(of_layer.iter().map(PathBuf::as_path));
+    }
+    if begin < written.len() {
+        shares.push(&written[begin..]);
+    }
+    shares
 }
 
 /// Reads one layer's digest and size.
@@ -145,4 +168,26 @@ fn digest_one(layer: &[usize], roots: &[RootDir], tables: &[Table]) -> io::Resul
     pack_with_owners(upper, lowers.to_vec(), owners, &mut digesting)?;
     let (diff_id, size) = digesting.finish()?;
     Ok(format!("{} {size}\n", diff_id.hex()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_get_neighbours_and_no_more_trees_than_they_may_open() {
+        let chain = |length: usize| -> Vec<Written> {
+            let tree = |number| PathBuf::from(format!("{number}"));
+            let layer = |number: usize| (Digest::of(&[]), (0..=number).rev().map(tree).collect());
+            (0..length).map(layer).collect()
+        };
+        let sizes =
+            |length, workers| shares(&chain(length), workers).iter().map(|share| share.len()).collect::<Vec<_>>();
+        assert!(sizes(0, 4).is_empty());
+        assert_eq!(sizes(1, 4), [1]);
+        assert_eq!(sizes(20, 2), [10, 10]);
+        assert_eq!(sizes(5, 4), [2, 2, 1]);
+        // A layer that has more below it than that is alone.
+        assert_eq!(sizes(MOST_TREES + 2, 1), [MOST_TREES, 1, 1]);
+    }
 }

@@ -119,7 +119,7 @@ impl Layers<'_> {
 }
 
 /// Whether an error says that what was read is not what was written.
-fn is_damage(error: &io::Error) -> bool {
+pub(in crate::executor) fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound)
 }
 
