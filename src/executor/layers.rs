@@ -414,3 +414,23 @@ impl Read for WorkerReader {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_blob_that_came_from_elsewhere_is_in_the_record_once() {
+        let blob = |bytes: &[u8]| BlobRecord { digest: Digest::of(bytes), size: 1, compression: "gzip".to_owned() };
+        let mut record = LayerRecord::default();
+        // As it was named before.
+        record.add_blob(format!("{PULLED}gzip"), blob(b"one"));
+        add_pulled(&mut record, blob(b"two"));
+        assert_eq!(record.blobs.len(), 2);
+        add_pulled(&mut record, blob(b"one"));
+        add_pulled(&mut record, blob(b"one"));
+        let digests: BTreeSet<Digest> = record.files().map(|(digest, _)| digest).collect();
+        assert_eq!((record.blobs.len(), digests), (2, [Digest::of(b"one"), Digest::of(b"two")].into()));
+        assert!(record.blobs.keys().all(|name| name.starts_with(PULLED)));
+    }
+}
