@@ -38,18 +38,18 @@ pub(super) fn follow(
     let mut registration = None;
     while !heard.is_over(attendance) || ends.are_open() {
         let ready = wait((!heard.is_over(attendance)).then_some(job), &ends)?;
+        let news = if ready.job { hear_all(job, &mut heard, attendance, &ends)? } else { Vec::new() };
         // Output before news of the end: what was written before it is told before it.
         ends.serve(&ready.streams).map_err(|source| SandboxError::Talk { source })?;
-        if ready.job {
-            match heard.listen(job) {
-                Ok(News::None) => {}
+        for one in news {
+            match one {
+                Ok(News::None | News::Command(_)) => {}
                 Ok(News::Process(process)) => {
                     if let Some(entry) = &mut entry {
                         entry.admit(&process)?;
                     }
                     registration = Some(cancel.register(process));
                 }
-                Ok(News::Command(command)) => ends.command_came(command),
                 Ok(News::Terminal(terminal)) => {
                     ends.terminal_came(terminal).map_err(|source| SandboxError::Talk { source })?;
                 }
@@ -58,13 +58,38 @@ pub(super) fn follow(
                 Err(SandboxError::HolderGone) if cancel.is_cancelled() => return Err(SandboxError::Cancelled),
                 Err(error) => return Err(error),
             }
-            if heard.is_over(attendance) {
-                ends.stop_input();
-            }
+        }
+        if heard.is_over(attendance) {
+            ends.stop_input();
         }
     }
     drop(registration);
     heard.conclude(&memory, cancel)
+}
+
+/// Hears all that was told until now. The command itself is within reach before what it says is passed on: who reads that may
+/// want to reach it at once.
+fn hear_all(
+    job: &OwnedFd,
+    heard: &mut Heard,
+    attendance: Attendance,
+    ends: &Ends<'_>,
+) -> Result<Vec<Result<News, SandboxError>>, SandboxError> {
+    let mut news = Vec::new();
+    loop {
+        match heard.listen(job) {
+            Ok(News::Command(command)) => ends.command_came(command),
+            one => news.push(one),
+        }
+        let mut more = [PollFd::new(job, PollFlags::IN)];
+        let now = rustix::event::Timespec::default();
+        if heard.is_over(attendance)
+            || matches!(news.last(), Some(Err(_)))
+            || rustix::io::retry_on_intr(|| rustix::event::poll(&mut more, Some(&now))).map_err(talk)? == 0
+        {
+            return Ok(news);
+        }
+    }
 }
 
 struct Ready {

@@ -73,12 +73,13 @@ impl Store {
         if pending.is_empty() {
             return self.settle();
         }
-        // Once so that there is something to flush, whatever else was written; and until the new names are on the disk, too:
-        // who finds them earlier has to flush them before an image is acknowledged.
+        // So that there is something to flush, whatever else was written.
         drop(self.unflushed.begin()?);
-        let naming = self.unflushed.begin()?;
         let before = self.unflushed.written();
         self.settle()?;
+        // Until the new names are on the disk: who finds them earlier has to flush them before an image is acknowledged. Not
+        // before the marks of trees are gone, for a name must not outlive a power cut that a tree does not.
+        let naming = self.unflushed.begin()?;
         let mut folders = pending.into_iter().map(Pending::name).collect::<Result<Vec<_>>>()?;
         folders.dedup();
         folders.iter().try_for_each(|folder| flush_folder(folder))?;
