@@ -339,11 +339,11 @@ fn split(setup: SetUp, proof: SingleThreaded) -> ! {
                 // Before the command's process sees the end of its pipe.
                 fail(&setup.job, "let go of the host's root", reason);
             }
+            // Before it says anything. Without it signals reach nobody; main is gone then, or will hear of the command's end.
+            drop(wire::reply(&setup.job, &Reply::Running, &[child.as_fd()]));
             if let Err(error) = rustix::io::write(&announce, b"g") {
                 fail(&setup.job, "let the command begin", error.into());
             }
-            // Without it signals reach nobody; main is gone then, or will hear of the command's end.
-            drop(wire::reply(&setup.job, &Reply::Running, &[child.as_fd()]));
             shim(setup, pid)
         }
         Ok(Forked::Child) => {
