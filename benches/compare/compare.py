@@ -72,6 +72,8 @@ def compare(workload, builders, bare, contexts, bases, registry, arguments):
         # Who comes second would find the files in the page cache, so they take turns in going first.
         order = builders if number % 2 == 0 else builders[::-1]
         for builder in order:
+            if workload.emptied:
+                registry.lose_large()
             if workload.before:
                 workload.before(context, number)
             results[builder.name].append(builder.run(workload.task(builder, context, names[builder.name], number)))

@@ -1,5 +1,6 @@
 """The registry on loopback that bases come from and images go to."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +32,15 @@ class Registry:
             except OSError:
                 time.sleep(0.05)
         raise Failed("docker-registry does not start")
+
+    def lose_large(self):
+        """Loses each blob of more than 4 MiB, and the repositories that have it."""
+        root = self.data / "docker" / "registry" / "v2"
+        for blob in list(root.glob("blobs/sha256/*/*")):
+            if (blob / "data").stat().st_size > 4 << 20:
+                for link in list(root.glob(f"repositories/*/_layers/sha256/{blob.name}")):
+                    shutil.rmtree(link.parents[2])
+                shutil.rmtree(blob)
 
     def end(self):
         """Ends the process that this value started."""

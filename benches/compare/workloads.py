@@ -25,10 +25,11 @@ update user value version wait watch width word worker write""".split()
 class Workload:
     """One thing that people wait for."""
 
-    def __init__(self, name, title, write, task, before=None, bare=None):
+    def __init__(self, name, title, write, task, before=None, bare=None, emptied=False):
         """`write` makes the context, `task` gives the commands that are timed, `before` is done before each run and not
-        timed, `bare` is a script that does the least of it."""
+        timed, `bare` is a script that does the least of it; `emptied`: before each run the registry loses what is large."""
         self.name, self.title, self.write, self.task, self.before, self.bare = name, title, write, task, before, bare
+        self.emptied = emptied
 
 
 def write_small(context, bases, scale):
@@ -167,6 +168,7 @@ def workloads(scale):
         Workload("node-noop", "node application, nothing changed", write_node, cached),
         Workload("node-edit", "node application, app.js edited", write_node, cached, edit_app),
         Workload("push", "push to another repository", write_small, push),
+        Workload("push-ready", "1 GB that is built already, pushed", write_large, push_again, emptied=True),
         Workload("push-large", "build of 1 GB, pushed", write_large, push, edit_all),
         Workload("push-large-noop", "build of 1 GB, pushed, nothing changed", write_large, push_again),
     ]
