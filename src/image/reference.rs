@@ -148,11 +148,21 @@ impl Reference {
         let full = self.to_string();
         let Some(rest) = full.strip_prefix("docker.io/") else { return full };
         match rest.split_once('/') {
-            Some(("library", name)) if !name.contains('/') => name.to_owned(),
+            // Alone, what looks like an id would be read as one.
+            Some(("library", name))
+                if !name.contains('/') && !self.repository().strip_prefix("library/").is_some_and(is_id) =>
+            {
+                name.to_owned()
+            }
             Some((first, _)) if is_host(first) => full,
             _ => rest.to_owned(),
         }
     }
+}
+
+/// Whether a name is one that Docker takes for the id of an image.
+fn is_id(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 impl Reference {
@@ -171,7 +181,7 @@ impl Reference {
                 "a repository is made of lower-case letters and digits, separated by '/', '.', '_', '__' or '-'",
             );
         }
-        if path.len() == 64 && path.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if is_id(path) {
             return Err("64 hexadecimal characters are an image id, not a name");
         }
         let repository = if registry == DEFAULT_REGISTRY && !path.contains('/') {
