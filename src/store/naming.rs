@@ -101,16 +101,7 @@ mod tests {
     use crate::store::ImageRecord;
 
     fn tagged(config: &[u8]) -> Tagged {
-        let image = ImageRecord {
-            config: Digest::of(config),
-            layers: Vec::new(),
-            manifest: None,
-            source: None,
-            index: None,
-            attestations: Vec::new(),
-            created: String::new(),
-            size: 0,
-        };
+        let image = ImageRecord::sample(Digest::of(config), Vec::new());
         Tagged { name: "x".to_owned(), platform: "linux/amd64".to_owned(), built: true, image }
     }
 

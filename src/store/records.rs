@@ -215,6 +215,23 @@ pub struct ImageRecord {
     pub size: u64,
 }
 
+#[cfg(test)]
+impl ImageRecord {
+    /// An image of these, that was built here and of which nothing else is known.
+    pub(super) fn sample(config: Digest, layers: Vec<Digest>) -> ImageRecord {
+        ImageRecord {
+            config,
+            layers,
+            manifest: None,
+            source: None,
+            index: None,
+            attestations: Vec::new(),
+            created: String::new(),
+            size: 0,
+        }
+    }
+}
+
 /// A name and its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tagged {

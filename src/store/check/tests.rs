@@ -13,16 +13,7 @@ fn store(root: &Path) -> (Store, Digest, Digest) {
         .unwrap();
     let step = StepRecord { layer, title: "RUN x".into(), created: String::new() };
     store.write_record(RecordKind::Step, &Digest::of(b"step"), &step).unwrap();
-    let image = ImageRecord {
-        config,
-        layers: vec![layer],
-        manifest: None,
-        source: None,
-        index: None,
-        attestations: Vec::new(),
-        created: String::new(),
-        size: 0,
-    };
+    let image = ImageRecord::sample(config, vec![layer]);
     store.tag(&Tagged { name: "x".into(), platform: "linux/amd64".into(), built: true, image }).unwrap();
     (store, blob, config)
 }

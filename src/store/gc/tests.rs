@@ -97,16 +97,7 @@ fn what_a_named_image_needs_stays_and_a_pulled_one_goes_last() {
     let [held, pulled] = ["held", "pulled"].map(|name| step(&store, name, 60, 1 << 20, &[], &mut sizes));
     let config = store.put_blob(b"config").unwrap();
     for (name, layer, built) in [("mine", held, true), ("base", pulled, false)] {
-        let image = ImageRecord {
-            config,
-            layers: vec![layer],
-            manifest: None,
-            source: None,
-            index: None,
-            attestations: Vec::new(),
-            created: String::new(),
-            size: 0,
-        };
+        let image = ImageRecord::sample(config, vec![layer]);
         store.tag(&Tagged { name: name.into(), platform: "linux/amd64".into(), built, image }).unwrap();
     }
     let foresee = |kinds| store.foresee_collection(&policy(0, Some(0), kinds), &sizes).unwrap();
@@ -171,16 +162,7 @@ fn what_a_layer_is_made_of_counts_with_it_and_is_held_with_it() {
     let edited = step(&store, "edited", 50, 1 << 10, &[], &mut sizes);
     patch(&store, &edited, base);
     let config = store.put_blob(b"config").unwrap();
-    let image = ImageRecord {
-        config,
-        layers: vec![edited],
-        manifest: None,
-        source: None,
-        index: None,
-        attestations: Vec::new(),
-        created: String::new(),
-        size: 0,
-    };
+    let image = ImageRecord::sample(config, vec![edited]);
     store.tag(&Tagged { name: "mine".into(), platform: "linux/amd64".into(), built: true, image }).unwrap();
     let entries = store.entries(&sizes).unwrap();
     let bytes = |title: &str| entries.iter().find(|entry| entry.title == title).unwrap().bytes;
