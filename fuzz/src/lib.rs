@@ -67,8 +67,14 @@ fn forget_line(instruction: &mut Instruction) {
     }
 }
 
+/// A plan holds the config of every step, and working directories that grow with each: no more steps than a person writes.
+const MOST_PLANNED: usize = 300;
+
 /// Plans as a build does, round by round, where every image that is asked for is there.
 fn is_planned(dockerfile: &Dockerfile) {
+    if dockerfile.stages.iter().map(|stage| stage.instructions.len()).sum::<usize>() > MOST_PLANNED {
+        return;
+    }
     let Ok(build_platform) = "linux/amd64".parse() else { return };
     let options = Options { build_platform, ..Options::default() };
     let mut bases: BTreeMap<BaseKey, ImageConfig> = BTreeMap::new();
@@ -88,6 +94,9 @@ fn is_planned(dockerfile: &Dockerfile) {
     }
 }
 
+/// What is asked of each directory above a path looks at all directories above that one.
+const LONGEST_PATH: usize = 250;
+
 /// The verdict on a path is that of a walk, of a second implementation, and never lost by passing over a directory. The
 /// paths follow the rules behind a zero byte, one a line.
 pub fn ignore_file(data: &[u8]) {
@@ -96,7 +105,8 @@ pub fn ignore_file(data: &[u8]) {
     let Ok(rules) = IgnoreRules::parse(text) else { return };
     let lines = std::str::from_utf8(text).ok().map(str::lines);
     let simple: Option<Vec<&str>> = lines.and_then(|lines| lines.map(|line| is_simple(line).then_some(line)).collect());
-    for path in paths.split(|byte| *byte == b'\n').filter(|path| is_path(path)).take(100) {
+    for path in paths.split(|byte| *byte == b'\n').filter(|path| is_path(path) && path.len() <= LONGEST_PATH).take(100)
+    {
         let excluded = rules.excludes(path);
         assert_eq!(excluded, walked(&rules, path), "a walk has another verdict on {:?}", path.escape_ascii());
         if !excluded {

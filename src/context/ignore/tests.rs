@@ -104,6 +104,15 @@ fn directories_are_pruned_only_when_nothing_below_can_come_back() {
 }
 
 #[test]
+fn a_long_path_takes_time_in_proportion() {
+    // A search that goes back to each place once more for every start would take hours for this one.
+    let rules = IgnoreRules::parse(b"**/a*/**/*a/**/*a*/b").unwrap();
+    let path = "aaa/".repeat(50_000) + "a";
+    assert!(!rules.rules[0].pattern.matches(path.as_bytes()));
+    assert!(rules.rules[0].pattern.matches((path + "/b").as_bytes()));
+}
+
+#[test]
 fn the_ignore_file_beside_the_dockerfile_wins() {
     let root = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();

@@ -322,12 +322,13 @@ fn escaped(rest: &mut &[u8]) -> Result<Item, InvalidPattern> {
     Ok(item)
 }
 
-/// One attempt to match: backtracking, with every dead end remembered once a second way could lead to it.
+/// One attempt to match: backtracking that goes on from each place once, so that the time is linear in the path.
 struct Search<'a> {
     items: &'a [Item],
     path: &'a [u8],
-    /// Dead ends, one bit per (item, position); empty while there is but one repeating item, which cannot meet one twice.
-    dead: Vec<u64>,
+    /// Where a repeating item was gone on from, one bit per (item, position): a second way there leads nowhere, or the first
+    /// would have ended the search. Empty while there is but one repeating item, which cannot come to a place twice.
+    tried: Vec<u64>,
 }
 
 impl<'a> Search<'a> {
@@ -336,7 +337,7 @@ impl<'a> Search<'a> {
             |item: &&Item| matches!(item, Item::Star | Item::Directories | Item::Everything | Item::Classes(_));
         let several = items.iter().filter(repeating).nth(1).is_some();
         let bits = if several { items.len() * (path.len() + 1) } else { 0 };
-        Search { items, path, dead: vec![0; bits.div_ceil(64)] }
+        Search { items, path, tried: vec![0; bits.div_ceil(64)] }
     }
 
     fn run(&mut self) -> bool {
@@ -357,17 +358,17 @@ impl<'a> Search<'a> {
     }
 
     fn repeated(&mut self, item: usize, start: usize) -> bool {
-        let bit = item * (self.path.len() + 1) + start;
-        if self.dead.get(bit / 64).is_some_and(|word| word & (1 << (bit % 64)) != 0) {
-            return false;
-        }
         let mut at = start;
-        let found = loop {
-            let here = at == start || self.items[item] != Item::Directories || self.path[at - 1] == b'/';
-            if here && self.from(item + 1, at) {
-                break true;
+        loop {
+            if at == start || self.items[item] != Item::Directories || self.path[at - 1] == b'/' {
+                if self.is_tried(item, at) {
+                    return false;
+                }
+                if self.from(item + 1, at) {
+                    return true;
+                }
             }
-            let Some((character, length)) = first_char(&self.path[at..]) else { break false };
+            let Some((character, length)) = first_char(&self.path[at..]) else { return false };
             let goes_on = match &self.items[item] {
                 Item::Star => character != '/',
                 Item::Classes(class) => class.contains(character),
@@ -375,14 +376,19 @@ impl<'a> Search<'a> {
                 _ => character != '\n',
             };
             if !goes_on {
-                break false;
+                return false;
             }
             at += length;
-        };
-        if !found && let Some(word) = self.dead.get_mut(bit / 64) {
-            *word |= 1 << (bit % 64);
         }
-        found
+    }
+
+    /// Whether the search was here before; from now on it was.
+    fn is_tried(&mut self, item: usize, at: usize) -> bool {
+        let bit = item * (self.path.len() + 1) + at;
+        let Some(word) = self.tried.get_mut(bit / 64) else { return false };
+        let before = *word;
+        *word |= 1 << (bit % 64);
+        before == *word
     }
 
     /// How many bytes an item that does not repeat takes here.
