@@ -106,6 +106,9 @@ for_each_user! {
         run(&["load", "-i", text(&archive), "--platform", "linux/amd64"]).succeeded();
         run(&["inspect", "--platform", "linux/amd64", "--show", "index", "one:1"]).succeeded();
         run(&["inspect", "--platform", "linux/amd64", "--show", "index", "two:1"]).failed(1).says("stands for one image");
+        // A name is said once, for however many platforms it stands.
+        let loaded = rbuild.run(["--root", "whole", "load", "-i", text(&archive)]).succeeded();
+        assert_eq!(loaded.stdout, "Loaded image: two:1\nLoaded image: one:1\n");
     }
 
     fn an_archive_that_lies_changes_nothing(rbuild) {

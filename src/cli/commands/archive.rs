@@ -128,7 +128,11 @@ pub(super) fn load(request: &Load) -> Result<(), Failure> {
     match (request.verbosity, request.format) {
         (Verbosity::Quiet, _) => Ok(()),
         (_, ReportFormat::Text) => {
-            print(&loaded.iter().map(|tagged| format!("Loaded image: {}\n", familiar(tagged))).collect::<String>())
+            // A name that stands for several platforms is said once.
+            let mut lines: Vec<_> =
+                loaded.iter().map(|tagged| format!("Loaded image: {}\n", familiar(tagged))).collect();
+            lines.dedup();
+            print(&lines.concat())
         }
         (_, ReportFormat::Json) => {
             let rows: Vec<_> = loaded
