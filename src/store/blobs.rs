@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::{LayerRecord, RecordKind, Result, Store, StoreError};
 use crate::digest::{Digest, Hasher};
+use crate::sys::descriptors;
+
+/// Bytes of a blob after which the disk begins with them: the flush at the end then waits for the last ones only.
+const BATCH: u64 = 16 << 20;
 
 /// Writes a blob; nothing is visible in the store before [`BlobWriter::commit`].
 pub struct BlobWriter {
@@ -14,6 +18,8 @@ pub struct BlobWriter {
     folder: PathBuf,
     hasher: Hasher,
     size: u64,
+    /// Up to where the disk has begun to write.
+    begun: u64,
 }
 
 impl Store {
@@ -66,7 +72,7 @@ impl Store {
         let file = File::create_new(&temporary).map_err(|error| StoreError::io("create", &temporary, error))?;
         let file = BufWriter::with_capacity(1 << 18, file);
         let folder = self.root.join("blobs/sha256");
-        Ok(BlobWriter { file, temporary, folder, hasher: Hasher::new(), size: 0 })
+        Ok(BlobWriter { file, temporary, folder, hasher: Hasher::new(), size: 0, begun: 0 })
     }
 
     /// Stores bytes that are in memory.
@@ -112,6 +118,12 @@ impl Write for BlobWriter {
         let count = self.file.write(bytes)?;
         self.hasher.update(&bytes[..count]);
         self.size += count as u64;
+        let in_file = self.size - self.file.buffer().len() as u64;
+        if in_file - self.begun >= BATCH {
+            // Where there is no such thing, the flush does it all.
+            drop(descriptors::begin_writing_back(self.file.get_ref(), self.begun, in_file - self.begun));
+            self.begun = in_file;
+        }
         Ok(count)
     }
 

@@ -1,7 +1,7 @@
 //! File descriptors as a whole.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::checked;
 
@@ -10,6 +10,18 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
     // SAFETY: no memory is passed, and no descriptor is closed under its owner: only flags change.
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// Has the kernel begin to write `length` bytes of a file to the disk, without waiting for them.
+///
+/// # Errors
+/// The file system or the kernel knows no such thing, or a write failed earlier: `fsync` still says so.
+pub fn begin_writing_back(file: impl AsFd, from: u64, length: u64) -> io::Result<()> {
+    let number = |value: u64| libc::off64_t::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let (file, from, length) = (file.as_fd().as_raw_fd(), number(from)?, number(length)?);
+    // SAFETY: no memory is passed, and the descriptor is open for as long as it is borrowed.
+    checked(unsafe { libc::sync_file_range(file, from, length, libc::SYNC_FILE_RANGE_WRITE) }.into())?;
     Ok(())
 }
 
