@@ -63,6 +63,8 @@ impl Walk<'_, '_> {
             let message = format!("the working directory has a path of more than {LONGEST_PATH} bytes");
             let error = Diagnostic::error(word.span, message);
             self.report(error.help("no program can enter it; give a shorter path that starts with /"));
+            // So that it is not said of each relative path that follows.
+            "/".clone_into(&mut self.state.config.config.working_dir);
             return Err(Reported);
         }
         let history = format!("WORKDIR {shown}");
