@@ -114,31 +114,53 @@ pub(super) fn tag(request: &TagImage) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `rbuild rmi`: names go; `rbuild prune` then removes what nothing needs.
+/// `rbuild rmi`: names go; `rbuild prune` then removes what nothing needs. What cannot go holds up nothing else.
 pub(super) fn remove(request: &Remove) -> Result<(), Failure> {
     let store = open_store(&request.store_root)?;
-    let mut said = String::new();
+    let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for selector in &request.images {
-        let chosen = match choose(&store, selector) {
-            Ok(chosen) => chosen,
-            Err(_) if request.care == Care::Forced => continue,
-            Err(failure) => return Err(failure),
-        };
-        let all = store.all_tagged().map_err(store_failed)?;
-        let is_by_name = selector.name.as_ref().is_some_and(|name| named(&all, name).is_some());
-        let same: Vec<&Tagged> = if is_by_name {
-            all.iter().filter(|tagged| tagged.name == chosen.name).collect()
-        } else {
-            all.iter().filter(|tagged| tagged.image.config == chosen.image.config).collect()
-        };
-        if !is_by_name && same.len() > 1 && request.care == Care::Careful {
-            return Err(Failure::new(FailureKind::Other, format!("the image {} has several names", selector.text))
-                .hint("name the one to take away, or give --force for all"));
-        }
-        for tagged in same {
-            store.untag(&tagged.name, &tagged.platform).map_err(|error| failed(&error))?;
-            said.push_str(&format!("Untagged: {}\n", tagged.name));
+        if let Err(failure) = remove_one(&store, selector, request.care, &mut removed) {
+            failures.push(failure);
         }
     }
-    print(&said)
+    // A name that stands for several platforms is said once.
+    removed.dedup();
+    print(&removed.iter().map(|name| format!("Untagged: {name}\n")).collect::<String>())?;
+    if failures.len() < 2 {
+        return failures.pop().map_or(Ok(()), Err);
+    }
+    let message = format!("{} of {} images were not removed", failures.len(), request.images.len());
+    let mut all = Failure::new(FailureKind::Other, message);
+    for Failure { message, causes, hints, .. } in failures {
+        all.causes.push([vec![message], causes].concat().join(": "));
+        all.hints.extend(hints);
+    }
+    all.hints.sort();
+    all.hints.dedup();
+    Err(all)
+}
+
+/// Takes away the names of one image, and tells which went.
+fn remove_one(store: &Store, selector: &ImageSelector, care: Care, removed: &mut Vec<String>) -> Result<(), Failure> {
+    let chosen = match choose(store, selector) {
+        Ok(chosen) => chosen,
+        Err(_) if care == Care::Forced => return Ok(()),
+        Err(failure) => return Err(failure),
+    };
+    let all = store.all_tagged().map_err(store_failed)?;
+    let is_by_name = selector.name.as_ref().is_some_and(|name| named(&all, name).is_some());
+    let same: Vec<&Tagged> = if is_by_name {
+        all.iter().filter(|tagged| tagged.name == chosen.name).collect()
+    } else {
+        all.iter().filter(|tagged| tagged.image.config == chosen.image.config).collect()
+    };
+    if !is_by_name && same.len() > 1 && care == Care::Careful {
+        return Err(Failure::new(FailureKind::Other, format!("the image {} has several names", selector.text))
+            .hint("name the one to take away, or give --force for all"));
+    }
+    for tagged in same {
+        store.untag(&tagged.name, &tagged.platform).map_err(|error| failed(&error))?;
+        removed.push(tagged.name.clone());
+    }
+    Ok(())
 }
