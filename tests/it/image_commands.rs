@@ -70,6 +70,20 @@ for_each_user! {
         assert_eq!(rbuild.run(["images", "-q"]).succeeded().stdout, "");
     }
 
+    fn a_platform_that_an_image_lacks_is_not_a_missing_image(rbuild) {
+        let context = rbuild.context("platforms").file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+        rbuild.build(&context, &["--platform=linux/amd64,linux/arm64", "-t", "both:1"]).succeeded();
+        let id = rbuild.build(&context, &["--platform=linux/arm64", "-t", "one:1"]).succeeded().image_id();
+        for (name, offered) in [("both:1", "linux/amd64, linux/arm64"), ("one:1", "linux/arm64"), (&id, "linux/arm64")] {
+            for command in ["inspect", "save", "export", "sbom"] {
+                let run = rbuild.run([command, "--platform", "linux/s390x", name]).failed(1);
+                run.says(&format!("error: {name} has no image for linux/s390x, it has {offered}\n"));
+            }
+        }
+        rbuild.run(["inspect", "--platform", "linux/s390x", "nope:1"]).failed(1).says("there is no image \"nope:1\"");
+        rbuild.run(["inspect", "--platform", "linux/arm64", "both:1"]).succeeded();
+    }
+
     fn what_a_command_writes_becomes_an_image(rbuild) {
         let context = match on_busybox(&rbuild, "committed", "RUN echo 1 > /kept\nENV A=1\n") {
             Ok(context) => context,

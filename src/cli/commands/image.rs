@@ -23,23 +23,47 @@ pub(super) fn choose_for(
     if let Some(place) = &selector.archive {
         return adopt(store, place, platform);
     }
-    let mut all = store.all_tagged().map_err(store_failed)?;
-    if let Some(platform) = platform {
-        all.retain(|tagged| tagged.platform == platform.to_string());
+    let all = store.all_tagged().map_err(store_failed)?;
+    let Some(platform) = platform else { return find(&all, selector)?.ok_or_else(|| unknown(selector)) };
+    let text = platform.to_string();
+    let meant: Vec<Tagged> = all.iter().filter(|tagged| tagged.platform == text).cloned().collect();
+    match find(&meant, selector)? {
+        Some(found) => Ok(found),
+        None => {
+            Err(find(&all, selector)?
+                .map_or_else(|| unknown(selector), |other| lacks(&all, selector, &other, platform)))
+        }
     }
+}
+
+/// The image that somebody means, of these.
+fn find(all: &[Tagged], selector: &ImageSelector) -> Result<Option<Tagged>, Failure> {
     if let Some(name) = &selector.name
-        && let Some(found) = named(&all, name)
+        && let Some(found) = named(all, name)
     {
-        return Ok(found);
+        return Ok(Some(found));
     }
-    let Some(id) = &selector.id else { return Err(unknown(selector)) };
+    let Some(id) = &selector.id else { return Ok(None) };
     let found: Vec<&Tagged> = all.iter().filter(|tagged| tagged.image.config.hex().starts_with(id)).collect();
     match found.as_slice() {
-        [] => of_index(&all, id).ok_or_else(|| unknown(selector)),
-        [first, rest @ ..] if rest.iter().all(|other| other.image.config == first.image.config) => Ok((*first).clone()),
+        [] => Ok(of_index(all, id)),
+        [first, rest @ ..] if rest.iter().all(|other| other.image.config == first.image.config) => {
+            Ok(Some((*first).clone()))
+        }
         _ => Err(Failure::new(FailureKind::Other, format!("{:?} is the beginning of several ids", selector.text))
             .hint("give more of the id, or a name")),
     }
+}
+
+/// What was meant is there for other platforms alone.
+fn lacks(all: &[Tagged], selector: &ImageSelector, other: &Tagged, platform: &Platform) -> Failure {
+    let is_one = selector.id.as_ref().is_some_and(|id| other.image.config.hex().starts_with(id));
+    let offered: Vec<&str> = match is_one {
+        true => vec![&other.platform],
+        false => all.iter().filter(|tagged| tagged.name == other.name).map(|tagged| tagged.platform.as_str()).collect(),
+    };
+    let message = format!("{} has no image for {platform}, it has {}", selector.text, offered.join(", "));
+    Failure::new(FailureKind::Other, message)
 }
 
 /// The image of an index whose digest begins so: what a build prints whose image lies under one.
