@@ -109,21 +109,8 @@ pub fn run(op: &RunOp, parent: &Digest, contents: &[Option<Digest>]) -> Key {
 }
 
 fn mount(mount: &Mount, content: Option<&Digest>) -> (Digest, String) {
-    let Mount {
-        kind,
-        target,
-        source,
-        from: _,
-        id,
-        read_only,
-        sharing: _,
-        size: _,
-        mode,
-        uid,
-        gid,
-        env,
-        required,
-    } = mount;
+    let Mount { kind, target, source, from: _, id, read_only, sharing: _, size: _, mode, uid, gid, env, required } =
+        mount;
     let target = target.clone().unwrap_or_default();
     let mut frame = Frame::new("rbuild.mount.1");
     frame.text("kind", mount_kind_name(*kind)).text("target", &target).optional("env", env.as_deref());

@@ -122,6 +122,15 @@ for_each_user! {
         rbuild.build(&context, &["--build-arg", "N=9"]).succeeded().says("more than the limit");
         rbuild.run(["history", "kept"]).succeeded();
         is_whole(&rbuild);
+        // An archive may be gone, so what was loaded stays as well; loading and running look at the limit, too.
+        let archive = rbuild.path("out/kept.tar");
+        let archive = archive.to_str().expect("UTF-8");
+        rbuild.run(["save", "-o", archive, "kept"]).succeeded();
+        rbuild.run(["rmi", "kept"]).succeeded();
+        rbuild.run(["load", "-i", archive]).succeeded().says("more than the limit");
+        rbuild.build(&context, &["--build-arg", "N=8"]).succeeded();
+        rbuild.run(["run", "--pull=never", "kept", "true"]).succeeded().says("more than the limit");
+        is_whole(&rbuild);
         fs::write(config.join("config.json"), r#"{"storage": {"maximum": "14MB"}}"#).expect("write the configuration");
         rbuild.set_variable("RBUILD_STORE_MAX", "");
         rbuild.build(&context, &[]).failed(2).says("unknown field `maximum`");

@@ -203,7 +203,7 @@ struct Storage {
 
 /// How large the store may become: `RBUILD_STORE_MAX`, else `storage.max` of `rbuild/config.json` in the user's
 /// configuration directory; no limit where neither says anything.
-pub(super) fn store_limit(environment: &Environment) -> Result<Option<u64>, InvalidRequest> {
+pub(in crate::cli) fn store_limit(environment: &Environment) -> Result<Option<u64>, InvalidRequest> {
     if let Some(text) = environment.variable("RBUILD_STORE_MAX") {
         return byte_size("RBUILD_STORE_MAX", text).map(Some);
     }
