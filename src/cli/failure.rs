@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::UsageError;
 use crate::diagnostic::Color;
+use crate::export::DamagedBlob;
 use crate::registry::RegistryError;
 use crate::sandbox::SandboxError;
 
@@ -171,6 +172,9 @@ pub(super) const FULL: &str = "`rbuild du` says what the store takes, `rbuild pr
 /// What to do when the system says no, whoever asked.
 fn system_hint(error: &std::io::Error) -> Option<&'static str> {
     match error.kind() {
+        _ if error.get_ref().is_some_and(|inner| inner.is::<DamagedBlob>()) => Some(
+            "`rbuild check --deep --repair` removes what is damaged in the store; then build, pull or load it again",
+        ),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(FULL),
         ErrorKind::ReadOnlyFilesystem => Some("--root DIR or RBUILD_ROOT puts the store elsewhere"),
         _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {

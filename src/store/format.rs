@@ -27,7 +27,8 @@ pub(super) fn check(root: &Path) -> Result<()> {
         Ok(older @ 1..VERSION) => migrate(root, older),
         // A new store, or one that lost its power when it was new.
         Err(_) if found.is_empty() => write_version(root),
-        _ => Err(StoreError::Newer { path: root.display().to_string(), found, known: VERSION }),
+        Ok(0) | Err(_) => Err(StoreError::UnknownFormat { path: root.display().to_string(), found }),
+        Ok(_) => Err(StoreError::Newer { path: root.display().to_string(), found, known: VERSION }),
     }
 }
 
@@ -98,6 +99,13 @@ mod tests {
         fs::write(folder.path().join("version"), "99\n").unwrap();
         assert!(Store::open(folder.path()).unwrap_err().to_string().contains("format 99"));
         assert_eq!(fs::read_to_string(folder.path().join("version")).unwrap(), "99\n");
+        for other in ["x", "0", "2\u{e}", "1.2.3\n"] {
+            fs::write(folder.path().join("version"), other).unwrap();
+            assert!(
+                Store::open(folder.path()).unwrap_err().to_string().contains("which no rbuild writes"),
+                "{other:?}"
+            );
+        }
     }
 
     #[test]

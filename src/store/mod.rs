@@ -105,6 +105,16 @@ pub enum StoreError {
         /// One of the files.
         found: String,
     },
+    /// The file that says the format says none.
+    #[error(
+        "{path}/version says {found:?}, which no rbuild writes; give another directory with --root, or remove this one if it is a store"
+    )]
+    UnknownFormat {
+        /// The directory.
+        path: String,
+        /// What stands there.
+        found: String,
+    },
     /// A newer rbuild made the store.
     #[error(
         "the store {path} has format {found}, this rbuild reads formats up to {known}; use a newer rbuild or another --root"

@@ -76,6 +76,9 @@ for_each_user! {
         let mut content = fs::read(&blob).expect("read a blob");
         content[100] ^= 1;
         fs::write(&blob, content).expect("damage a blob");
+        let export = rbuild.run(["save", "-o", "damaged.tar", "x"]).failed(1);
+        export.says("is damaged: content has digest").says("rbuild check --deep --repair");
+        assert!(!rbuild.path("out/damaged.tar").exists());
         fs::write(&files(&rbuild, "index")[0], "no index").expect("damage an index");
         fs::write(&files(&rbuild, "steps")[0], "no record").expect("damage a record");
         let trees = fs::read_dir(mapping(&rbuild)).expect("list the trees").flatten();
