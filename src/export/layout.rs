@@ -17,6 +17,7 @@ use crate::image::reference::Reference;
 use crate::layer::write::TarWriter;
 use crate::progress::Task;
 use crate::tree::{Kind, Node, Time};
+use crate::unfinished;
 
 /// Which kind of layout is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +149,9 @@ impl Layout<'_> {
     fn directory(&self, path: &Path) -> Result<(), ExportError> {
         let blobs = path.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(ExportError::write(&blobs))?;
+        for directory in [path, &blobs] {
+            unfinished::sweep(directory);
+        }
         for layer in self.items.iter().flat_map(|item| item.bundle.layers()) {
             let target = blobs.join(layer.descriptor.digest.hex());
             if target.exists() {

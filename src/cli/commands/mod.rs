@@ -34,10 +34,12 @@ use super::Command;
 use super::environment::Environment;
 use super::failure::{Failure, FailureKind};
 use super::request::RegistryOptions;
+use super::signals::OnSignal;
 use crate::build::BuildError;
 use crate::registry::copy::CopyError;
 use crate::registry::{Client, ClientOptions};
 use crate::store::{Alone, Store, StoreError};
+use crate::unfinished;
 
 /// Carries a command out; what it answers goes to standard output.
 ///
@@ -138,6 +140,14 @@ fn warn_of_damage(store: &Store) {
 
 fn open_store(root: &Path) -> Result<Store, Failure> {
     Store::open(root).map_err(|error| failed(&error))
+}
+
+/// The store, for what ends at once when a signal comes, and leaves nothing unfinished.
+fn open_interruptible(root: &Path) -> Result<Store, Failure> {
+    let store = open_store(root)?;
+    unfinished::remove_at_end(store.session());
+    OnSignal::at_once().stop();
+    Ok(store)
 }
 
 fn client(options: &RegistryOptions) -> Client {
