@@ -149,6 +149,14 @@ pub enum RegistryError {
         /// What the registry said; may be empty.
         message: String,
     },
+    /// A name with a digest of something else than what is pushed.
+    #[error("push {digest} as {target}: that name is of other content")]
+    OtherDigest {
+        /// The name.
+        target: String,
+        /// Of what is pushed.
+        digest: Digest,
+    },
     /// Neither the registry nor a mirror of it helped.
     #[error("{source}; before that, {others}")]
     Everywhere {

@@ -381,6 +381,23 @@ fn an_image_is_pushed_with_its_tags_last() {
 }
 
 #[test]
+fn a_name_with_the_digest_of_something_else_is_refused_before_anything_is_sent() {
+    let registry = open_registry();
+    let pushed = image(&registry, &[b"one"], b"{}");
+    let right = Digest::of(&pushed.manifest.1);
+    let content = PushContent::Image(Box::new(pushed));
+    let other = Digest::of(b"other");
+    for name in [format!("a@{other}"), format!("a:t@{other}")] {
+        let error = push(&client(), &reference(&registry, &name), &content, &["u".into()], None).unwrap_err();
+        assert!(matches!(error, RegistryError::OtherDigest { digest, .. } if digest == right), "{error}");
+        assert!(error.to_string().contains(&name), "{error}");
+    }
+    assert_eq!(registry.asked(), []);
+    push(&client(), &reference(&registry, &format!("a@{right}")), &content, &[], None).unwrap();
+    assert!(registry.manifest("a", &right.to_string()).is_some());
+}
+
+#[test]
 fn an_index_is_pushed_after_its_images() {
     let registry = open_registry();
     let images = vec![image(&registry, &[b"one"], b"{}"), image(&registry, &[b"two"], br#"{"os":"linux"}"#)];
