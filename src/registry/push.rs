@@ -199,7 +199,7 @@ fn push_one(
     task: Option<&Task>,
 ) -> Result<PushOutcome, RegistryError> {
     let Descriptor { digest, size, .. } = blob.descriptor;
-    if client.has_for_push(target, digest)? {
+    if client.has_for_push(target, blob.descriptor)? {
         return Ok(PushOutcome::Existed);
     }
     let elsewhere = blob
