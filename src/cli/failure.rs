@@ -160,7 +160,13 @@ fn indented(text: &str) -> String {
 /// Whether what comes after it would fail in the same way.
 fn fails_others(registry: Option<&RegistryError>, system: Option<&std::io::Error>) -> bool {
     let is_refused = registry.map(RegistryError::last).is_some_and(|error| {
-        matches!(error, RegistryError::Unauthorized { .. } | RegistryError::Connect { .. } | RegistryError::Tls { .. })
+        matches!(
+            error,
+            RegistryError::Unauthorized { .. }
+                | RegistryError::Connect { .. }
+                | RegistryError::NoTls { .. }
+                | RegistryError::Tls { .. }
+        )
     });
     is_refused || system.is_some_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
@@ -193,6 +199,7 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
         RegistryError::ManifestRefused { media_type, .. } if media_type.contains(".oci.") => Some(
             "a registry that knows Docker's types alone takes --output type=registry,oci-mediatypes=false".to_owned(),
         ),
+        RegistryError::NoTls { host } => Some(format!("--insecure-registry {host} speaks plain http to it")),
         RegistryError::Tls { host, .. } => {
             Some(format!("--ca-cert FILE names a certificate to trust, --insecure-registry {host} does without"))
         }
@@ -248,6 +255,15 @@ mod tests {
              takes, `rbuild prune` removes what no image needs\n"
         );
         assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn no_certificate_helps_with_a_registry_that_does_not_speak_tls() {
+        let error = RegistryError::NoTls { host: "r.test:5000".to_owned() };
+        let failure = Failure::of(FailureKind::Other, &error);
+        let [hint] = failure.hints.as_slice() else { panic!("{:?}", failure.hints) };
+        assert!(hint.contains("--insecure-registry r.test:5000") && !hint.contains("--ca-cert"), "{hint}");
+        assert_eq!(failure.extent, Extent::Others);
     }
 
     #[test]

@@ -57,6 +57,12 @@ pub enum RegistryError {
         /// In rustls's words.
         reason: String,
     },
+    /// What listens there answers, but not in TLS.
+    #[error("connect to {host}: what listens there does not speak TLS (https)")]
+    NoTls {
+        /// Host and port.
+        host: String,
+    },
     /// No connection could be made.
     #[error("connect to {host}: {reason}")]
     Connect {

@@ -8,6 +8,8 @@ use std::thread;
 use super::super::credentials::Credentials;
 use super::super::fake::{Auth, Fault, Registry, digest_of};
 use super::super::proxy::Proxies;
+use super::super::service::{Call, CallContent, Effort, Reply, Verb};
+use super::super::url::Url;
 use super::super::{Client, ClientOptions, PushOutcome, RegistryError, RegistryFiles};
 use super::{client, open_registry, options, reference};
 use crate::digest::Digest;
@@ -187,6 +189,21 @@ fn a_registry_on_an_ipv6_address_is_reached() {
     registry.put_blob("a", b"x");
     assert!(registry.host().starts_with("[::1]:"));
     assert_eq!(read(&client(), &registry, b"x").unwrap(), b"x");
+}
+
+/// Asks an address as it is, without finding out whether it speaks TLS.
+fn asked(client: &Client, address: &str) -> Result<Reply, RegistryError> {
+    let address = &Url::parse(address).unwrap();
+    let (content, effort) = (CallContent::None, Effort::Usual);
+    client.call(&Call { verb: Verb::Get, address, headers: &Vec::new, content, effort, passing: &[], task: None })
+}
+
+#[test]
+fn a_registry_that_speaks_plain_http_where_tls_is_wanted_is_told_as_that() {
+    let registry = open_registry();
+    let error = asked(&client(), &format!("https://{}/v2/", registry.host())).err().unwrap();
+    assert!(matches!(&error, RegistryError::NoTls { host } if *host == registry.host()), "{error:?}");
+    assert_eq!(registry.asked(), []);
 }
 
 /// A proxy that knows CONNECT alone, and writes down where it is asked to connect to; all names lead to `target`.
