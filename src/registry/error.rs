@@ -209,6 +209,23 @@ impl RegistryError {
         }
     }
 
+    /// Of a connection that was not to the host itself: names the variable that names the proxy, whose value may hold a
+    /// password.
+    pub(super) fn through(self, variable: &str) -> RegistryError {
+        let way = format!("(through the proxy that {variable} names)");
+        match self {
+            RegistryError::Connect { host, reason } => {
+                RegistryError::Connect { host, reason: format!("{reason} {way}") }
+            }
+            RegistryError::Tls { host, reason } => RegistryError::Tls { host, reason: format!("{reason} {way}") },
+            RegistryError::Transfer { method, url, source } => {
+                let source = io::Error::new(source.kind(), format!("{source} {way}"));
+                RegistryError::Transfer { method, url, source }
+            }
+            other => other,
+        }
+    }
+
     /// As an `io::Error`, for readers; [`RegistryError::of_io`] takes it out again.
     pub(super) fn into_io(self) -> io::Error {
         let kind = match self.last() {

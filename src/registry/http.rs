@@ -235,7 +235,10 @@ impl Transport {
                 outcome
             }
         };
-        let response = outcome.map_err(|error| classified(error, request, url))?;
+        let response = outcome.map_err(|error| match self.proxies.of(url) {
+            Some(proxy) => classified(error, request, url).through(proxy.variable),
+            None => classified(error, request, url),
+        })?;
         let (parts, body) = response.into_parts();
         let (status, headers) = (parts.status.as_u16(), parts.headers);
         Ok(Answer::new(request.method.clone(), url.clone(), status, headers, body))

@@ -265,6 +265,13 @@ fn a_registry_behind_a_proxy_is_reached_through_it() {
     );
     assert!(registry.asked().iter().all(|asked| asked.authorization.is_none()));
     assert!(read(through("r.invalid")).is_err(), "straight to a name that does not exist");
+    // A port that nobody listens on any more.
+    let gone = open_registry().host();
+    let variable = |name: &str| (name == "https_proxy").then(|| format!("http://me:hunter2@{gone}"));
+    let dead = Client::new(ClientOptions { proxies: Proxies::from_environment(&variable), ..options() });
+    let error = dead.resolve(&"r.invalid/a".parse().unwrap(), None).unwrap_err().to_string();
+    assert!(error.contains("r.invalid") && error.contains("(through the proxy that https_proxy names)"), "{error}");
+    assert!(!error.contains("hunter2") && !error.contains(&gone), "{error}");
     let variable = |name: &str| (name == "HTTPS_PROXY").then(|| "http://me:hunter2@".to_owned());
     let proxies = Proxies::from_environment(&variable);
     let broken = Client::new(ClientOptions { proxies, ..options() });
