@@ -8,6 +8,8 @@ use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 
 use super::UsageError;
+use crate::build::CacheFailure;
+use crate::cache::remote::RemoteError;
 use crate::diagnostic::Color;
 use crate::registry::RegistryError;
 use crate::sandbox::SandboxError;
@@ -81,9 +83,10 @@ impl Failure {
                 failure.causes.push(text);
             }
             failure.hints.extend(error.downcast_ref().and_then(system_hint).map(str::to_owned));
-            let boxed = error.downcast_ref::<Box<RegistryError>>().map(Box::as_ref);
-            failure.hints.extend(error.downcast_ref().or(boxed).and_then(registry_hint));
-            if fails_others(error.downcast_ref().or(boxed), error.downcast_ref()) {
+            let cache = error.downcast_ref::<CacheFailure>();
+            let registry = registry_error(error).or_else(|| cache.and_then(cache_registry));
+            failure.hints.extend(registry.and_then(registry_hint).or_else(|| cache.and_then(service_hint)));
+            if fails_others(registry, error.downcast_ref()) {
                 failure.extent = Extent::Others;
             }
             // A sandbox that could not start is shared by the steps that wanted it.
@@ -207,6 +210,28 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
     }
 }
 
+fn registry_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a RegistryError> {
+    error.downcast_ref().or_else(|| error.downcast_ref::<Box<RegistryError>>().map(Box::as_ref))
+}
+
+/// The registry's error of a cache, which is not in the chain of causes: a cache says it in its place.
+fn cache_registry(failure: &CacheFailure) -> Option<&RegistryError> {
+    match failure {
+        CacheFailure::Remote(RemoteError::Registry(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// What to do when a cache's service cannot be asked; nothing that is said of registries counts for it but certificates.
+fn service_hint(failure: &CacheFailure) -> Option<String> {
+    match failure {
+        CacheFailure::Remote(RemoteError::Reach(RegistryError::Tls { .. })) => {
+            Some("--ca-cert FILE names a certificate to trust".to_owned())
+        }
+        _ => None,
+    }
+}
+
 /// What to change where a command cannot be run.
 fn sandbox_hint(error: &SandboxError) -> Option<String> {
     match error {
@@ -234,6 +259,7 @@ impl From<UsageError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::BuildError;
 
     #[derive(Debug, thiserror::Error)]
     #[error("write blob")]
@@ -264,6 +290,22 @@ mod tests {
         let [hint] = failure.hints.as_slice() else { panic!("{:?}", failure.hints) };
         assert!(hint.contains("--insecure-registry r.test:5000") && !hint.contains("--ca-cert"), "{hint}");
         assert_eq!(failure.extent, Extent::Others);
+    }
+
+    #[test]
+    fn a_cache_in_a_registry_gets_the_registrys_hints() {
+        let untrusted = || RegistryError::Tls { host: "r.test".to_owned(), reason: "UnknownIssuer".to_owned() };
+        let hints = |source: RemoteError| {
+            let (name, source) = ("r.test/cache".to_owned(), CacheFailure::Remote(source));
+            Failure::of(FailureKind::Other, &BuildError::Cache { name, source }).hints.join("\n")
+        };
+        let of_registry = hints(RemoteError::Registry(untrusted()));
+        assert!(
+            of_registry.contains("--ca-cert") && of_registry.contains("--insecure-registry r.test"),
+            "{of_registry}"
+        );
+        let of_service = hints(RemoteError::Reach(untrusted()));
+        assert!(of_service.contains("--ca-cert") && !of_service.contains("--insecure"), "{of_service}");
     }
 
     #[test]
