@@ -8,10 +8,12 @@ use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 
 use super::UsageError;
-use crate::build::CacheFailure;
+use crate::build::{BuildError, CacheFailure};
 use crate::cache::remote::RemoteError;
 use crate::diagnostic::Color;
+use crate::export::ExportError;
 use crate::registry::RegistryError;
+use crate::registry::login::LoginError;
 use crate::sandbox::SandboxError;
 
 /// What kind of failure it is.
@@ -75,6 +77,7 @@ impl Failure {
     pub fn of(kind: FailureKind, error: &(dyn Error + 'static)) -> Failure {
         let mut failure = Failure::new(kind, error.to_string());
         let mut next = Some(error);
+        let mut disk = Disk::Store;
         while let Some(error) = next {
             let text = error.to_string();
             let said_already =
@@ -82,7 +85,11 @@ impl Failure {
             if !said_already {
                 failure.causes.push(text);
             }
-            failure.hints.extend(error.downcast_ref().and_then(system_hint).map(str::to_owned));
+            if writes_elsewhere(error) {
+                disk = Disk::Other;
+            }
+            let system = error.downcast_ref().and_then(|error| system_hint(error, disk));
+            failure.hints.extend(system.map(str::to_owned));
             let cache = error.downcast_ref::<CacheFailure>();
             let registry = registry_error(error).or_else(|| cache.and_then(cache_registry));
             failure.hints.extend(registry.and_then(registry_hint).or_else(|| cache.and_then(service_hint)));
@@ -96,7 +103,10 @@ impl Failure {
         }
         // What a worker says has crossed a process boundary as text.
         let is_full = |text: &String| text.contains("No space left on device");
-        if failure.hints.is_empty() && (is_full(&failure.message) || failure.causes.iter().any(is_full)) {
+        if disk == Disk::Store
+            && failure.hints.is_empty()
+            && (is_full(&failure.message) || failure.causes.iter().any(is_full))
+        {
             failure.hints.push(FULL.to_owned());
         }
         failure
@@ -177,10 +187,31 @@ fn fails_others(registry: Option<&RegistryError>, system: Option<&std::io::Error
 /// What to do when a disk is full.
 pub(super) const FULL: &str = "`rbuild du` says what the store takes, `rbuild prune` removes what no image needs";
 
+/// Where a failure was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    /// In the store, as far as is known.
+    Store,
+    /// Where the user wants a file: nothing that is done to the store helps.
+    Other,
+}
+
+/// Whether an error is about a file that is not the store's: an output, a cache in a directory, credentials.
+fn writes_elsewhere(error: &(dyn Error + 'static)) -> bool {
+    let export = match error.downcast_ref::<BuildError>() {
+        Some(BuildError::Export(export)) => Some(export),
+        _ => error.downcast_ref(),
+    };
+    matches!(export, Some(ExportError::Write { .. }))
+        || matches!(error.downcast_ref(), Some(CacheFailure::Remote(RemoteError::Io { .. })))
+        || matches!(error.downcast_ref(), Some(LoginError::File { .. }))
+}
+
 /// What to do when the system says no, whoever asked.
-fn system_hint(error: &std::io::Error) -> Option<&'static str> {
+fn system_hint(error: &std::io::Error, disk: Disk) -> Option<&'static str> {
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(FULL),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(FULL).filter(|_| disk == Disk::Store),
+        ErrorKind::ReadOnlyFilesystem if disk == Disk::Other => None,
         ErrorKind::ReadOnlyFilesystem => Some("--root DIR or RBUILD_ROOT puts the store elsewhere"),
         _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
             Some("`ulimit -n` is too low: raise it, or run fewer steps at once with --jobs")
@@ -259,7 +290,6 @@ impl From<UsageError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::BuildError;
 
     #[derive(Debug, thiserror::Error)]
     #[error("write blob")]
@@ -281,6 +311,26 @@ mod tests {
              takes, `rbuild prune` removes what no image needs\n"
         );
         assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_that_is_not_the_stores_gets_no_hint_about_the_store() {
+        for system in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT, rustix::io::Errno::ROFS] {
+            let source = || std::io::Error::from_raw_os_error(system.raw_os_error());
+            let path = "/elsewhere/x".to_owned();
+            let write = ExportError::Write { path: path.clone(), source: source() };
+            let cache = RemoteError::Io { action: "write", path, source: source() };
+            let others: [Box<dyn Error>; 3] = [
+                Box::new(BuildError::Export(write)),
+                Box::new(BuildError::Cache { name: "dir".to_owned(), source: CacheFailure::Remote(cache) }),
+                Box::new(LoginError::File { path: "/elsewhere/config.json".into(), source: source() }),
+            ];
+            for error in &others {
+                let failure = Failure::of(FailureKind::Other, error.as_ref());
+                assert_eq!(failure.hints, [""; 0], "{failure:?}");
+            }
+            assert_eq!(Failure::of(FailureKind::Other, &Outer(source())).hints.len(), 1, "{system:?}");
+        }
     }
 
     #[test]
