@@ -123,6 +123,16 @@ impl Failure {
         self
     }
 
+    /// With hints that name the flags of `executor`, which has kaniko's.
+    pub(super) fn for_executor(mut self) -> Failure {
+        for hint in self.hints.iter_mut().filter(|hint| hint.contains(CA_CERTIFICATE)) {
+            *hint = hint
+                .replace(CA_CERTIFICATE, "--registry-certificate HOST=FILE")
+                .replace("--insecure-registry", "--skip-tls-verify-registry");
+        }
+        self
+    }
+
     /// Adds the place in the Dockerfile, drawn.
     pub fn excerpt(mut self, excerpt: impl Into<String>) -> Failure {
         self.excerpt = Some(excerpt.into());
@@ -187,6 +197,9 @@ fn fails_others(registry: Option<&RegistryError>, system: Option<&std::io::Error
 /// What to do when a disk is full.
 pub(super) const FULL: &str = "`rbuild du` says what the store takes, `rbuild prune` removes what no image needs";
 
+/// The flag that adds an authority, as all commands but one have it.
+const CA_CERTIFICATE: &str = "--ca-cert FILE";
+
 /// Where a failure was.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Disk {
@@ -235,7 +248,7 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
         ),
         RegistryError::NoTls { host } => Some(format!("--insecure-registry {host} speaks plain http to it")),
         RegistryError::Tls { host, .. } => {
-            Some(format!("--ca-cert FILE names a certificate to trust, --insecure-registry {host} does without"))
+            Some(format!("{CA_CERTIFICATE} names a certificate to trust, --insecure-registry {host} does without"))
         }
         _ => None,
     }
@@ -257,7 +270,7 @@ fn cache_registry(failure: &CacheFailure) -> Option<&RegistryError> {
 fn service_hint(failure: &CacheFailure) -> Option<String> {
     match failure {
         CacheFailure::Remote(RemoteError::Reach(RegistryError::Tls { .. })) => {
-            Some("--ca-cert FILE names a certificate to trust".to_owned())
+            Some(format!("{CA_CERTIFICATE} names a certificate to trust"))
         }
         _ => None,
     }
@@ -354,6 +367,9 @@ mod tests {
             of_registry.contains("--ca-cert") && of_registry.contains("--insecure-registry r.test"),
             "{of_registry}"
         );
+        let of_executor = Failure::of(FailureKind::Other, &untrusted()).for_executor().hints.join("");
+        assert!(of_executor.contains("--registry-certificate HOST=FILE"), "{of_executor}");
+        assert!(of_executor.contains("--skip-tls-verify-registry r.test does without"), "{of_executor}");
         let of_service = hints(RemoteError::Reach(untrusted()));
         assert!(of_service.contains("--ca-cert") && !of_service.contains("--insecure"), "{of_service}");
     }
