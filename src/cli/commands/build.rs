@@ -398,8 +398,8 @@ fn write_results(request: &Request, built: &Built) -> Result<(), Failure> {
         let several = if built.provenance.len() > 1 { format!("/{platform}") } else { String::new() };
         add(&format!("buildx.build.provenance{several}"), provenance.clone());
     }
-    if !request.tags.is_empty() {
-        let names: Vec<String> = request.tags.iter().map(ToString::to_string).collect();
+    let names = request::image_names(&request.tags, &request.outputs);
+    if !names.is_empty() {
         add("image.name", names.join(",").into());
     }
     let text = serde_json::to_string_pretty(&metadata).map_err(|error| failed(&error))?;
