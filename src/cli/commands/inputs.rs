@@ -129,14 +129,13 @@ impl Inputs {
     }
 
     fn dockerfile(request: &Request, given: Option<Vec<u8>>) -> Result<Source, Failure> {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         if let Some(bytes) = given {
-            return Ok(Source::new("Dockerfile", text(bytes)));
+            return Ok(Source::from_bytes("Dockerfile", &bytes));
         }
         if request.dockerfile == DockerfileSource::Stdin {
             let mut bytes = Vec::new();
             std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-            return Ok(Source::new("-", text(bytes)));
+            return Ok(Source::from_bytes("-", &bytes));
         }
         let path = match (&request.context, &request.dockerfile) {
             (ContextSource::Directory(context), _) => {
@@ -166,7 +165,7 @@ impl Inputs {
             }
         };
         let name = path.strip_prefix(context).unwrap_or(&path).display().to_string();
-        Ok(Source::new(name, text(bytes)))
+        Ok(Source::from_bytes(name, &bytes))
     }
 }
 
