@@ -48,6 +48,16 @@ pub enum ExecuteError {
         /// The instruction's place.
         span: Span,
     },
+    /// A file cannot be fetched for ADD.
+    #[error("{title}: {source}")]
+    Download {
+        /// The step's title.
+        title: String,
+        /// Why.
+        source: RegistryError,
+        /// The instruction's place.
+        span: Span,
+    },
     /// A user or group cannot be found.
     #[error("{title}: {source}")]
     User {
@@ -86,6 +96,12 @@ pub enum ExecuteError {
         /// Why.
         source: io::Error,
     },
+    /// A layer could not be written that has no digest yet.
+    #[error("write a new layer: {source}")]
+    NewLayer {
+        /// Why.
+        source: io::Error,
+    },
     /// The files of a step are asked for that was only foreseen.
     #[error("step {} is not carried out", .0.index())]
     NotMade(StepId),
@@ -111,6 +127,14 @@ impl ExecuteError {
         ExecuteError::Layer { layer: *layer, source }
     }
 
+    /// Of a layer that is written: one that is known by its digest, or a new one.
+    pub(super) fn writing(layer: Option<&Digest>, source: io::Error) -> ExecuteError {
+        match layer {
+            Some(layer) => ExecuteError::layer(layer, source),
+            None => ExecuteError::NewLayer { source },
+        }
+    }
+
     pub(crate) fn internal(error: impl fmt::Display) -> ExecuteError {
         ExecuteError::Internal(error.to_string())
     }
@@ -123,9 +147,10 @@ impl ExecuteError {
     pub fn span(&self) -> Option<Span> {
         match self {
             ExecuteError::Run(failure) => Some(failure.span),
-            ExecuteError::Copy { span, .. } | ExecuteError::User { span, .. } | ExecuteError::Step { span, .. } => {
-                Some(*span)
-            }
+            ExecuteError::Copy { span, .. }
+            | ExecuteError::Download { span, .. }
+            | ExecuteError::User { span, .. }
+            | ExecuteError::Step { span, .. } => Some(*span),
             _ => None,
         }
     }

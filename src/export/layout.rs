@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::ahead::read_ahead;
-use super::{Blob, Bundle, ExportError, FileTarget};
+use super::{Blob, Bundle, DamagedBlob, ExportError, FileTarget};
 use crate::digest::{Digest, VerifyReader};
 use crate::image::manifest::{Descriptor, Index, canonical};
 use crate::image::media_type::OCI_INDEX;
@@ -134,7 +134,14 @@ impl Layout<'_> {
         let Descriptor { digest, size, .. } = layer.descriptor;
         let mut part = self.task.part(format!("{digest} writing"), size);
         let reader = VerifyReader::new((layer.open)()?, digest, Some(size));
-        read_ahead(reader, |reader| write(&mut Counted { reader, part: &mut part }))?;
+        read_ahead(reader, |reader| write(&mut Counted { reader, part: &mut part })).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::InvalidData => {
+                    io::Error::new(error.kind(), DamagedBlob { digest, reason: error.to_string() })
+                }
+                _ => error,
+            }
+        })?;
         part.finish();
         Ok(())
     }
