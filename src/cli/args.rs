@@ -23,6 +23,7 @@ mod sign;
 mod squash;
 mod storage;
 mod switch;
+mod words;
 
 use clap::{Args, Parser};
 

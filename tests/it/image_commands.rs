@@ -122,9 +122,9 @@ fn shells_complete_commands_flags_and_images_and_man_has_a_page_for_each_command
     rbuild.build(&context, &["-t", "completed:1", "-t", "completed:2"]).succeeded();
     let script = rbuild.path("out/completion");
     fs::write(&script, rbuild.run(["completion", "bash"]).succeeded().stdout).expect("write the script");
-    // As bash calls it: words, the number of the last one, then the name of the function that was registered.
+    // As bash calls it: words, the number of the last one, then the function that was registered, with the last two.
     let ask = "source completion; PATH=$(dirname $PWD):$PATH; COMP_WORDS=(rbuild \"$@\"); COMP_CWORD=$#; \
-               f=$(complete -p rbuild | sed 's/.*-F \\([^ ]*\\).*/\\1/'); $f rbuild \"${COMP_WORDS[-1]}\" x; printf '%s\\n' \"${COMPREPLY[@]}\"";
+               f=$(complete -p rbuild | sed 's/.*-F \\([^ ]*\\).*/\\1/'); $f rbuild \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"; printf '%s\\n' \"${COMPREPLY[@]}\"";
     let completions = |words: &[&str]| {
         let output = succeed(&mut rbuild.command_of("bash", [&["-c", ask, "bash"], words].concat()));
         let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -133,6 +133,11 @@ fn shells_complete_commands_flags_and_images_and_man_has_a_page_for_each_command
     assert_eq!(completions(&["hist"]), ["history"]);
     assert!(completions(&["build", "--no-c"]).contains(&"--no-cache".to_owned()));
     assert!(completions(&["push", "comp"]).contains(&"completed:1".to_owned()));
+    assert!(completions(&["rmi", "--force", ""]).contains(&"completed:1".to_owned()));
+    // Words of a flag, and nothing else.
+    assert_eq!(completions(&["save", "--format", ""]), ["docker-archive", "oci-archive"]);
+    assert_eq!(completions(&["inspect", "--show", "c"]), ["config"]);
+    assert_eq!(completions(&["build", "--progress", "r"]), ["rawjson"]);
     // With a colon in it bash hands over three words.
     assert!(completions(&["push", "completed", ":", ""]).contains(&"2".to_owned()));
     for shell in ["zsh", "fish"] {

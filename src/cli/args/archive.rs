@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::words::WordArgument;
+
 pub(super) const SAVE_HELP: &str = "\
 Formats (--format):
   docker-archive    a tar that docker load, podman load and rbuild load read; an OCI layout, too
@@ -40,10 +42,10 @@ pub struct SaveArguments {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<String>,
     /// docker-archive or oci-archive
-    #[arg(long, value_name = "FORMAT", default_value = "docker-archive")]
+    #[arg(long, value_name = "FORMAT", default_value = "docker-archive", words(&["docker-archive", "oci-archive"]))]
     pub format: String,
     /// Compress all layers so: gzip, zstd or uncompressed [default: as they are, new ones with gzip]
-    #[arg(long, value_name = "COMPRESSION")]
+    #[arg(long, value_name = "COMPRESSION", words(&["gzip", "zstd", "uncompressed"]))]
     pub compression: Option<String>,
     /// Of a name with several platforms, this one [default: all in an OCI archive, this machine's for docker load]
     #[arg(long, value_name = "PLATFORM")]
@@ -63,7 +65,7 @@ pub struct LoadArguments {
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
     /// Print text or json
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, value_name = "FORMAT", default_value = "text", words(&["text", "json"]))]
     pub format: String,
     /// Print nothing
     #[arg(short, long)]

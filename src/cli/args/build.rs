@@ -3,9 +3,11 @@
 use clap::{Args, FromArgMatches};
 
 use super::switch::{Switch, SwitchArgument};
+use super::words::WordArgument;
 use super::{
     AttestArguments, CacheArguments, LayeringArguments, LimitArguments, RegistryArguments, ReproducibleArguments,
 };
+use crate::ui::PROGRESS_WORDS;
 
 pub(super) const BUILD_HELP: &str = "\
 Outputs (--output), besides rbuild's own store, which always has the image:
@@ -62,7 +64,7 @@ pub struct ExplainArguments {
     #[command(flatten)]
     pub build: BuildArguments,
     /// text, or json for programs
-    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Messages")]
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Messages", words(&["text", "json"]))]
     pub format: String,
 }
 
@@ -146,7 +148,7 @@ pub struct BuildArguments {
     pub ssh: Vec<String>,
     /// The network of RUN: default (the machine's, without abstract sockets), private (its own, which leads out through
     /// pasta or slirp4netns; nothing of this machine's loopback is in reach), none, host
-    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default", help_heading = "RUN")]
+    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default", help_heading = "RUN", words(&["default", "private", "none", "host"]))]
     pub network: String,
     /// Add a line to /etc/hosts of RUN: HOST:IP or HOST=IP; the address host-gateway is this machine (repeatable)
     #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',', help_heading = "RUN")]
@@ -170,22 +172,22 @@ pub struct BuildArguments {
     #[arg(long, value_name = "SIZE", help_heading = "RUN")]
     pub shm_size: Option<String>,
     /// When a RUN fails: stop, or open a shell in its files, variables, user and mounts (needs a terminal) [default: stop]
-    #[arg(long, value_name = "ACTION", help_heading = "RUN")]
+    #[arg(long, value_name = "ACTION", help_heading = "RUN", words(&["stop", "shell"]))]
     pub on_error: Option<String>,
     /// The least isolation of RUN that will do: full (namespaces) or chroot, also without Landlock [default: full where
     /// the place allows it, else chroot with Landlock; env: RBUILD_ISOLATION]
-    #[arg(long, value_name = "MODE", help_heading = "RUN")]
+    #[arg(long, value_name = "MODE", help_heading = "RUN", words(&["full", "chroot"]))]
     pub isolation: Option<String>,
     /// How a root for RUN is made of layers: auto, overlay, copy; auto takes copies where the kernel or the store's
     /// file system refuses overlay mounts, which takes longer [default: auto; env: RBUILD_STORAGE_DRIVER]
-    #[arg(long, value_name = "DRIVER", help_heading = "RUN")]
+    #[arg(long, value_name = "DRIVER", help_heading = "RUN", words(&["auto", "overlay", "copy"]))]
     pub storage_driver: Option<String>,
     /// Run at most so many steps at once [default: one per processor]
     #[arg(short, long, value_name = "NUMBER", help_heading = "RUN")]
     pub jobs: Option<String>,
 
     /// How to show progress: auto, plain, tty, rawjson, quiet, none [default: auto; env: BUILDKIT_PROGRESS]
-    #[arg(long, value_name = "MODE", help_heading = "Messages")]
+    #[arg(long, value_name = "MODE", help_heading = "Messages", words(&PROGRESS_WORDS))]
     pub progress: Option<String>,
     /// Print the image's id and nothing else
     #[arg(short, long, switch(), help_heading = "Messages")]
@@ -197,7 +199,7 @@ pub struct BuildArguments {
     #[arg(long, switch(), help_heading = "Messages")]
     pub dry_run: Switch,
     /// What to do with the Dockerfile: build, plan, check, outline, targets; add ,format=json for programs
-    #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages")]
+    #[arg(long, visible_alias = "print", value_name = "METHOD", help_heading = "Messages", words(&["build", "plan", "check", "outline", "targets"]))]
     pub call: Option<String>,
 
     /// What is said about the image.

@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::words::WordArgument;
+
 /// Caches elsewhere.
 #[derive(Debug, Args)]
 pub struct CacheArguments {
@@ -15,6 +17,6 @@ pub struct CacheArguments {
     #[arg(long, value_name = "NAME", help_heading = "Cache")]
     pub cache_domain: Option<String>,
     /// Whether --cache-to writes: auto (not for a pull request in a CI, unless into a --cache-domain), always, never
-    #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Cache")]
+    #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Cache", words(&["auto", "always", "never"]))]
     pub cache_write: String,
 }

@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::words::WordArgument;
+
 pub(super) const DIFF_HELP: &str = "\
 Shows the configs field by field, and the files: A added, D deleted, C changed, with what of it changed.
 
@@ -26,6 +28,6 @@ pub struct DiffArguments {
     #[arg(long)]
     pub exit_code: bool,
     /// Print text or json
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, value_name = "FORMAT", default_value = "text", words(&["text", "json"]))]
     pub format: String,
 }

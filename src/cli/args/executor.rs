@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::Switch;
 use super::switch::SwitchArgument;
+use super::words::WordArgument;
 
 /// What `executor` takes.
 #[derive(Debug, Args)]
@@ -64,7 +65,7 @@ pub struct ExecutorArguments {
     #[arg(long, switch(), help_heading = "Result")]
     pub reproducible: Switch,
     /// How layers are compressed: gzip or zstd
-    #[arg(long, value_name = "WHAT", help_heading = "Result")]
+    #[arg(long, value_name = "WHAT", help_heading = "Result", words(&["gzip", "zstd"]))]
     pub compression: Option<String>,
     /// How hard; -1 leaves it to rbuild
     #[arg(long, value_name = "LEVEL", allow_hyphen_values = true, help_heading = "Result")]
@@ -115,10 +116,10 @@ pub struct ExecutorArguments {
     pub registry_map: Vec<String>,
 
     /// What is told: trace, debug, info, warn, error, fatal, panic
-    #[arg(short, long, value_name = "LEVEL", default_value = "info", help_heading = "Messages")]
+    #[arg(short, long, value_name = "LEVEL", default_value = "info", help_heading = "Messages", words(&["trace", "debug", "info", "warn", "error", "fatal", "panic"]))]
     pub verbosity: String,
     /// How: text, color, json
-    #[arg(long, value_name = "FORMAT", default_value = "color", help_heading = "Messages")]
+    #[arg(long, value_name = "FORMAT", default_value = "color", help_heading = "Messages", words(&["text", "color", "json"]))]
     pub log_format: String,
 
     /// Flags that need nothing done, or cannot be followed.

@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::words::WordArgument;
+
 /// What `images` takes.
 #[derive(Debug, Args)]
 pub struct ImagesArguments {
@@ -13,7 +15,7 @@ pub struct ImagesArguments {
     pub quiet: bool,
     /// Print table, json, or a template such as '{{.ID}}'; fields: ID, Repository, Tag, Digest, Platform, CreatedAt,
     /// CreatedSince, Size
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    #[arg(long, value_name = "FORMAT", default_value = "table", words(&["table", "json"]))]
     pub format: String,
     /// Do not cut ids
     #[arg(long)]
@@ -49,13 +51,13 @@ pub struct InspectArguments {
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
     /// What to show: image (all at once), manifest, config, index; the last three byte for byte
-    #[arg(long, value_name = "WHAT", default_value = "image")]
+    #[arg(long, value_name = "WHAT", default_value = "image", words(&["image", "manifest", "config", "index"]))]
     pub show: String,
     /// Of an index, the image for this platform
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
     /// Print json, or a template such as '{{.Id}}' or '{{range .Config.Env}}{{println .}}{{end}}'
-    #[arg(short, long, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT", words(&["json"]))]
     pub format: Option<String>,
 }
 
@@ -70,6 +72,6 @@ pub struct HistoryArguments {
     pub no_trunc: bool,
     /// Print table, json, or a template such as '{{.CreatedBy}}'; fields: ID, CreatedAt, CreatedSince, CreatedBy, Size,
     /// Comment
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    #[arg(long, value_name = "FORMAT", default_value = "table", words(&["table", "json"]))]
     pub format: String,
 }

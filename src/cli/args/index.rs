@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand};
 
+use super::words::WordArgument;
 use super::{RegistryArguments, Switch};
+use crate::ui::PROGRESS_WORDS;
 
 /// What `index` takes.
 #[derive(Debug, Args)]
@@ -56,7 +58,7 @@ pub struct IndexCreateArguments {
     )]
     pub prefer_index: Switch,
     /// How to show progress: auto, plain, tty, rawjson, quiet
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", words(&PROGRESS_WORDS))]
     pub progress: Option<String>,
     /// How to reach registries.
     #[command(flatten)]
@@ -73,7 +75,7 @@ pub struct IndexInspectArguments {
     #[arg(long)]
     pub raw: bool,
     /// Print text or json
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, value_name = "FORMAT", default_value = "text", words(&["text", "json"]))]
     pub format: String,
     /// How to reach registries.
     #[command(flatten)]

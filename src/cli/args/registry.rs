@@ -3,6 +3,8 @@
 use clap::Args;
 
 use super::SigningArguments;
+use super::words::WordArgument;
+use crate::ui::PROGRESS_WORDS;
 
 /// How to reach registries.
 #[derive(Debug, Args)]
@@ -32,7 +34,7 @@ pub struct PushArguments {
     #[arg(short, long)]
     pub all_tags: bool,
     /// How to show progress: auto, plain, tty, rawjson, quiet
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", words(&PROGRESS_WORDS))]
     pub progress: Option<String>,
     /// Print the digest and nothing else
     #[arg(short, long)]
@@ -59,7 +61,7 @@ pub struct PullArguments {
     #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
     pub platforms: Vec<String>,
     /// How to show progress: auto, plain, tty, rawjson, quiet
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", words(&PROGRESS_WORDS))]
     pub progress: Option<String>,
     /// Print the digest and nothing else
     #[arg(short, long)]

@@ -4,6 +4,8 @@ use clap::Args;
 
 use super::RegistryArguments;
 use super::switch::{Switch, SwitchArgument};
+use super::words::WordArgument;
+use crate::ui::PROGRESS_WORDS;
 
 pub(super) const RUN_HELP: &str = "\
 The command runs in the sandbox that RUN has, as the image's USER in its WORKDIR, with the network of
@@ -57,7 +59,7 @@ pub struct RunArguments {
     #[arg(long = "mount", value_name = "MOUNT")]
     pub mounts: Vec<String>,
     /// The network: default, none, host
-    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default")]
+    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default", words(&["default", "private", "none", "host"]))]
     pub network: String,
     /// Add a line to /etc/hosts: HOST:IP or HOST=IP (repeatable)
     #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',')]
@@ -69,13 +71,13 @@ pub struct RunArguments {
     #[arg(long, value_name = "SIZE")]
     pub shm_size: Option<String>,
     /// Pull the image: always, missing (where it is not here), never [default: missing]
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", words(&["always", "missing", "never"]))]
     pub pull: Option<String>,
     /// The platform to run [default: this machine's; env: DOCKER_DEFAULT_PLATFORM]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
     /// How to show a pull: auto, plain, tty, rawjson, quiet
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", words(&PROGRESS_WORDS))]
     pub progress: Option<String>,
     /// Show nothing of a pull
     #[arg(short, long, switch())]

@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::words::WordArgument;
+
 pub(super) const SBOM_HELP: &str = "\
 Reads the databases of dpkg, apk and rpm (SQLite), what npm and pip installed, lock files of
 npm and cargo, and the lists that Go and `cargo auditable` put into programs. Nothing is run and
@@ -20,7 +22,7 @@ pub struct SbomArguments {
     #[arg(value_name = "IMAGE")]
     pub image: String,
     /// Print table, or spdx-json (SPDX 2.3)
-    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    #[arg(long, value_name = "FORMAT", default_value = "table", words(&["table", "spdx-json"]))]
     pub format: String,
     /// Of a name with several platforms, this one [default: this machine's]
     #[arg(long, value_name = "PLATFORM")]

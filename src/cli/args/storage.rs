@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::words::WordArgument;
+
 /// What `prune` takes.
 #[derive(Debug, Args)]
 pub struct PruneArguments {
@@ -35,7 +37,7 @@ pub struct CheckArguments {
     #[arg(long)]
     pub repair: bool,
     /// Print text or json
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, value_name = "FORMAT", default_value = "text", words(&["text", "json"]))]
     pub format: String,
 }
 

@@ -30,7 +30,8 @@ pub(super) fn completion(shell: Shell) -> Result<(), Failure> {
 fn bash_names() -> String {
     format!(
         "_rbuild_with_images() {{\n    _rbuild \"$@\"\n    local word=\"${{COMP_WORDS[COMP_CWORD]}}\" prefix names\n    \
-         case \"${{COMP_WORDS[1]}}\" in\n        {})\n            if [[ $word != -* && $COMP_CWORD -gt 1 ]]; then\n                \
+         case \"${{COMP_WORDS[1]}}\" in\n        {})\n            # Behind a flag there may be its values already.\n            \
+         if [[ $word != -* && $COMP_CWORD -gt 1 && ! ( ${{COMP_WORDS[COMP_CWORD-1]}} == -* && ${{COMPREPLY[0]}} == [^-]* ) ]]; then\n                \
          names=$({NAMES})\n                # A colon ends a word of bash: what stands before it must not come again.\n                \
          prefix=\n                if [[ $COMP_WORDBREAKS == *:* && $COMP_CWORD -gt 2 && ${{COMP_WORDS[COMP_CWORD-1]}} == : ]]; then\n                    \
          prefix=\"${{COMP_WORDS[COMP_CWORD-2]}}:\"\n                elif [[ $word == : && $COMP_CWORD -gt 2 ]]; then\n                    \
