@@ -93,6 +93,15 @@ impl Diagnostic {
     }
 }
 
+/// A byte that no UTF-8 text has, and where the text has U+FFFD in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidByte {
+    /// The first byte of what is invalid.
+    pub byte: u8,
+    /// The place of its stand-in.
+    pub span: Span,
+}
+
 /// A text that diagnostics point into, with the name it is shown under.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -100,6 +109,8 @@ pub struct Source {
     pub name: String,
     /// The whole text.
     pub text: String,
+    /// What in it stands for bytes that were no UTF-8, in order.
+    pub invalid: Vec<InvalidByte>,
     /// The text without passwords, each byte where it was.
     shown: String,
     line_starts: Vec<usize>,
@@ -110,7 +121,21 @@ impl Source {
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Source {
         let text = text.into();
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Source { name: name.into(), shown: without_passwords(&text), text, line_starts }
+        Source { name: name.into(), shown: without_passwords(&text), text, invalid: Vec::new(), line_starts }
+    }
+
+    /// Keeps what should be UTF-8, and notes what is not.
+    pub fn from_bytes(name: impl Into<String>, bytes: &[u8]) -> Source {
+        let (mut text, mut invalid) = (String::with_capacity(bytes.len()), Vec::new());
+        for chunk in bytes.utf8_chunks() {
+            text.push_str(chunk.valid());
+            if let Some(byte) = chunk.invalid().first() {
+                let start = text.len();
+                text.push(char::REPLACEMENT_CHARACTER);
+                invalid.push(InvalidByte { byte: *byte, span: Span::new(start, text.len()) });
+            }
+        }
+        Source { invalid, ..Source::new(name, text) }
     }
 
     /// The text as people may see it, with stars in the place of passwords in addresses; places in it are the same.
@@ -276,6 +301,15 @@ mod tests {
             assert_eq!(source.text, text);
             assert!(!source.render(&Diagnostic::error(Span::new(0, 3), "x"), Color::Never).contains("secret"));
         }
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf8_are_known_by_their_place() {
+        let source = Source::from_bytes("Dockerfile", b"\xefa\xe9\xc3\xa9\xe2\x82");
+        assert_eq!(source.text, "\u{fffd}a\u{fffd}\u{e9}\u{fffd}");
+        let found: Vec<_> = source.invalid.iter().map(|invalid| (invalid.byte, invalid.span.start)).collect();
+        assert_eq!(found, [(0xef, 0), (0xe9, 4), (0xe2, 9)]);
+        assert_eq!(Source::from_bytes("Dockerfile", "\u{fffd}".as_bytes()).invalid, []);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::dockerfile::ast::Dockerfile;
 use crate::executor::git::{GitAccess, GitError, fetch_tree};
 use crate::executor::{DownloadError, Downloads, ExecuteError};
+use crate::image::time::DATES;
 use crate::plan::epoch::source;
 use crate::plan::{self, Epoch, EpochSource, GitReference};
 use crate::progress::{Outcome, Task};
@@ -27,15 +28,20 @@ impl Build<'_> {
             }
             EpochSource::Git { reference, span } => self.looked_up(span, |_| self.date_of_commit(&reference))?,
         };
+        let moment = match self.times {
+            FileTimes::Reproducible => Some(found.or(self.contexts.dates.commit).unwrap_or(0)),
+            _ => found,
+        };
+        if let Some(seconds) = moment.filter(|seconds| !DATES.contains(seconds)) {
+            return Err(wrong(undatable(seconds)));
+        }
         let mut options = self.options.clone();
         if self.times == FileTimes::Reproducible {
-            let moment = found.or(self.contexts.dates.commit).unwrap_or(0);
             // A stage that declares it is told, so that its commands can obey it.
-            options.build_args.insert(plan::epoch::VARIABLE.to_owned(), moment.to_string());
-            options.epoch = Epoch::Resolved(Some(moment));
-        } else {
-            options.epoch = Epoch::Resolved(found);
+            let text = moment.map(|moment| moment.to_string());
+            options.build_args.extend(text.map(|text| (plan::epoch::VARIABLE.to_owned(), text)));
         }
+        options.epoch = Epoch::Resolved(moment);
         Ok(options)
     }
 
@@ -83,6 +89,15 @@ impl Build<'_> {
             Err(error) => Err(Stopped::Failed(error.to_string())),
         }
     }
+}
+
+/// The error about a time, of a commit or a file, that no image can have.
+fn undatable(seconds: i64) -> Diagnostic {
+    let message = format!(
+        "what dates the build has a time that no image can have: {seconds} seconds since 1970 are not within the years 1 to \
+         9999"
+    );
+    Diagnostic::error(Span::default(), message).help("give a number of seconds as SOURCE_DATE_EPOCH")
 }
 
 /// Why nothing was found.

@@ -11,7 +11,7 @@ use super::UsageError;
 use crate::build::{BuildError, CacheFailure};
 use crate::cache::remote::RemoteError;
 use crate::diagnostic::Color;
-use crate::export::ExportError;
+use crate::export::{DamagedBlob, ExportError};
 use crate::registry::RegistryError;
 use crate::registry::login::LoginError;
 use crate::sandbox::SandboxError;
@@ -223,6 +223,9 @@ fn writes_elsewhere(error: &(dyn Error + 'static)) -> bool {
 /// What to do when the system says no, whoever asked.
 fn system_hint(error: &std::io::Error, disk: Disk) -> Option<&'static str> {
     match error.kind() {
+        _ if error.get_ref().is_some_and(|inner| inner.is::<DamagedBlob>()) => Some(
+            "`rbuild check --deep --repair` removes what is damaged in the store; then build, pull or load it again",
+        ),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(FULL).filter(|_| disk == Disk::Store),
         ErrorKind::ReadOnlyFilesystem if disk == Disk::Other => None,
         ErrorKind::ReadOnlyFilesystem => Some("--root DIR or RBUILD_ROOT puts the store elsewhere"),

@@ -137,16 +137,16 @@ pub fn main() -> std::process::ExitCode {
     match outcome {
         Ok(code) => std::process::ExitCode::from(code),
         Err(failure) => {
-            let color = if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
-                Color::Always
-            } else {
-                Color::Never
-            };
             // Nobody can be told that nobody can be told.
-            drop(failure.print(&mut std::io::stderr().lock(), color));
+            drop(failure.print(&mut std::io::stderr().lock(), color_of_stderr()));
             std::process::ExitCode::from(failure.exit_code())
         }
     }
+}
+
+fn color_of_stderr() -> Color {
+    let is_colored = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    if is_colored { Color::Always } else { Color::Never }
 }
 
 /// This process holds credentials and secrets, which a core file would keep on disk, and which other processes of the same

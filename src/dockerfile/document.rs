@@ -6,13 +6,16 @@ use super::instruction::{self, Statement};
 use super::keyword::Keyword;
 use super::lines::{LONGEST_LINE, Lines, Logical, Physical};
 use super::{Parsed, directive, lint, stage};
-use crate::diagnostic::{Diagnostic, Severity, Span};
+use crate::diagnostic::{Diagnostic, InvalidByte, Severity, Source, Span};
+use std::ops::Range;
 
 /// Parses a file.
-pub(super) fn parse(source: &str) -> Parsed {
-    let head = directive::parse(source);
+pub(super) fn parse(source: &Source) -> Parsed {
+    let head = directive::parse(&source.text);
     let mut document = Document {
-        source,
+        source: &source.text,
+        invalid: &source.invalid,
+        said: Vec::new(),
         escape: head.directives.escape,
         dockerfile: Dockerfile { directives: head.directives, ..Dockerfile::default() },
         diagnostics: head.diagnostics,
@@ -74,6 +77,19 @@ pub(super) fn line_too_long(span: Span) -> Diagnostic {
     Diagnostic::error(span, format!("dockerfile line greater than max allowed size of {LONGEST_LINE}"))
 }
 
+/// The error about bytes that are no UTF-8: protobuf, in which BuildKit sends a build, has no strings of others. It is
+/// said once, since a file that was saved otherwise has many.
+fn not_utf8(places: &[InvalidByte]) -> Option<Diagnostic> {
+    let (first, others) = places.split_first()?;
+    let others = match others.len() {
+        0 => String::new(),
+        1 => " (and one more)".to_owned(),
+        count => format!(" (and {count} more)"),
+    };
+    let message = format!("invalid UTF-8: byte 0x{:02x}{others}", first.byte);
+    Some(Diagnostic::error(first.span, message).help("save the file as UTF-8; other bytes may stand in comments alone"))
+}
+
 /// How far a file has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Started {
@@ -89,6 +105,10 @@ enum Started {
 
 struct Document<'s> {
     source: &'s str,
+    /// What stands for bytes that were no UTF-8.
+    invalid: &'s [InvalidByte],
+    /// Those of them that an instruction has.
+    said: Vec<InvalidByte>,
     escape: char,
     dockerfile: Dockerfile,
     diagnostics: Vec<Diagnostic>,
@@ -125,6 +145,7 @@ impl<'s> Document<'s> {
         let statement = Statement::split(logical.whole(), self.escape);
         let markers = instruction::announced(&statement);
         let heredocs = heredoc::read_bodies(markers, self.source, lines, &mut self.diagnostics);
+        self.note_invalid(first.start..lines.next_start(), &logical);
         if !logical.too_long.is_empty() {
             self.diagnostics.extend(logical.too_long.iter().copied().map(line_too_long));
             self.explain();
@@ -141,6 +162,13 @@ impl<'s> Document<'s> {
                 self.explain();
             }
         }
+    }
+
+    /// Notes bytes that BuildKit would find in an instruction; those of comments go nowhere.
+    fn note_invalid(&mut self, range: Range<usize>, logical: &Logical<'_>) {
+        let is_comment = |at: usize| logical.comments.iter().any(|span| (span.start..span.end).contains(&at));
+        let meant = |place: &&InvalidByte| range.contains(&place.span.start) && !is_comment(place.span.start);
+        self.said.extend(self.invalid.iter().filter(meant));
     }
 
     fn explain(&mut self) {
@@ -192,6 +220,7 @@ impl<'s> Document<'s> {
     }
 
     fn finish(mut self) -> Parsed {
+        self.diagnostics.extend(not_utf8(&self.said));
         let missing = match self.started {
             Started::Nothing if self.source.is_empty() => Some("the Dockerfile cannot be empty"),
             Started::Nothing => Some("file with no instructions"),

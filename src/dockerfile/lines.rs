@@ -49,6 +49,11 @@ impl<'a> Lines<'a> {
     pub(super) fn new(source: &'a str, at: usize) -> Lines<'a> {
         Lines { source, at }
     }
+
+    /// The start of the line that comes next.
+    pub(super) fn next_start(&self) -> usize {
+        self.at
+    }
 }
 
 impl<'a> Iterator for Lines<'a> {
@@ -83,6 +88,8 @@ pub(super) struct Logical<'a> {
     pub(super) empty_line: Option<Span>,
     /// Lines within it that are longer than [`LONGEST_LINE`].
     pub(super) too_long: Vec<Span>,
+    /// Comments within it.
+    pub(super) comments: Vec<Span>,
 }
 
 impl<'a> Logical<'a> {
@@ -98,6 +105,7 @@ impl<'a> Logical<'a> {
             joins: Vec::new(),
             empty_line: None,
             too_long,
+            comments: Vec::new(),
         };
         if let Some(text) = strip_continuation(text, escape) {
             logical.text = Cow::Owned(text.to_owned());
@@ -118,6 +126,7 @@ impl<'a> Logical<'a> {
                 continue;
             }
             if trimmed.starts_with('#') {
+                self.comments.push(line.span());
                 continue;
             }
             let continued = strip_continuation(content, escape);

@@ -44,7 +44,7 @@ pub struct Parsed {
 
 /// Parses a whole Dockerfile.
 pub fn parse(source: &Source) -> Parsed {
-    document::parse(&source.text)
+    document::parse(source)
 }
 
 /// Parses one instruction that stands outside a file, such as an ONBUILD trigger of a base image, with the bodies of its

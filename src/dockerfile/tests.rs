@@ -52,7 +52,12 @@ fn prepared(case: &Case) -> String {
 }
 
 fn outcome(case: &Case) -> String {
-    let source = Source::new("Dockerfile", prepared(case));
+    let mut source = Source::new("Dockerfile", prepared(case));
+    if case.name.contains("[latin1]") {
+        let bytes: Vec<u8> =
+            source.text.chars().map(|letter| u8::try_from(letter).expect("a letter of Latin-1")).collect();
+        source = Source::from_bytes("Dockerfile", &bytes);
+    }
     if !case.name.contains("[trigger]") {
         let parsed = parse(&source);
         check_spans(&parsed, &source.text);

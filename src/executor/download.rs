@@ -181,7 +181,9 @@ impl Work<'_> {
         };
         let fetched = downloads.fetch(url, expected).map_err(|error| match error {
             DownloadError::Refused(message) => self.refuse(message),
-            DownloadError::Registry(error) => error.into(),
+            DownloadError::Registry(source) => {
+                ExecuteError::Download { title: self.step.title.clone(), source, span: self.step.span }
+            }
             DownloadError::Store(error) => error.into(),
             DownloadError::Cancelled => ExecuteError::Cancelled,
         })?;

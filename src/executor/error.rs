@@ -48,6 +48,16 @@ pub enum ExecuteError {
         /// The instruction's place.
         span: Span,
     },
+    /// A file cannot be fetched for ADD.
+    #[error("{title}: {source}")]
+    Download {
+        /// The step's title.
+        title: String,
+        /// Why.
+        source: RegistryError,
+        /// The instruction's place.
+        span: Span,
+    },
     /// A user or group cannot be found.
     #[error("{title}: {source}")]
     User {
@@ -137,9 +147,10 @@ impl ExecuteError {
     pub fn span(&self) -> Option<Span> {
         match self {
             ExecuteError::Run(failure) => Some(failure.span),
-            ExecuteError::Copy { span, .. } | ExecuteError::User { span, .. } | ExecuteError::Step { span, .. } => {
-                Some(*span)
-            }
+            ExecuteError::Copy { span, .. }
+            | ExecuteError::Download { span, .. }
+            | ExecuteError::User { span, .. }
+            | ExecuteError::Step { span, .. } => Some(*span),
             _ => None,
         }
     }

@@ -20,12 +20,82 @@ pub struct Platform {
     pub os_version: String,
 }
 
+/// The operating systems that stand for a platform alone (containerd's `isKnownOS`).
+const SYSTEMS: [&str; 17] = [
+    "linux",
+    "windows",
+    "darwin",
+    "freebsd",
+    "aix",
+    "android",
+    "dragonfly",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "zos",
+];
+
+/// The architectures that do (containerd's `isKnownArch`).
+const ARCHITECTURES: [&str; 24] = [
+    "amd64",
+    "arm64",
+    "arm",
+    "386",
+    "ppc64le",
+    "riscv64",
+    "s390x",
+    "loong64",
+    "amd64p32",
+    "arm64be",
+    "armbe",
+    "mips",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "mipsle",
+    "ppc",
+    "ppc64",
+    "riscv",
+    "s390",
+    "sparc",
+    "sparc64",
+    "wasm",
+];
+
 /// Says why a text is no platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid platform {text:?}: expected os/architecture[/variant], for example linux/amd64 or linux/arm/v7")]
+#[error("invalid platform {text:?}: {reason}")]
 pub struct InvalidPlatform {
     /// The text as it was given.
     pub text: String,
+    /// What is wrong with it.
+    pub reason: InvalidReason,
+}
+
+/// What is wrong with a text that is no platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidReason {
+    /// It has not the form of one.
+    #[error("expected os/architecture[/variant], for example linux/amd64 or linux/arm/v7")]
+    Form,
+    /// It is one word that nobody knows.
+    #[error("unknown operating system or architecture")]
+    UnknownWord,
+}
+
+impl InvalidReason {
+    /// The words that could have stood there; none where words are not what is wrong.
+    pub fn known(self) -> impl Iterator<Item = &'static str> {
+        let known = matches!(self, InvalidReason::UnknownWord).then(|| SYSTEMS.into_iter().chain(ARCHITECTURES));
+        known.into_iter().flatten()
+    }
 }
 
 impl Platform {
@@ -99,25 +169,33 @@ impl FromStr for Platform {
     type Err = InvalidPlatform;
 
     fn from_str(text: &str) -> Result<Platform, InvalidPlatform> {
+        let invalid = |reason| InvalidPlatform { text: text.to_owned(), reason };
         let parts: Vec<&str> = text.split('/').collect();
         let valid = |part: &&str| {
             !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         };
         if parts.len() > 3 || !parts.iter().all(valid) {
-            return Err(InvalidPlatform { text: text.to_owned() });
+            return Err(invalid(InvalidReason::Form));
         }
         Ok(match parts.as_slice() {
             ["local"] => Platform::host(),
-            [one] if ["linux", "windows", "darwin", "freebsd"].contains(&one.to_lowercase().as_str()) => {
-                let host = Platform::host();
-                Platform::new(one, &host.architecture, &host.variant)
-            }
-            [architecture] => Platform::new("linux", architecture, ""),
+            [one] => alone(one).ok_or_else(|| invalid(InvalidReason::UnknownWord))?,
             [os, architecture] => Platform::new(os, architecture, ""),
             [os, architecture, variant] => Platform::new(os, architecture, variant),
-            _ => return Err(InvalidPlatform { text: text.to_owned() }),
+            _ => return Err(invalid(InvalidReason::Form)),
         })
     }
+}
+
+/// The platform that one word means. As in containerd, a word that nobody knows is none: it would be taken for an
+/// architecture, and an image for it runs nowhere.
+fn alone(word: &str) -> Option<Platform> {
+    let host = Platform::host();
+    let (system, machine) = (Platform::new(word, &host.architecture, &host.variant), Platform::new("linux", word, ""));
+    if SYSTEMS.contains(&system.os.as_str()) {
+        return Some(system);
+    }
+    ARCHITECTURES.contains(&machine.architecture.as_str()).then_some(machine)
 }
 
 #[cfg(test)]
@@ -135,6 +213,31 @@ mod tests {
         assert!(text("linux//v7").is_err());
         assert!(text("a/b/c/d").is_err());
         assert!(text("").is_err());
+    }
+
+    #[test]
+    fn one_word_is_a_platform_only_if_it_is_known() {
+        let platform = |text: &str| text.parse::<Platform>();
+        let host = Platform::host().architecture;
+        for (text, shown) in [
+            ("X86_64", "linux/amd64".to_owned()),
+            ("i386", "linux/386".to_owned()),
+            ("armhf", "linux/arm/v7".to_owned()),
+            ("powerpc64le", "linux/ppc64le".to_owned()),
+            ("s390x", "linux/s390x".to_owned()),
+            ("Linux", format!("linux/{host}")),
+            ("macOS", format!("darwin/{host}")),
+            ("openbsd", format!("openbsd/{host}")),
+            ("linux/foo", "linux/foo".to_owned()),
+        ] {
+            assert!(platform(text).unwrap().to_string().starts_with(&shown), "{text}");
+        }
+        for text in ["foo", "amd46", "v7", "linux_amd64"] {
+            let error = platform(text).unwrap_err();
+            assert_eq!(error.reason, InvalidReason::UnknownWord, "{text}");
+            assert!(error.reason.known().any(|known| known == "riscv64"));
+        }
+        assert_eq!(platform("linux//v7").unwrap_err().reason.known().count(), 0);
     }
 
     #[test]

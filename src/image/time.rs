@@ -1,5 +1,11 @@
 //! Times in images: RFC 3339 in UTC.
 
+use std::ops::RangeInclusive;
+
+/// The seconds since 1970 that an image can be dated with: the years 1 to 9999. RFC 3339 has four digits for a year, and
+/// Go's `time` refuses to read more.
+pub const DATES: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
 /// Writes a time; the fraction in nanoseconds is left out where it is none.
 pub fn rfc3339(seconds: i64, nanoseconds: Option<u32>) -> String {
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
@@ -65,6 +71,8 @@ mod tests {
         assert_eq!(rfc3339(951_782_400, None), "2000-02-29T00:00:00Z");
         assert_eq!(rfc3339(1_795_255_845, Some(5)), "2026-11-21T10:10:45.000000005Z");
         assert_eq!(rfc3339(-1, None), "1969-12-31T23:59:59Z");
+        assert_eq!(rfc3339(*DATES.start(), None), "0001-01-01T00:00:00Z");
+        assert_eq!(rfc3339(*DATES.end(), None), "9999-12-31T23:59:59Z");
     }
     #[test]
     fn times_are_read_as_they_are_written() {

@@ -10,6 +10,7 @@ use super::{GitReference, NamedContext, Options};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::digest::Digest;
 use crate::dockerfile::ast::{ArgDeclaration, Dockerfile, Operation, Stage, Transfer, TransferSource, Word};
+use crate::image::time::DATES;
 
 /// The variable that dates a build.
 pub const VARIABLE: &str = EPOCH;
@@ -96,8 +97,14 @@ pub(super) fn named(
     globals: &Globals,
 ) -> Result<EpochSource, Diagnostic> {
     let Some(text) = written(build_args, globals) else { return Ok(EpochSource::Number(None)) };
-    if let Ok(number) = text.parse() {
+    if let Some(number) = text.parse().ok().filter(|seconds| DATES.contains(seconds)) {
         return Ok(EpochSource::Number(Some(number)));
+    }
+    if is_number(text) {
+        return Err(invalid(text, dockerfile).help(
+            "give seconds since 1970, not milliseconds: an image can be dated from the year 1 (-62135596800) to 9999 \
+             (253402300799)",
+        ));
     }
     if text == "context" {
         return Ok(EpochSource::Context);
@@ -117,13 +124,22 @@ pub(super) fn named(
     match dockerfile.stages.iter().find(has_name) {
         Some(stage) => added(stage, dockerfile.directives.escape, build_args, globals),
         None => {
-            let declaration =
-                args::declarations(&dockerfile.global_args).find(|declaration| declaration.name.value == EPOCH);
-            let span = declaration.map_or(Span::default(), |declaration| declaration.name.span);
             let help = "give a whole number of seconds since 1970, `context`, or the name of a stage or of a context";
-            Err(Diagnostic::error(span, format!("invalid {EPOCH}: {text:?}")).help(help))
+            Err(invalid(text, dockerfile).help(help))
         }
     }
+}
+
+/// Whether a text is a whole number, however large.
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn invalid(text: &str, dockerfile: &Dockerfile) -> Diagnostic {
+    let declaration = args::declarations(&dockerfile.global_args).find(|declaration| declaration.name.value == EPOCH);
+    let span = declaration.map_or(Span::default(), |declaration| declaration.name.span);
+    Diagnostic::error(span, format!("invalid {EPOCH}: {text:?}"))
 }
 
 /// The one thing that a stage adds.

@@ -10,7 +10,7 @@ use super::{BaseKey, BaseSource, NamedContext, Options};
 use crate::diagnostic::{Diagnostic, Span, did_you_mean};
 use crate::dockerfile::ast::{Dockerfile, Operation, Stage, Word};
 use crate::dockerfile::lint;
-use crate::image::platform::Platform;
+use crate::image::platform::{InvalidPlatform, Platform};
 use crate::image::reference::Reference;
 
 /// Where a root file system comes from.
@@ -93,15 +93,19 @@ impl HeaderReader<'_> {
     fn platform(&mut self, word: &Word, stage: &Stage) -> Result<Platform, Reported> {
         let expansion = self.expand(word, stage)?;
         let meant = expansion.unset.iter().find_map(|name| did_you_mean(name, self.globals.names()));
+        let mut help = meant.map(|meant| format!("did you mean {meant}?"));
         let text = &expansion.text;
         let result = if text.is_empty() {
             Err(format!("empty platform value from expression {}", word.value))
         } else {
-            text.parse().map_err(|error| format!("failed to parse platform {}: {error}", word.value))
+            text.parse().map_err(|error: InvalidPlatform| {
+                help = help.take().or_else(|| known_platforms(&error));
+                format!("failed to parse platform {}: {error}", word.value)
+            })
         };
         result.map_err(|message| {
             let mut diagnostic = Diagnostic::error(word.span, message);
-            diagnostic.help = meant.map(|meant| format!("did you mean {meant}?"));
+            diagnostic.help = help;
             self.diagnostics.push(diagnostic);
             Reported
         })
@@ -142,6 +146,15 @@ impl HeaderReader<'_> {
     fn error(&mut self, span: Span, message: String) -> Reported {
         self.diagnostics.push(Diagnostic::error(span, message));
         Reported
+    }
+}
+
+/// What could have stood in the place of a platform of one word.
+fn known_platforms(error: &InvalidPlatform) -> Option<String> {
+    let known: Vec<&str> = error.reason.known().collect();
+    match did_you_mean(&error.text, known.iter().copied()) {
+        Some(meant) => Some(format!("did you mean {meant}?")),
+        None => (!known.is_empty()).then(|| format!("known are {}", known.join(", "))),
     }
 }
 

@@ -48,6 +48,13 @@ for_each_user! {
         run.says("2 | FROM localhost:1/none:1").says("caused by: ").does_not_say("did you mean").does_not_say("------");
     }
 
+    fn an_add_that_cannot_be_fetched_is_shown_at_its_place(rbuild) {
+        let dockerfile = "FROM scratch\n# from the net\nADD http://127.0.0.1:1/a /x/\n";
+        let context = rbuild.context("unfetched").file("Dockerfile", dockerfile);
+        let run = rbuild.build(&context, &[]).failed(1).says("ADD http://127.0.0.1:1/a /x/: connect to 127.0.0.1:1: ");
+        run.says("Dockerfile:3:1").says("3 | ADD http://127.0.0.1:1/a /x/");
+    }
+
     fn all_that_a_failing_command_wrote_is_kept(rbuild) {
         let command = "for i in $(seq 1 500); do echo line $i; done; exit 5";
         let rest = format!("RUN {command}\nRUN true");

@@ -8,7 +8,7 @@ use super::agents::Agents;
 use super::inputs::Inputs;
 use super::remote::Remote;
 use super::shell::Shell;
-use super::{client, failed, open_store, print, say, storage, warn_of_damage};
+use super::{client, failed, open_store, print, storage, warn_of_damage};
 use super::{explain, report};
 use crate::attest::Form;
 use crate::build::{
@@ -46,10 +46,7 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let (root, has_grown) = (store.root().to_owned(), store.has_grown());
     drop(store);
     if let Some(limit) = request.store_limit.filter(|_| has_grown) {
-        // What was built is built; that the store could not be made smaller is another matter.
-        if let Err(failure) = storage::obey_limit(&root, limit) {
-            say(&format!("warning: the store was not brought down to its limit: {}", failure.message));
-        }
+        storage::within(&root, limit);
     }
     ended
 }

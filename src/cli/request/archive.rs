@@ -11,6 +11,7 @@ use crate::export::{FileTarget, LayoutForm};
 use crate::image::media_type::Compression;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
+use crate::image::time::{DATES, rfc3339};
 
 /// `save`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,11 +186,14 @@ pub(in crate::cli) fn created(environment: &Environment) -> Result<String, Inval
     match environment.variable(VARIABLE).filter(|value| !value.is_empty()) {
         None => {
             let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-            Ok(crate::image::time::rfc3339(seconds, Some(since.subsec_nanos())))
+            Ok(rfc3339(seconds, Some(since.subsec_nanos())))
         }
-        Some(value) => match value.parse() {
-            Ok(seconds) => Ok(crate::image::time::rfc3339(seconds, None)),
-            Err(_) => Err(Given { flag: VARIABLE, value, expected: "seconds since 1970" }.invalid()),
+        Some(value) => match value.parse().ok().filter(|seconds| DATES.contains(seconds)) {
+            Some(seconds) => Ok(rfc3339(seconds, None)),
+            None => {
+                let expected = "seconds since 1970 (no milliseconds), within the years 1 to 9999";
+                Err(Given { flag: VARIABLE, value, expected }.invalid())
+            }
         },
     }
 }

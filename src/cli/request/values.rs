@@ -9,7 +9,7 @@ use super::{InvalidRequest, Verbosity};
 use crate::cli::args::{BuildArguments, GlobalArguments, Switch};
 use crate::cli::environment::Environment;
 use crate::diagnostic::did_you_mean;
-use crate::image::platform::Platform;
+use crate::image::platform::{InvalidPlatform, Platform};
 use crate::image::reference::Reference;
 use crate::ui::ProgressMode;
 
@@ -100,8 +100,15 @@ pub(super) fn platforms(texts: &[String], environment: &Environment) -> Result<V
 }
 
 pub(super) fn platform(flag: &'static str, text: &str) -> Result<Platform, InvalidRequest> {
-    let expected = "os/architecture[/variant], for example linux/amd64 or linux/arm/v7";
-    text.trim().parse().map_err(|_| Given { flag, value: text, expected }.invalid())
+    text.trim().parse().map_err(|InvalidPlatform { reason, .. }| {
+        let known: Vec<&str> = reason.known().collect();
+        let more = match did_you_mean(text.trim(), known.iter().copied()) {
+            Some(meant) => format!("; did you mean {meant}?"),
+            None if known.is_empty() => String::new(),
+            None => format!("; known are {}", known.join(", ")),
+        };
+        InvalidRequest::InvalidValue { flag, value: text.to_owned(), reason: format!("{reason}{more}") }
+    })
 }
 
 pub(super) fn jobs(text: Option<&str>, environment: &Environment) -> Result<NonZeroUsize, InvalidRequest> {
