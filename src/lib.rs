@@ -62,6 +62,7 @@
 //! | [`image`] | OCI's data model; no I/O |
 //! | [`tree`], [`rootfs`] | a file-system tree as data; the gate for paths in a real one |
 //! | [`ui`], [`progress`], [`diagnostic`] | what is told, and how it is drawn |
+//! | [`unfinished`] | files that get their name when they are complete, or go |
 //! | [`digest`], [`sys`] | digests; the only `unsafe` |
 //!
 //! Which module may use which is a table in `tests/architecture.rs`, and a test. The same word names a feature in each
@@ -93,3 +94,4 @@ pub mod store;
 pub mod sys;
 pub mod tree;
 pub mod ui;
+pub mod unfinished;

@@ -12,6 +12,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("diagnostic", &[]),
     ("progress", &["diagnostic"]),
     ("sys", &[]),
+    // What is written outside the store, by outputs and caches; the command line removes it when a signal comes.
+    ("unfinished", &[]),
     ("owners", &[]),
     ("tree", &["digest"]),
     ("rootfs", &["sys"]),
@@ -31,7 +33,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("registry", &["digest", "image", "progress"]),
     ("sandbox", &["digest", "owners", "rootfs", "sys", "tree"]),
     ("snapshot", &["digest", "owners", "rootfs", "store", "sys", "tree"]),
-    ("cache", &["digest", "image", "plan", "progress", "registry", "store"]),
+    ("cache", &["digest", "image", "plan", "progress", "registry", "store", "unfinished"]),
     (
         "executor",
         &[
@@ -54,7 +56,20 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     (
         "export",
-        &["attest", "digest", "image", "layer", "progress", "registry", "rootfs", "sign", "snapshot", "store", "tree"],
+        &[
+            "attest",
+            "digest",
+            "image",
+            "layer",
+            "progress",
+            "registry",
+            "rootfs",
+            "sign",
+            "snapshot",
+            "store",
+            "tree",
+            "unfinished",
+        ],
     ),
     (
         "build",
@@ -107,6 +122,7 @@ const MODULES: &[(&str, &[&str])] = &[
             // `diff` compares two file systems as data.
             "tree",
             "ui",
+            "unfinished",
         ],
     ),
 ];

@@ -65,3 +65,29 @@ fn keys_are_those_of_earlier_versions() {
     }
     assert_eq!(found, expected, "the keys of steps changed");
 }
+
+#[test]
+fn whose_cache_and_which_secret_a_command_sees_is_part_of_its_key() {
+    let last = |mount: &str| {
+        let keys = keys(&planned(&format!("FROM scratch\nRUN --mount={mount} make\n")));
+        keys.lines().last().and_then(|line| line.split_once(' ')).map(|(key, _)| key.to_owned())
+    };
+    for (one, other) in [
+        ("type=secret,id=dev,env=T", "type=secret,id=prod,env=T"),
+        ("type=secret,id=dev,target=/t", "type=secret,id=prod,target=/t"),
+        ("type=secret,id=dev", "type=secret,id=dev,required=true"),
+        ("type=cache,id=v1,target=/c", "type=cache,id=v2,target=/c"),
+        ("type=cache,id=v1,target=/c", "type=cache,target=/c"),
+        ("type=ssh,id=a", "type=ssh"),
+    ] {
+        assert_ne!(last(one), last(other), "{one} {other}");
+    }
+    for (one, same) in [
+        ("type=cache,target=/c", "type=cache,id=/c,target=/c"),
+        ("type=secret,target=/run/secrets/x", "type=secret,id=x"),
+        ("type=ssh", "type=ssh,id=default"),
+        ("type=cache,target=/c", "type=cache,target=/c,sharing=locked"),
+    ] {
+        assert_eq!(last(one), last(same), "{one} {same}");
+    }
+}

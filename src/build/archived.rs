@@ -155,7 +155,8 @@ fn take(
     let record = ImageRecord { index, attestations, ..record(layers, image, config)? };
     let platform = config.platform().to_string();
     let tagged = |name: &Reference| {
-        let tagged = Tagged { name: name.to_string(), platform: platform.clone(), built: false, image: record.clone() };
+        // No registry can bring back what came in a file.
+        let tagged = Tagged { name: name.to_string(), platform: platform.clone(), built: true, image: record.clone() };
         layers.store.tag(&tagged)?;
         Ok(tagged)
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Build, BuildError};
+use crate::cache::remote::is_cache;
 use crate::diagnostic::{Span, did_you_mean};
 use crate::digest::Digest;
 use crate::dockerfile::ast::Dockerfile;
@@ -44,6 +45,9 @@ pub enum BaseError {
     /// Its config cannot be read.
     #[error("read its config")]
     Config(#[from] serde_json::Error),
+    /// Its name is that of a cache.
+    #[error("it is a build cache and no image: --cache-from reads it")]
+    Cache,
     /// Manifest and config do not fit together.
     #[error("it has {layers} layers, but its config names {diff_ids}")]
     Layers {
@@ -253,6 +257,9 @@ fn meant(key: &BaseKey, dockerfile: &Dockerfile) -> Option<String> {
 }
 
 fn check_layers(manifest: &Manifest, config: &ImageConfig) -> Result<(), BaseError> {
+    if is_cache(&manifest.config.media_type) {
+        return Err(BaseError::Cache);
+    }
     let (layers, diff_ids) = (manifest.layers.len(), config.rootfs.diff_ids.len());
     if layers != diff_ids {
         return Err(BaseError::Layers { layers, diff_ids });
@@ -329,4 +336,36 @@ pub(super) fn pulled_before(
 ) -> Result<Option<ImageRecord>, StoreError> {
     let before = store.tagged(name, &platform.to_string())?.map(|tagged| tagged.image);
     Ok(before.filter(|image| image.manifest == Some(pulled.manifest_digest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::manifest::Descriptor;
+    use crate::image::media_type::{OCI_CONFIG, OCI_LAYER_GZIP};
+
+    #[test]
+    fn a_build_cache_is_no_image() {
+        let check = |media_type: &str, layers: &[&[u8]]| {
+            let manifest = Manifest {
+                schema_version: 2,
+                media_type: None,
+                artifact_type: None,
+                config: Descriptor::of(media_type, b"{}"),
+                layers: layers.iter().map(|bytes| Descriptor::of(OCI_LAYER_GZIP, bytes)).collect(),
+                subject: None,
+                annotations: Default::default(),
+            };
+            check_layers(&manifest, &ImageConfig::parse(b"{}").unwrap())
+        };
+        let caches = [crate::cache::remote::document::MEDIA_TYPE, "application/vnd.buildkit.cacheconfig.v0"];
+        for media_type in caches {
+            for layers in [&[][..], &[b"one".as_slice()]] {
+                assert!(matches!(check(media_type, layers), Err(BaseError::Cache)), "{media_type}");
+            }
+        }
+        assert!(check(OCI_CONFIG, &[]).is_ok());
+        let found = check(OCI_CONFIG, &[b"one"]);
+        assert!(matches!(found, Err(BaseError::Layers { layers: 1, diff_ids: 0 })), "{found:?}");
+    }
 }

@@ -171,7 +171,7 @@ impl Build<'_> {
                 (Err(source), OnFailure::Fail) => return Err(BuildError::Cache { name, source }),
                 (Err(error), OnFailure::Warn) => {
                     let why = in_full(&error);
-                    self.progress.notice(format!("warning: the cache {name} was not written: {why}"));
+                    self.progress.notice(format!("the cache {name} was not written: {why}"));
                 }
             }
         }

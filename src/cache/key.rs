@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | scratch | platform | |
 //! | base | platform, diffIDs of its layers | name, tag, manifest: the same layers under another name are the same files; the config acts through the steps' own fields |
-//! | RUN | key of the step before; arguments, script, environment (ENV and ARG), working directory, user, host name, network, security; for each mount kind, target, options and the content of what it reads | proxy variables, secret values, sharing of caches, extra hosts' addresses, name servers, whether the default network is a private one, resource limits: they must not change what a correct command makes |
+//! | RUN | key of the step before; arguments, script, environment (ENV and ARG), working directory, user, host name, network, security; for each mount kind, id, target, options and the content of what it reads | proxy variables, secret values, sharing of caches, extra hosts, name servers, whether the default network is a private one, resource limits: they must not change what a correct command makes |
 //! | COPY, ADD | key of the step before (not for `--link`); destination, owner, mode, options; paths, types, modes, owners, links and content of what is copied | modification times: a fresh checkout has others; host paths; the text of the instruction: `COPY $A` must follow `A` |
 //! | WORKDIR | key of the step before; path, user | |
 //!
@@ -99,6 +99,9 @@ pub fn run(op: &RunOp, parent: &Digest, contents: &[Option<Digest>]) -> Key {
         let content = contents.get(number).copied().flatten();
         let (digest, target) = mount(&resolved.mount, content.as_ref());
         frame.digest("mount", &digest);
+        if let Some(id) = &resolved.mount.id {
+            ingredients.push((format!("id of the mount at {target}"), id.clone()));
+        }
         ingredients.push((format!("mount at {target}"), digest.short()));
     }
     ingredients.push((PARENT.to_owned(), parent.short()));
@@ -106,21 +109,8 @@ pub fn run(op: &RunOp, parent: &Digest, contents: &[Option<Digest>]) -> Key {
 }
 
 fn mount(mount: &Mount, content: Option<&Digest>) -> (Digest, String) {
-    let Mount {
-        kind,
-        target,
-        source,
-        from: _,
-        id: _,
-        read_only,
-        sharing: _,
-        size: _,
-        mode,
-        uid,
-        gid,
-        env,
-        required: _,
-    } = mount;
+    let Mount { kind, target, source, from: _, id, read_only, sharing: _, size: _, mode, uid, gid, env, required } =
+        mount;
     let target = target.clone().unwrap_or_default();
     let mut frame = Frame::new("rbuild.mount.1");
     frame.text("kind", mount_kind_name(*kind)).text("target", &target).optional("env", env.as_deref());
@@ -132,6 +122,19 @@ fn mount(mount: &Mount, content: Option<&Digest>) -> (Digest, String) {
         frame.optional(name, value.as_deref());
     }
     frame.optional("read-only", read_only.map(|read_only| read_only.to_string()).as_deref());
+    // What the id is where none is given follows from the rest.
+    let usual = match kind {
+        MountKind::Cache => target.as_str(),
+        MountKind::Secret => target.rsplit('/').next().unwrap_or_default(),
+        MountKind::Ssh => "default",
+        MountKind::Bind | MountKind::Tmpfs => "",
+    };
+    if let Some(id) = id.as_deref().filter(|id| *id != usual) {
+        frame.text("id", id);
+    }
+    if *required {
+        frame.text("required", "true");
+    }
     (frame.finish(), target)
 }
 

@@ -8,8 +8,12 @@ use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 
 use super::UsageError;
+use crate::build::{BuildError, CacheFailure};
+use crate::cache::remote::RemoteError;
 use crate::diagnostic::Color;
+use crate::export::{DamagedBlob, ExportError};
 use crate::registry::RegistryError;
+use crate::registry::login::LoginError;
 use crate::sandbox::SandboxError;
 
 /// What kind of failure it is.
@@ -73,6 +77,7 @@ impl Failure {
     pub fn of(kind: FailureKind, error: &(dyn Error + 'static)) -> Failure {
         let mut failure = Failure::new(kind, error.to_string());
         let mut next = Some(error);
+        let mut disk = Disk::Store;
         while let Some(error) = next {
             let text = error.to_string();
             let said_already =
@@ -80,10 +85,15 @@ impl Failure {
             if !said_already {
                 failure.causes.push(text);
             }
-            failure.hints.extend(error.downcast_ref().and_then(system_hint).map(str::to_owned));
-            let boxed = error.downcast_ref::<Box<RegistryError>>().map(Box::as_ref);
-            failure.hints.extend(error.downcast_ref().or(boxed).and_then(registry_hint));
-            if fails_others(error.downcast_ref().or(boxed), error.downcast_ref()) {
+            if writes_elsewhere(error) {
+                disk = Disk::Other;
+            }
+            let system = error.downcast_ref().and_then(|error| system_hint(error, disk));
+            failure.hints.extend(system.map(str::to_owned));
+            let cache = error.downcast_ref::<CacheFailure>();
+            let registry = registry_error(error).or_else(|| cache.and_then(cache_registry));
+            failure.hints.extend(registry.and_then(registry_hint).or_else(|| cache.and_then(service_hint)));
+            if fails_others(registry, error.downcast_ref()) {
                 failure.extent = Extent::Others;
             }
             // A sandbox that could not start is shared by the steps that wanted it.
@@ -93,7 +103,10 @@ impl Failure {
         }
         // What a worker says has crossed a process boundary as text.
         let is_full = |text: &String| text.contains("No space left on device");
-        if failure.hints.is_empty() && (is_full(&failure.message) || failure.causes.iter().any(is_full)) {
+        if disk == Disk::Store
+            && failure.hints.is_empty()
+            && (is_full(&failure.message) || failure.causes.iter().any(is_full))
+        {
             failure.hints.push(FULL.to_owned());
         }
         failure
@@ -107,6 +120,16 @@ impl Failure {
     /// Adds what to do.
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hints.push(hint.into());
+        self
+    }
+
+    /// With hints that name the flags of `executor`, which has kaniko's.
+    pub(super) fn for_executor(mut self) -> Failure {
+        for hint in self.hints.iter_mut().filter(|hint| hint.contains(CA_CERTIFICATE)) {
+            *hint = hint
+                .replace(CA_CERTIFICATE, "--registry-certificate HOST=FILE")
+                .replace("--insecure-registry", "--skip-tls-verify-registry");
+        }
         self
     }
 
@@ -160,7 +183,13 @@ fn indented(text: &str) -> String {
 /// Whether what comes after it would fail in the same way.
 fn fails_others(registry: Option<&RegistryError>, system: Option<&std::io::Error>) -> bool {
     let is_refused = registry.map(RegistryError::last).is_some_and(|error| {
-        matches!(error, RegistryError::Unauthorized { .. } | RegistryError::Connect { .. } | RegistryError::Tls { .. })
+        matches!(
+            error,
+            RegistryError::Unauthorized { .. }
+                | RegistryError::Connect { .. }
+                | RegistryError::NoTls { .. }
+                | RegistryError::Tls { .. }
+        )
     });
     is_refused || system.is_some_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
@@ -168,10 +197,37 @@ fn fails_others(registry: Option<&RegistryError>, system: Option<&std::io::Error
 /// What to do when a disk is full.
 pub(super) const FULL: &str = "`rbuild du` says what the store takes, `rbuild prune` removes what no image needs";
 
+/// The flag that adds an authority, as all commands but one have it.
+const CA_CERTIFICATE: &str = "--ca-cert FILE";
+
+/// Where a failure was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    /// In the store, as far as is known.
+    Store,
+    /// Where the user wants a file: nothing that is done to the store helps.
+    Other,
+}
+
+/// Whether an error is about a file that is not the store's: an output, a cache in a directory, credentials.
+fn writes_elsewhere(error: &(dyn Error + 'static)) -> bool {
+    let export = match error.downcast_ref::<BuildError>() {
+        Some(BuildError::Export(export)) => Some(export),
+        _ => error.downcast_ref(),
+    };
+    matches!(export, Some(ExportError::Write { .. }))
+        || matches!(error.downcast_ref(), Some(CacheFailure::Remote(RemoteError::Io { .. })))
+        || matches!(error.downcast_ref(), Some(LoginError::File { .. }))
+}
+
 /// What to do when the system says no, whoever asked.
-fn system_hint(error: &std::io::Error) -> Option<&'static str> {
+fn system_hint(error: &std::io::Error, disk: Disk) -> Option<&'static str> {
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(FULL),
+        _ if error.get_ref().is_some_and(|inner| inner.is::<DamagedBlob>()) => Some(
+            "`rbuild check --deep --repair` removes what is damaged in the store; then build, pull or load it again",
+        ),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(FULL).filter(|_| disk == Disk::Store),
+        ErrorKind::ReadOnlyFilesystem if disk == Disk::Other => None,
         ErrorKind::ReadOnlyFilesystem => Some("--root DIR or RBUILD_ROOT puts the store elsewhere"),
         _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
             Some("`ulimit -n` is too low: raise it, or run fewer steps at once with --jobs")
@@ -193,8 +249,31 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
         RegistryError::ManifestRefused { media_type, .. } if media_type.contains(".oci.") => Some(
             "a registry that knows Docker's types alone takes --output type=registry,oci-mediatypes=false".to_owned(),
         ),
+        RegistryError::NoTls { host } => Some(format!("--insecure-registry {host} speaks plain http to it")),
         RegistryError::Tls { host, .. } => {
-            Some(format!("--ca-cert FILE names a certificate to trust, --insecure-registry {host} does without"))
+            Some(format!("{CA_CERTIFICATE} names a certificate to trust, --insecure-registry {host} does without"))
+        }
+        _ => None,
+    }
+}
+
+fn registry_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a RegistryError> {
+    error.downcast_ref().or_else(|| error.downcast_ref::<Box<RegistryError>>().map(Box::as_ref))
+}
+
+/// The registry's error of a cache, which is not in the chain of causes: a cache says it in its place.
+fn cache_registry(failure: &CacheFailure) -> Option<&RegistryError> {
+    match failure {
+        CacheFailure::Remote(RemoteError::Registry(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// What to do when a cache's service cannot be asked; nothing that is said of registries counts for it but certificates.
+fn service_hint(failure: &CacheFailure) -> Option<String> {
+    match failure {
+        CacheFailure::Remote(RemoteError::Reach(RegistryError::Tls { .. })) => {
+            Some(format!("{CA_CERTIFICATE} names a certificate to trust"))
         }
         _ => None,
     }
@@ -248,6 +327,54 @@ mod tests {
              takes, `rbuild prune` removes what no image needs\n"
         );
         assert_eq!(failure.exit_code(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_that_is_not_the_stores_gets_no_hint_about_the_store() {
+        for system in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT, rustix::io::Errno::ROFS] {
+            let source = || std::io::Error::from_raw_os_error(system.raw_os_error());
+            let path = "/elsewhere/x".to_owned();
+            let write = ExportError::Write { path: path.clone(), source: source() };
+            let cache = RemoteError::Io { action: "write", path, source: source() };
+            let others: [Box<dyn Error>; 3] = [
+                Box::new(BuildError::Export(write)),
+                Box::new(BuildError::Cache { name: "dir".to_owned(), source: CacheFailure::Remote(cache) }),
+                Box::new(LoginError::File { path: "/elsewhere/config.json".into(), source: source() }),
+            ];
+            for error in &others {
+                let failure = Failure::of(FailureKind::Other, error.as_ref());
+                assert_eq!(failure.hints, [""; 0], "{failure:?}");
+            }
+            assert_eq!(Failure::of(FailureKind::Other, &Outer(source())).hints.len(), 1, "{system:?}");
+        }
+    }
+
+    #[test]
+    fn no_certificate_helps_with_a_registry_that_does_not_speak_tls() {
+        let error = RegistryError::NoTls { host: "r.test:5000".to_owned() };
+        let failure = Failure::of(FailureKind::Other, &error);
+        let [hint] = failure.hints.as_slice() else { panic!("{:?}", failure.hints) };
+        assert!(hint.contains("--insecure-registry r.test:5000") && !hint.contains("--ca-cert"), "{hint}");
+        assert_eq!(failure.extent, Extent::Others);
+    }
+
+    #[test]
+    fn a_cache_in_a_registry_gets_the_registrys_hints() {
+        let untrusted = || RegistryError::Tls { host: "r.test".to_owned(), reason: "UnknownIssuer".to_owned() };
+        let hints = |source: RemoteError| {
+            let (name, source) = ("r.test/cache".to_owned(), CacheFailure::Remote(source));
+            Failure::of(FailureKind::Other, &BuildError::Cache { name, source }).hints.join("\n")
+        };
+        let of_registry = hints(RemoteError::Registry(untrusted()));
+        assert!(
+            of_registry.contains("--ca-cert") && of_registry.contains("--insecure-registry r.test"),
+            "{of_registry}"
+        );
+        let of_executor = Failure::of(FailureKind::Other, &untrusted()).for_executor().hints.join("");
+        assert!(of_executor.contains("--registry-certificate HOST=FILE"), "{of_executor}");
+        assert!(of_executor.contains("--skip-tls-verify-registry r.test does without"), "{of_executor}");
+        let of_service = hints(RemoteError::Reach(untrusted()));
+        assert!(of_service.contains("--ca-cert") && !of_service.contains("--insecure"), "{of_service}");
     }
 
     #[test]

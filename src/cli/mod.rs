@@ -131,21 +131,22 @@ pub fn main() -> std::process::ExitCode {
         Environment::capture().map_err(|error| Failure::of(FailureKind::Other, &error)).and_then(|environment| {
             let argv: Vec<OsString> = std::env::args_os().collect();
             let command = parse(argv.clone(), &environment).map_err(|error| refused(&argv, error))?;
-            commands::run(command, &environment)
+            let ran = commands::run(command, &environment);
+            if names_executor(&argv) { ran.map_err(Failure::for_executor) } else { ran }
         });
     match outcome {
         Ok(code) => std::process::ExitCode::from(code),
         Err(failure) => {
-            let color = if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
-                Color::Always
-            } else {
-                Color::Never
-            };
             // Nobody can be told that nobody can be told.
-            drop(failure.print(&mut std::io::stderr().lock(), color));
+            drop(failure.print(&mut std::io::stderr().lock(), color_of_stderr()));
             std::process::ExitCode::from(failure.exit_code())
         }
     }
+}
+
+fn color_of_stderr() -> Color {
+    let is_colored = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    if is_colored { Color::Always } else { Color::Never }
 }
 
 /// This process holds credentials and secrets, which a core file would keep on disk, and which other processes of the same
@@ -234,11 +235,22 @@ fn resolve(arguments: Arguments, environment: &Environment) -> Result<Command, I
     })
 }
 
+/// Whether a command line is one of kaniko's, by the program's name or the subcommand's.
+fn names_executor(argv: &[OsString]) -> bool {
+    is_executor(argv) || argv.get(place_of_subcommand(argv)).is_some_and(|word| word == "executor")
+}
+
 /// Puts `build` where no subcommand stands, so that `rbuild .` and `rbuild -t x .` build.
 ///
 /// Only flags that every subcommand has may stand before a subcommand. A word that names one wins over a directory of
 /// that name, which is written `./images`.
 fn with_default_subcommand(mut argv: Vec<OsString>, command: &clap::Command) -> Vec<OsString> {
+    let words: Vec<Option<&str>> = argv.iter().skip(1).map(|word| word.to_str()).collect();
+    if words == [Some("executor"), Some("version")] || is_executor(&argv) && words == [Some("version")] {
+        // kaniko's own subcommand.
+        argv.splice(1.., [OsString::from("--version")]);
+        return argv;
+    }
     if is_executor(&argv) {
         argv.insert(1, OsString::from("executor"));
         return argv;
@@ -264,8 +276,7 @@ fn with_default_subcommand(mut argv: Vec<OsString>, command: &clap::Command) -> 
 fn is_executor(argv: &[OsString]) -> bool {
     let name = argv.first().map(Path::new).and_then(Path::file_name);
     let first = argv.get(1).and_then(|word| word.to_str());
-    name.is_some_and(|name| name == "executor")
-        && !matches!(first, Some("executor" | "login" | "version" | "--version"))
+    name.is_some_and(|name| name == "executor") && !matches!(first, Some("executor" | "login" | "--version"))
 }
 
 /// Where a subcommand stands, if there is one: behind the flags that every one has.

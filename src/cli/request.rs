@@ -50,6 +50,7 @@ pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
 use executor::DigestFiles;
 use fields::Given;
 pub use invalid::InvalidRequest;
+pub(super) use output::image_names;
 pub use output::{Compression, CompressionAlgorithm, Destination, OutputKind, OutputRequest, Recompress};
 pub use registries::RegistryOptions;
 use registries::registries;

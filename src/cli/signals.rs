@@ -1,14 +1,17 @@
-//! Ctrl-C and its like: everything stops, nothing is left, the exit code says so; or they are the command's.
+//! Ctrl-C and its like: everything stops, nothing is left, words and exit code say so; or they are the command's.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::terminal;
+use super::failure::Failure;
+use super::{color_of_stderr, terminal};
 use crate::sandbox::{Cancel, Foreground};
 use crate::sys::signal::Signals;
+use crate::unfinished;
 
 /// How long a build may take to wind up before it is ended.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -27,14 +30,18 @@ pub(super) struct OnSignal {
     pub(super) stopped: Vec<Cancel>,
     /// What has the terminal, if anything: it gets new sizes.
     pub(super) foreground: Foreground,
-    /// The store's directory of unfinished files.
-    pub(super) session: PathBuf,
 }
 
 impl OnSignal {
-    /// Stops this, too.
+    /// Stops this, and removes the store's directory of unfinished files.
     pub(super) fn new(stopped: Vec<Cancel>, foreground: &Foreground, session: &Path) -> OnSignal {
-        OnSignal { stopped, foreground: foreground.clone(), session: session.to_owned() }
+        unfinished::remove_at_end(session);
+        OnSignal { stopped, foreground: foreground.clone() }
+    }
+
+    /// Nothing has to wind up: a transfer, say, just ends.
+    pub(super) fn at_once() -> OnSignal {
+        OnSignal { stopped: Vec::new(), foreground: Foreground::default() }
     }
 
     /// From now on SIGINT, SIGTERM and SIGHUP stop everything.
@@ -67,11 +74,29 @@ impl OnSignal {
     fn end(&self) {
         SIGNALLED.store(true, Ordering::Relaxed);
         self.stopped.iter().for_each(Cancel::cancel);
-        std::thread::sleep(PATIENCE);
+        if !self.stopped.is_empty() {
+            std::thread::sleep(PATIENCE);
+        }
         terminal::take_back();
-        // Files that another thread writes at this moment are swept by the next rbuild.
-        drop(std::fs::remove_dir_all(&self.session));
-        std::process::exit(130);
+        unfinished::remove_all();
+        say_interrupted();
+        std::process::exit(i32::from(Failure::interrupted().exit_code()));
+    }
+}
+
+/// Says why it ends, unless whoever reads standard error does not read any more.
+fn say_interrupted() {
+    let (said, is_said) = mpsc::channel();
+    let say = move || {
+        let mut out = std::io::stderr().lock();
+        // Nobody can be told that nobody can be told.
+        drop(Failure::interrupted().print(&mut out, color_of_stderr()));
+        // What shows the progress draws nothing over it.
+        std::mem::forget(out);
+        said.send(()).ok();
+    };
+    if std::thread::Builder::new().name("last words".to_owned()).spawn(say).is_ok() {
+        is_said.recv_timeout(PATIENCE).ok();
     }
 }
 

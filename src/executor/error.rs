@@ -96,6 +96,12 @@ pub enum ExecuteError {
         /// Why.
         source: io::Error,
     },
+    /// A layer could not be written that has no digest yet.
+    #[error("write a new layer: {source}")]
+    NewLayer {
+        /// Why.
+        source: io::Error,
+    },
     /// The files of a step are asked for that was only foreseen.
     #[error("step {} is not carried out", .0.index())]
     NotMade(StepId),
@@ -119,6 +125,14 @@ fn full_disk(failure: &RunFailure) -> String {
 impl ExecuteError {
     pub(super) fn layer(layer: &Digest, source: io::Error) -> ExecuteError {
         ExecuteError::Layer { layer: *layer, source }
+    }
+
+    /// Of a layer that is written: one that is known by its digest, or a new one.
+    pub(super) fn writing(layer: Option<&Digest>, source: io::Error) -> ExecuteError {
+        match layer {
+            Some(layer) => ExecuteError::layer(layer, source),
+            None => ExecuteError::NewLayer { source },
+        }
     }
 
     pub(crate) fn internal(error: impl fmt::Display) -> ExecuteError {

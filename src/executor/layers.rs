@@ -178,7 +178,8 @@ impl<'a> Layers<'a> {
                 Some(index) => Arc::new(index),
                 None => {
                     let mut tar = self.open_tar(layer, task)?;
-                    let ingested = self.ingest(layer, None, None, None, |out| io::copy(&mut tar, out).map(drop))?;
+                    let ingested =
+                        self.ingest(Some(layer), None, None, None, |out| io::copy(&mut tar, out).map(drop))?;
                     Arc::new(self.keep(layer, ingested, None, Origin::default())?)
                 }
             };
@@ -218,7 +219,8 @@ impl<'a> Layers<'a> {
                 return self.tree_with_implied(layer, &implied, task);
             }
             let mut tar = self.open_tar(layer, task)?;
-            let (ingested, tree) = self.unpack(layer, None, None, &[], |out| io::copy(&mut tar, out).map(drop))?;
+            let (ingested, tree) =
+                self.unpack(Some(layer), None, None, &[], |out| io::copy(&mut tar, out).map(drop))?;
             let index = self.keep(layer, ingested, None, Origin::default())?;
             match self.implied(&index, below, task)? {
                 None => tree.seal(self, &TreeName::of(layer)),
@@ -240,7 +242,7 @@ impl<'a> Layers<'a> {
             return Ok(path);
         }
         let mut tar = self.open_tar(layer, task)?;
-        let (_, tree) = self.unpack(layer, None, None, implied, |out| io::copy(&mut tar, out).map(drop))?;
+        let (_, tree) = self.unpack(Some(layer), None, None, implied, |out| io::copy(&mut tar, out).map(drop))?;
         tree.seal(self, &name)
     }
 
@@ -323,7 +325,8 @@ impl<'a> Layers<'a> {
             }
             let mut tar = self.open_tar(layer, task)?;
             let mut part = task.part(format!("packing {}", layer.short()), record.size);
-            let ingested = self.ingest(layer, None, Some(form), None, |out| fetch::copy(&mut tar, out, &mut part))?;
+            let ingested =
+                self.ingest(Some(layer), None, Some(form), None, |out| fetch::copy(&mut tar, out, &mut part))?;
             self.keep(layer, ingested, Some(form), Origin::default())?;
             part.finish();
             let record = self.record(layer)?;

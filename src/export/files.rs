@@ -5,10 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use crate::layer::view::MergedView;
 use crate::layer::write::TarWriter;
 use crate::rootfs::RootDir;
 use crate::tree::{self, Node, Time};
+use crate::unfinished::Unfinished;
 
 /// The files of one image of an output.
 #[derive(Clone)]
@@ -227,15 +227,10 @@ pub(super) fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::
         write(&mut out)?;
         return out.flush();
     }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let file = File::options().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
-    let mut out = BufWriter::with_capacity(1 << 18, file);
-    let result = write(&mut out).and_then(|()| out.flush()).and_then(|()| fs::rename(&temporary, path));
-    if result.is_err() {
-        // The cause is what counts; that the part file could not be removed either adds nothing.
-        drop(fs::remove_file(&temporary));
-    }
-    result
+    let unfinished = Unfinished::beside(path, 0o644)?;
+    let mut out = BufWriter::with_capacity(1 << 18, unfinished.file());
+    write(&mut out)?;
+    out.flush()?;
+    drop(out);
+    unfinished.finish()
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::ahead::read_ahead;
-use super::{Blob, Bundle, ExportError, FileTarget};
+use super::{Blob, Bundle, DamagedBlob, ExportError, FileTarget};
 use crate::digest::{Digest, VerifyReader};
 use crate::image::manifest::{Descriptor, Index, canonical};
 use crate::image::media_type::OCI_INDEX;
@@ -17,6 +17,7 @@ use crate::image::reference::Reference;
 use crate::layer::write::TarWriter;
 use crate::progress::Task;
 use crate::tree::{Kind, Node, Time};
+use crate::unfinished;
 
 /// Which kind of layout is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +134,14 @@ impl Layout<'_> {
         let Descriptor { digest, size, .. } = layer.descriptor;
         let mut part = self.task.part(format!("{digest} writing"), size);
         let reader = VerifyReader::new((layer.open)()?, digest, Some(size));
-        read_ahead(reader, |reader| write(&mut Counted { reader, part: &mut part }))?;
+        read_ahead(reader, |reader| write(&mut Counted { reader, part: &mut part })).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::InvalidData => {
+                    io::Error::new(error.kind(), DamagedBlob { digest, reason: error.to_string() })
+                }
+                _ => error,
+            }
+        })?;
         part.finish();
         Ok(())
     }
@@ -141,6 +149,9 @@ impl Layout<'_> {
     fn directory(&self, path: &Path) -> Result<(), ExportError> {
         let blobs = path.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(ExportError::write(&blobs))?;
+        for directory in [path, &blobs] {
+            unfinished::sweep(directory);
+        }
         for layer in self.items.iter().flat_map(|item| item.bundle.layers()) {
             let target = blobs.join(layer.descriptor.digest.hex());
             if target.exists() {

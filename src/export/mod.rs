@@ -32,6 +32,16 @@ use crate::sign::InvalidKey;
 /// Opens a blob anew each time it is called: a push that is retried reads it again.
 pub type Open = Arc<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
 
+/// A layer's blob in the store is not what its name says; inside of an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+#[error("the store's blob of layer {digest} is damaged: {reason}")]
+pub struct DamagedBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// In what.
+    pub reason: String,
+}
+
 /// What can go wrong while an output is written.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {

@@ -33,6 +33,11 @@ impl Answer {
         self.headers.get_all(name).iter().filter_map(|value| value.to_str().ok())
     }
 
+    /// Whether it is a page for people, which no registry has.
+    pub fn is_page(&self) -> bool {
+        self.header("content-type").is_some_and(|value| value.contains("html"))
+    }
+
     /// An error about this answer.
     pub fn invalid(&self, message: impl Into<String>) -> RegistryError {
         let (method, url) = (self.method.to_string(), self.url.to_string());
@@ -58,9 +63,9 @@ impl Answer {
         let mut bytes = Vec::new();
         // A message that cannot be read is no message; the status is what matters.
         self.body.as_reader().take(DRAIN_LIMIT).read_to_end(&mut bytes).ok();
-        let html = self.header("content-type").is_some_and(|value| value.contains("html"));
+        let is_page = self.is_page();
         message_of(&bytes)
-            .unwrap_or_else(|| if html { String::new() } else { escaped(&String::from_utf8_lossy(&bytes)) })
+            .unwrap_or_else(|| if is_page { String::new() } else { escaped(&String::from_utf8_lossy(&bytes)) })
     }
 
     /// Lets the connection be used again.

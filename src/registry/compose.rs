@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::Client;
 use super::error::RegistryError;
 use super::pull::CONFIG_LIMIT;
-use super::push::{PushContent, PushImage, PushIndex, PushLayer, push};
+use super::push::{PushContent, PushImage, PushIndex, PushLayer, may_be_named, push};
 use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Document, Index, InvalidDocument, Manifest, canonical};
 use crate::image::media_type::{self, Format};
@@ -174,12 +174,21 @@ fn platform_of(client: &Client, reference: &Reference, manifest: &Manifest) -> R
 }
 
 impl Composed {
+    /// Checks that each name may stand for this index.
+    ///
+    /// # Errors
+    /// A name has the digest of something else.
+    pub fn check_names(&self, names: &[Reference]) -> Result<(), ComposeError> {
+        names.iter().try_for_each(|name| may_be_named(name, self.descriptor.digest)).map_err(ComposeError::from)
+    }
+
     /// Pushes the index under tags of one repository, after what it leads to and the repository lacks.
     ///
     /// # Errors
     /// A source or the target cannot be reached, or refuses.
     pub fn push(&self, client: &Client, names: &[Reference], task: &Task) -> Result<(), ComposeError> {
         let Some(target) = names.first() else { return Ok(()) };
+        self.check_names(names)?;
         let is_elsewhere =
             |source: &Reference| (source.registry(), source.repository()) != (target.registry(), target.repository());
         let elsewhere = self.images.iter().filter(|(source, _)| is_elsewhere(source));

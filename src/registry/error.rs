@@ -57,6 +57,12 @@ pub enum RegistryError {
         /// In rustls's words.
         reason: String,
     },
+    /// What listens there answers, but not in TLS.
+    #[error("connect to {host}: what listens there does not speak TLS (https)")]
+    NoTls {
+        /// Host and port.
+        host: String,
+    },
     /// No connection could be made.
     #[error("connect to {host}: {reason}")]
     Connect {
@@ -149,6 +155,14 @@ pub enum RegistryError {
         /// What the registry said; may be empty.
         message: String,
     },
+    /// A name with a digest of something else than what is pushed.
+    #[error("{target} cannot name what is pushed, whose digest is {digest}")]
+    OtherDigest {
+        /// The name.
+        target: String,
+        /// Of what is pushed.
+        digest: Digest,
+    },
     /// Neither the registry nor a mirror of it helped.
     #[error("{source}; before that, {others}")]
     Everywhere {
@@ -192,6 +206,23 @@ impl RegistryError {
         match self {
             RegistryError::Everywhere { source, .. } => source.last(),
             error => error,
+        }
+    }
+
+    /// Of a connection that was not to the host itself: names the variable that names the proxy, whose value may hold a
+    /// password.
+    pub(super) fn through(self, variable: &str) -> RegistryError {
+        let way = format!("(through the proxy that {variable} names)");
+        match self {
+            RegistryError::Connect { host, reason } => {
+                RegistryError::Connect { host, reason: format!("{reason} {way}") }
+            }
+            RegistryError::Tls { host, reason } => RegistryError::Tls { host, reason: format!("{reason} {way}") },
+            RegistryError::Transfer { method, url, source } => {
+                let source = io::Error::new(source.kind(), format!("{source} {way}"));
+                RegistryError::Transfer { method, url, source }
+            }
+            other => other,
         }
     }
 

@@ -235,7 +235,10 @@ impl Transport {
                 outcome
             }
         };
-        let response = outcome.map_err(|error| classified(error, request, url))?;
+        let response = outcome.map_err(|error| match self.proxies.of(url) {
+            Some(proxy) => classified(error, request, url).through(proxy.variable),
+            None => classified(error, request, url),
+        })?;
         let (parts, body) = response.into_parts();
         let (status, headers) = (parts.status.as_u16(), parts.headers);
         Ok(Answer::new(request.method.clone(), url.clone(), status, headers, body))
@@ -422,6 +425,11 @@ fn transient(request: &Request<'_>, outcome: &Result<Answer, RegistryError>, ret
     }
 }
 
+/// Whether rustls says that what came is no record of TLS at all, as an answer in plain http is none.
+fn is_no_tls(error: Option<&rustls::Error>) -> bool {
+    matches!(error, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
+}
+
 fn classified(error: ureq::Error, request: &Request<'_>, url: &Url) -> RegistryError {
     use io::ErrorKind;
     let host = url.authority().to_owned();
@@ -452,6 +460,10 @@ fn classified(error: ureq::Error, request: &Request<'_>, url: &Url) -> RegistryE
             let words = reason.rsplit(": ").next().unwrap_or_default();
             RegistryError::Connect { host, reason: format!("host not found ({})", escaped(words)) }
         }
+        ureq::Error::Io(error) if is_no_tls(error.get_ref().and_then(|inner| inner.downcast_ref())) => {
+            RegistryError::NoTls { host }
+        }
+        ureq::Error::Rustls(error) if is_no_tls(Some(&error)) => RegistryError::NoTls { host },
         // The kind that rustls gives its errors, seen before any byte of an answer.
         ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
             RegistryError::Tls { host, reason: escaped(&error.to_string()) }

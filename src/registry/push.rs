@@ -91,6 +91,9 @@ pub(super) enum Content<'a> {
 ///
 /// Without any tag it is pushed as `latest`, or by digest alone where the target has a digest. Tags are written last, when
 /// all that they lead to is there.
+///
+/// # Errors
+/// The target has the digest of something else, which is found before anything is sent; or the registry refuses.
 pub fn push(
     client: &Client,
     target: &Reference,
@@ -103,6 +106,7 @@ pub fn push(
         PushContent::Index(index) => (index.images.as_slice(), &index.index),
     };
     let digest = Digest::of(&top.1);
+    may_be_named(target, digest)?;
     let mut report = PushReport::new(digest);
     push_blobs(client, target, blobs_of(images), task, &mut report)?;
     if let PushContent::Index(_) = content {
@@ -120,6 +124,14 @@ pub fn push(
         client.put_manifest(target, tag, &descriptor.media_type, bytes)?;
     }
     Ok(report)
+}
+
+/// Whether a name may stand for content of this digest: one with another digest would lead to nothing that was pushed.
+pub(super) fn may_be_named(target: &Reference, digest: Digest) -> Result<(), RegistryError> {
+    match target.digest() {
+        Some(wanted) if wanted != digest => Err(RegistryError::OtherDigest { target: target.familiar(), digest }),
+        _ => Ok(()),
+    }
 }
 
 fn versions(target: &Reference, tags: &[String]) -> Vec<String> {
@@ -187,7 +199,7 @@ fn push_one(
     task: Option<&Task>,
 ) -> Result<PushOutcome, RegistryError> {
     let Descriptor { digest, size, .. } = blob.descriptor;
-    if client.has_for_push(target, digest)? {
+    if client.has_for_push(target, blob.descriptor)? {
         return Ok(PushOutcome::Existed);
     }
     let elsewhere = blob

@@ -179,6 +179,9 @@ fn unauthorized(session: &Session, access: &Access, mut answer: Answer) -> Regis
     }
 }
 
+/// Of a success where the distribution-spec has none, or another.
+pub(super) const NO_REGISTRY: &str = "this does not look like a registry";
+
 /// The error for an answer that is none of those that were hoped for; `what` names what was asked for.
 pub(super) fn refusal(mut answer: Answer, reference: &Reference, what: &str) -> RegistryError {
     let message = answer.message();
@@ -187,6 +190,7 @@ pub(super) fn refusal(mut answer: Answer, reference: &Reference, what: &str) -> 
         // Of the registry itself it was dealt with before: this is one of a host that it redirects to.
         401 | 403 => RegistryError::Denied { registry, repository, message },
         404 => RegistryError::NotFound { reference: what.to_owned() },
+        200..=299 => answer.invalid(NO_REGISTRY),
         _ => answer.invalid(message),
     }
 }

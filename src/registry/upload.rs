@@ -11,7 +11,7 @@ use super::answer::Answer;
 use super::auth::Access;
 use super::error::RegistryError;
 use super::http::{Body, Request, upgraded};
-use super::session::refusal;
+use super::session::{NO_REGISTRY, refusal};
 use super::url::{Scheme, Url};
 use crate::digest::{Digest, VerifyReader};
 use crate::image::manifest::Descriptor;
@@ -65,15 +65,25 @@ pub(super) type OpenBlob<'a> = &'a (dyn Fn() -> io::Result<Box<dyn Read + Send>>
 impl Client {
     /// Whether a repository has a blob.
     pub fn has_blob(&self, reference: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
-        self.has_blob_with(reference, digest, &Access::pull(reference.repository()))
+        self.has_blob_with(reference, digest, None, &Access::pull(reference.repository()))
     }
 
-    fn has_blob_with(&self, reference: &Reference, digest: &Digest, access: &Access) -> Result<bool, RegistryError> {
+    fn has_blob_with(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        size: Option<u64>,
+        access: &Access,
+    ) -> Result<bool, RegistryError> {
         let url = self.address(reference, &format!("blobs/{digest}"))?;
         let request = Request::new(Method::HEAD, url.clone());
         let answer = self.send(reference, access, &request)?;
         match answer.status {
-            200 => Ok(true),
+            // A web server that has a page for every address has one of some other size for this.
+            200 => Ok(match (size, answer.header("content-length").and_then(|text| text.trim().parse::<u64>().ok())) {
+                (Some(size), Some(told)) => size == told,
+                _ => true,
+            }),
             404 => Ok(false),
             // Sent on to an object store, whose address was signed for GET alone: the registry has it.
             401 | 403 | 405 if !answer.url.same_origin(&url) => Ok(true),
@@ -105,7 +115,7 @@ impl Client {
         open: OpenBlob<'_>,
         part: Option<Part>,
     ) -> Result<PushOutcome, RegistryError> {
-        if self.has_for_push(reference, &descriptor.digest)? {
+        if self.has_for_push(reference, descriptor)? {
             if let Some(part) = part {
                 part.finish();
             }
@@ -114,8 +124,9 @@ impl Client {
         self.upload(reference, descriptor, open, part, None)
     }
 
-    pub(super) fn has_for_push(&self, reference: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
-        self.has_blob_with(reference, digest, &Access::push(reference.repository()))
+    /// Whether a repository has a blob of this digest and, where the registry tells it, of this size.
+    pub(super) fn has_for_push(&self, reference: &Reference, blob: &Descriptor) -> Result<bool, RegistryError> {
+        self.has_blob_with(reference, &blob.digest, Some(blob.size), &Access::push(reference.repository()))
     }
 
     /// Sends a blob that is not there, from its start for each try.
@@ -192,6 +203,10 @@ impl Client {
             let found = Digest::of(bytes);
             if matches!(answer.status, 200..=204) {
                 let claimed = answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
+                // The distribution-spec has 201 alone, some registries say 200, 202 or 204, as web servers do to anybody.
+                if answer.status != 201 && claimed.is_none() && answer.is_page() {
+                    return Err(answer.invalid(NO_REGISTRY));
+                }
                 answer.discard();
                 return match claimed.filter(|claimed| *claimed != found) {
                     Some(expected) => Err(RegistryError::Digest { reference: reference.to_string(), expected, found }),
@@ -249,7 +264,7 @@ impl Upload<'_> {
             thread::sleep(policy.delay(retry));
             self.failures.set(retry + 1);
             // The answer may have been lost, not the blob.
-            if self.client.has_for_push(self.reference, &self.descriptor.digest)? {
+            if self.client.has_for_push(self.reference, self.descriptor)? {
                 return Ok(());
             }
         }

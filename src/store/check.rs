@@ -32,6 +32,8 @@ pub enum DamageKind {
     StepWithoutLayer,
     /// A name is given to an image whose config is not there.
     ImageWithoutConfig,
+    /// A name is given to an image whose manifest, or the index that it stands in, is not there as it was pulled or loaded.
+    ImageWithoutManifest,
     /// A name is given to an image of whose attestations a part is not there.
     ImageWithoutAttestation,
     /// A name is given to an image of which a layer cannot be had.
@@ -53,6 +55,7 @@ impl DamageKind {
             DamageKind::MissingBlob => "missing-blob",
             DamageKind::StepWithoutLayer => "step-without-layer",
             DamageKind::ImageWithoutConfig => "image-without-config",
+            DamageKind::ImageWithoutManifest => "image-without-manifest",
             DamageKind::ImageWithoutAttestation => "image-without-attestation",
             DamageKind::ImageWithoutLayer => "image-without-layer",
             DamageKind::WrongTree => "wrong-tree",
@@ -144,11 +147,21 @@ impl Store {
                         self.forget_blobs(&layer)?;
                     }
                 }
+                DamageKind::ImageWithoutManifest => self.forget_manifest(&one.path)?,
                 DamageKind::ImageWithoutAttestation => self.forget_attestations(&one.path)?,
                 _ => remove(&one.path)?,
             }
         }
         Ok(())
+    }
+
+    /// Leaves the manifest and the index that an image came with out of the record of its name: they are written anew where
+    /// they are needed, with a digest of their own.
+    fn forget_manifest(&self, path: &Path) -> Result<()> {
+        let Some(mut tagged) = self.read_json::<Tagged>(path)? else { return Ok(()) };
+        tagged.image.manifest = None;
+        tagged.image.index = None;
+        self.tag(&tagged)
     }
 
     /// Leaves what was said about an image out of the record of its name: the image is whole without.
@@ -250,6 +263,11 @@ impl Check<'_> {
             } else if let Some(layer) = self.first_unusable(&tagged.image.layers)? {
                 let detail = format!("{name}: its layer {layer} cannot be had");
                 self.damaged(DamageKind::ImageWithoutLayer, &path, detail);
+            } else if let Some(lost) =
+                [tagged.image.manifest, tagged.image.index].iter().flatten().find(|blob| !self.store.has_blob(blob))
+            {
+                let detail = format!("{name}: its manifest {lost} is not there; a new one has another digest");
+                self.damaged(DamageKind::ImageWithoutManifest, &path, detail);
             } else if let Some(lost) = tagged.image.attestations.iter().find(|blob| !self.store.has_blob(blob)) {
                 let detail = format!("{name}: its attestation {lost} is not there");
                 self.damaged(DamageKind::ImageWithoutAttestation, &path, detail);

@@ -212,7 +212,10 @@ pub(super) fn recover(store: &Store) -> Result<()> {
     let is_of_image = |kind| {
         matches!(
             kind,
-            DamageKind::ImageWithoutConfig | DamageKind::ImageWithoutLayer | DamageKind::ImageWithoutAttestation
+            DamageKind::ImageWithoutConfig
+                | DamageKind::ImageWithoutLayer
+                | DamageKind::ImageWithoutManifest
+                | DamageKind::ImageWithoutAttestation
         )
     };
     damage.retain(|one| !is_of_image(one.kind));

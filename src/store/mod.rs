@@ -33,6 +33,7 @@ mod alone;
 mod blobs;
 mod check;
 mod flush;
+mod format;
 mod gc;
 mod lock;
 mod naming;
@@ -40,6 +41,7 @@ mod records;
 mod trees;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -58,9 +60,6 @@ pub use records::{
     RemoteOrigin, SlotRecord, StepRecord, Tagged,
 };
 pub use trees::{TreeDraft, TreeName};
-
-/// The format that this rbuild reads and writes.
-const VERSION: u32 = 2;
 
 /// What can go wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +94,26 @@ pub enum StoreError {
         path: String,
         /// Its mode.
         mode: u32,
+    },
+    /// There are other files in the directory, and no store.
+    #[error(
+        "{path} is no store of rbuild and holds other files ({found}); give an empty or a new directory with --root"
+    )]
+    NoStore {
+        /// The directory.
+        path: String,
+        /// One of the files.
+        found: String,
+    },
+    /// The file that says the format says none.
+    #[error(
+        "{path}/version says {found:?}, which no rbuild writes; give another directory with --root, or remove this one if it is a store"
+    )]
+    UnknownFormat {
+        /// The directory.
+        path: String,
+        /// What stands there.
+        found: String,
     },
     /// A newer rbuild made the store.
     #[error(
@@ -185,7 +204,7 @@ impl Store {
         make_private(root)?;
         check_owner(root)?;
         check_local(root)?;
-        check_version(root)?;
+        format::check(root)?;
         for folder in FOLDERS {
             let path = root.join(folder);
             if !path.is_dir() {
@@ -281,7 +300,7 @@ impl Drop for Store {
 /// can.
 fn sweep(root: &Path) {
     let Ok(entries) = fs::read_dir(root.join("tmp")) else { return };
-    for entry in entries.flatten() {
+    for entry in entries.flatten().filter(|entry| is_session(&entry.file_name())) {
         let lock_path = entry.path().with_extension("lock");
         let session = lock_path.with_extension("");
         // Who makes a session takes its lock first and then makes the folder, so a lock that can be had belongs to nobody
@@ -296,6 +315,14 @@ fn sweep(root: &Path) {
             drop(fs::remove_dir_all(&session));
         }
     }
+}
+
+/// Whether a name is one that [`new_session`] gives, or of its lock.
+fn is_session(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let mut parts = name.strip_suffix(".lock").unwrap_or(name).split('-');
+    let mut number = |radix| parts.next().is_some_and(|part| u64::from_str_radix(part, radix).is_ok());
+    number(10) && number(16) && number(10) && parts.next().is_none()
 }
 
 fn make_private(path: &Path) -> Result<()> {
@@ -344,48 +371,6 @@ fn refuse_network(root: &Path, kind: i64) -> Result<()> {
     }
 }
 
-fn check_version(root: &Path) -> Result<()> {
-    let path = root.join("version");
-    let found = match fs::read_to_string(&path) {
-        Ok(text) => text.trim_matches(['\0', ' ', '\n']).to_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(StoreError::io("read", &path, error)),
-    };
-    match found.parse::<u32>() {
-        Ok(VERSION) => Ok(()),
-        Ok(older @ 1..VERSION) => migrate(root, older),
-        // A new store, or one that lost its power when it was new.
-        Err(_) if found.is_empty() => write_version(root),
-        _ => Err(StoreError::Newer { path: root.display().to_string(), found, known: VERSION }),
-    }
-}
-
-/// Makes a store of an older format one of ours, when nobody uses it any more. Whoever waited for another to do so finds
-/// it done.
-///
-/// Format 1 had no marks of what was not flushed: what it holds is flushed now, and believed as it was before.
-fn migrate(root: &Path, older: u32) -> Result<()> {
-    let _lock = Lock::exclusive(&root.join("locks/store"))?;
-    let path = root.join("version");
-    let found = fs::read_to_string(&path).map_err(|error| StoreError::io("read", &path, error))?;
-    if found.trim() == older.to_string() {
-        flush::flush(root)?;
-        write_version(root)?;
-    }
-    Ok(())
-}
-
-fn write_version(root: &Path) -> Result<()> {
-    let path = root.join("version");
-    let temporary = root.join(format!("version.{}", std::process::id()));
-    let written = fs::File::create(&temporary).and_then(|mut file| {
-        io::Write::write_all(&mut file, format!("{VERSION}\n").as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)
-    });
-    written.map_err(|error| StoreError::io("write", &path, error))
-}
-
 fn new_session(root: &Path) -> Result<(PathBuf, Lock)> {
     let folder = root.join("tmp");
     // Process ids come again, in a container soon; what a dead process left must never pass for ours.
@@ -428,44 +413,20 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_store_is_refused_and_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        fs::write(folder.path().join("version"), "99\n").unwrap();
-        assert!(Store::open(folder.path()).unwrap_err().to_string().contains("format 99"));
-        assert_eq!(fs::read_to_string(folder.path().join("version")).unwrap(), "99\n");
-    }
-
-    #[test]
-    fn an_older_store_is_made_a_new_one_and_keeps_what_it_holds() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("store");
-        let digest = Store::open(&root).unwrap().put_blob(b"abc").unwrap();
-        fs::write(root.join("version"), "1\n").unwrap();
-        fs::remove_dir_all(root.join("unflushed")).unwrap();
-        let store = Store::open(&root).unwrap();
-        assert!(store.has_blob(&digest));
-        assert_eq!(fs::read_to_string(root.join("version")).unwrap(), "2\n");
-        // One that lost its power when it was new.
-        drop(store);
-        fs::write(root.join("version"), "").unwrap();
-        assert!(Store::open(&root).unwrap().has_blob(&digest));
-    }
-
-    #[test]
     fn sessions_of_dead_processes_are_swept_and_live_ones_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("store");
         let first = Store::open(&root).unwrap();
         let kept = first.temporary();
         fs::write(&kept, "x").unwrap();
-        fs::create_dir(root.join("tmp/999-0")).unwrap();
-        fs::write(root.join("tmp/999-0.lock"), "").unwrap();
+        fs::create_dir(root.join("tmp/999-0-0")).unwrap();
+        fs::write(root.join("tmp/999-0-0.lock"), "").unwrap();
+        fs::create_dir(root.join("tmp/of-somebody-else")).unwrap();
         let second = Store::open(&root).unwrap();
         assert!(kept.exists());
-        assert!(!root.join("tmp/999-0").exists());
+        assert!(!root.join("tmp/999-0-0").exists());
         drop((first, second));
-        assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 1, "what no session has made stays");
     }
 
     #[test]

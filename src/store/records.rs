@@ -239,7 +239,7 @@ pub struct Tagged {
     pub name: String,
     /// The platform in which it was built or pulled.
     pub platform: String,
-    /// Whether it was built here rather than pulled.
+    /// Whether it was built here, or came in a file, rather than pulled: then nothing brings it back.
     pub built: bool,
     /// The image.
     pub image: ImageRecord,

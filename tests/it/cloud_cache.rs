@@ -258,7 +258,7 @@ fn a_workflow_that_does_not_know_its_cache_is_told_what_to_do() {
     let rbuild = Rbuild::new(suite_user());
     let run = rbuild.build(&plain(&rbuild), &["--cache-from", "type=gha", "--cache-to", "type=gha,mode=max"]);
     let run = run.succeeded().says("ACTIONS_RUNTIME_TOKEN").says("crazy-max/ghaction-github-runtime");
-    run.says("warning: the cache gha (scope rbuild) was not written");
+    run.says("note: the cache gha (scope rbuild) was not written");
     let strict = rbuild.build(&plain(&rbuild), &["--cache-to", "type=gha,ignore-error=false"]);
     strict.failed(1).says("crazy-max/ghaction-github-runtime");
     rbuild.build(&plain(&rbuild), &["--cache-to", "type=gha,scop=x"]).failed(2).says("did you mean scope?");

@@ -51,6 +51,39 @@ for_each_user! {
         rbuild.run(["inspect", "-f", "{{.ID}}", "shown:1"]).failed(2).says("there is no field \"ID\"").says("Id");
     }
 
+    fn what_cannot_be_removed_holds_up_nothing_else(rbuild) {
+        let context = rbuild.context("removed").file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+        let both = "--platform=linux/amd64,linux/arm64";
+        rbuild.build(&context, &[both, "-t", "r.test/a:1", "-t", "r.test/b:1", "-t", "r.test/c:1"]).succeeded();
+        let run = rbuild.run(["rmi", "r.test/a:1", "nope:1", "r.test/b:1"]).failed(1);
+        assert_eq!(run.stdout, "Untagged: r.test/a:1\nUntagged: r.test/b:1\n");
+        let run = run.says("error: there is no image \"nope:1\" in the store");
+        assert_eq!(run.stderr.matches("hint:").count(), 1, "{}", run.stderr);
+        let run = rbuild.run(["rmi", "nope:1", "r.test/c:1", "nope:2"]).failed(1);
+        assert_eq!(run.stdout, "Untagged: r.test/c:1\n");
+        let run = run.says("error: 2 of 3 images were not removed");
+        for name in ["nope:1", "nope:2"] {
+            assert!(run.stderr.contains(&format!("caused by: there is no image {name:?} in the store")), "{}", run.stderr);
+        }
+        assert_eq!(run.stderr.matches("hint:").count(), 1, "{}", run.stderr);
+        assert_eq!(rbuild.run(["rmi", "--force", "nope:1"]).succeeded().stdout, "");
+        assert_eq!(rbuild.run(["images", "-q"]).succeeded().stdout, "");
+    }
+
+    fn a_platform_that_an_image_lacks_is_not_a_missing_image(rbuild) {
+        let context = rbuild.context("platforms").file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+        rbuild.build(&context, &["--platform=linux/amd64,linux/arm64", "-t", "both:1"]).succeeded();
+        let id = rbuild.build(&context, &["--platform=linux/arm64", "-t", "one:1"]).succeeded().image_id();
+        for (name, offered) in [("both:1", "linux/amd64, linux/arm64"), ("one:1", "linux/arm64"), (&id, "linux/arm64")] {
+            for command in ["inspect", "save", "export", "sbom"] {
+                let run = rbuild.run([command, "--platform", "linux/s390x", name]).failed(1);
+                run.says(&format!("error: {name} has no image for linux/s390x, it has {offered}\n"));
+            }
+        }
+        rbuild.run(["inspect", "--platform", "linux/s390x", "nope:1"]).failed(1).says("there is no image \"nope:1\"");
+        rbuild.run(["inspect", "--platform", "linux/arm64", "both:1"]).succeeded();
+    }
+
     fn what_a_command_writes_becomes_an_image(rbuild) {
         let context = match on_busybox(&rbuild, "committed", "RUN echo 1 > /kept\nENV A=1\n") {
             Ok(context) => context,

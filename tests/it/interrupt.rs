@@ -8,6 +8,8 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::bases::Base;
 use crate::harness::{Files, Rbuild, Run, finish, succeed};
 use crate::leftovers::on_busybox;
@@ -300,5 +302,61 @@ for_each_user! {
         println!("{} interrupts, {running} while the command ran, all gone after {slowest:?} at most", rounds());
         sleeping.goes_on(&rbuild);
         assert_eq!(crate::leftovers::drafts(&rbuild), Vec::<PathBuf>::new(), "trees that were begun");
+    }
+}
+
+/// What is unfinished in a directory.
+fn parts(directory: &Path) -> Vec<String> {
+    files_below(directory).into_iter().filter(|name| name.ends_with(".part")).collect()
+}
+
+/// Interrupts a command while a file that it writes into a directory is unfinished; none if it was done before.
+fn interrupted_while_it_writes(rbuild: &Rbuild, directory: &Path, arguments: &[&str]) -> Option<Run> {
+    let mut child = rbuild.start(arguments);
+    let process = Pid::from_child(&child);
+    loop {
+        if child.try_wait().expect("look after rbuild").is_some() {
+            finish(child).succeeded();
+            return None;
+        }
+        if directory.exists() && !parts(directory).is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // It does not go on while the signal is on its way.
+    for name in [Signal::STOP, Signal::INT, Signal::CONT] {
+        // Whoever is done gets none.
+        kill_process(process, name).ok();
+    }
+    let run = finish(child);
+    (run.code != Some(0)).then_some(run)
+}
+
+for_each_user! {
+    fn an_interrupt_leaves_no_unfinished_file_outside_the_store_and_is_said(rbuild) {
+        let context = rbuild.context("large").file("Dockerfile", "FROM scratch\nCOPY large /\n");
+        let large = fs::File::create(context.directory.join("large")).expect("create a file");
+        let (place, blobs) = (rbuild.path("out"), rbuild.path("out/layout/blobs/sha256"));
+        let mut open = vec![
+            (&place, vec!["export", "localhost/x:1", "-o", "files.tar"]),
+            (&place, vec!["save", "--compression=uncompressed", "localhost/x:1", "-o", "image.tar"]),
+            (&blobs, vec!["copy", "oci-archive:whole.tar", "oci:layout"]),
+        ];
+        for megabytes in [64, 128, 256, 512, 1024] {
+            large.set_len(megabytes << 20).expect("make a file larger");
+            rbuild.build(&context, &["-t", "localhost/x:1"]).succeeded();
+            rbuild.run(["save", "--compression=uncompressed", "localhost/x:1", "-o", "whole.tar"]).succeeded();
+            open.retain(|(directory, arguments)| {
+                let Some(run) = interrupted_while_it_writes(&rbuild, directory, arguments) else { return true };
+                run.failed(130).says("error: interrupted");
+                assert_eq!(parts(directory), Vec::<String>::new(), "{arguments:?}");
+                false
+            });
+            if open.is_empty() {
+                return;
+            }
+        }
+        panic!("they were always done before the signal came: {open:#?}");
     }
 }

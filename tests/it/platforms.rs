@@ -270,6 +270,7 @@ fn an_image_is_pushed_by_its_digest_alone() {
     rbuild.build(&context(&rbuild), &arguments).succeeded();
     let written: Value = serde_json::from_slice(&fs::read(metadata).expect("read the metadata")).expect("JSON");
     let digest = written["containerimage.digest"].as_str().expect("a digest");
+    assert_eq!(written["image.name"], format!("docker.io/library/local:1,{name}"));
     assert_eq!(raw(&format!("{name}@{digest}"))["config"]["digest"], written["containerimage.config.digest"]);
     let tags = registry.fetch("/v2/team/app/tags/list");
     assert!(tags.contains("\"tags\":null") || tags.contains(" 404 "), "a tag was written: {tags}");

@@ -59,6 +59,22 @@ for_each_user! {
         assert_eq!(leftovers(&rbuild), Vec::<String>::new());
     }
 
+    fn of_several_platforms_the_one_that_is_asked_for_runs(rbuild) {
+        let context = match on_busybox(&rbuild, "several", "ARG TARGETARCH\nENV FOR=$TARGETARCH\n") {
+            Ok(context) => context,
+            Err(reason) => skip!("{reason}"),
+        };
+        rbuild.build(&context, &["--platform", "linux/amd64,linux/arm64", "-t", "several:1"]).succeeded();
+        // What runs is this machine's busybox in both: only the configs differ.
+        let run = |platform: &str| {
+            let flags = ["run", "--pull=never", "--platform", platform, "several:1", "/bin/sh", "-c", "echo $FOR"];
+            rbuild.run(flags)
+        };
+        assert_eq!(run("linux/arm64").succeeded().stdout, "arm64\n");
+        assert_eq!(run("linux/amd64").succeeded().stdout, "amd64\n");
+        run("linux/s390x").failed(125).says("several:1");
+    }
+
     fn the_exit_code_is_the_commands_or_says_why_there_was_none(rbuild) {
         if let Err(reason) = build(&rbuild) {
             skip!("{reason}");

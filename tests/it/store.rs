@@ -76,6 +76,9 @@ for_each_user! {
         let mut content = fs::read(&blob).expect("read a blob");
         content[100] ^= 1;
         fs::write(&blob, content).expect("damage a blob");
+        let export = rbuild.run(["save", "-o", "damaged.tar", "x"]).failed(1);
+        export.says("is damaged: content has digest").says("rbuild check --deep --repair");
+        assert!(!rbuild.path("out/damaged.tar").exists());
         fs::write(&files(&rbuild, "index")[0], "no index").expect("damage an index");
         fs::write(&files(&rbuild, "steps")[0], "no record").expect("damage a record");
         let trees = fs::read_dir(mapping(&rbuild)).expect("list the trees").flatten();
@@ -121,6 +124,15 @@ for_each_user! {
         rbuild.set_variable("RBUILD_STORE_MAX", "1m");
         rbuild.build(&context, &["--build-arg", "N=9"]).succeeded().says("more than the limit");
         rbuild.run(["history", "kept"]).succeeded();
+        is_whole(&rbuild);
+        // An archive may be gone, so what was loaded stays as well; loading and running look at the limit, too.
+        let archive = rbuild.path("out/kept.tar");
+        let archive = archive.to_str().expect("UTF-8");
+        rbuild.run(["save", "-o", archive, "kept"]).succeeded();
+        rbuild.run(["rmi", "kept"]).succeeded();
+        rbuild.run(["load", "-i", archive]).succeeded().says("more than the limit");
+        rbuild.build(&context, &["--build-arg", "N=8"]).succeeded();
+        rbuild.run(["run", "--pull=never", "kept", "true"]).succeeded().says("more than the limit");
         is_whole(&rbuild);
         fs::write(config.join("config.json"), r#"{"storage": {"maximum": "14MB"}}"#).expect("write the configuration");
         rbuild.set_variable("RBUILD_STORE_MAX", "");

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Child, Command};
 
 use crate::harness::{Files, Rbuild, Run, User, finish, succeed, suite_user};
@@ -77,6 +78,19 @@ for_each_user! {
         let real = rbuild.context("elsewhere").file("Dockerfile", "FROM scratch\nCOPY inner/real /\n").directory;
         fs::remove_file(&link).expect("remove a link");
         rbuild.build(&context, &["--file", real.join("Dockerfile").to_str().expect("UTF-8")]).succeeded();
+        // From inside of the context, too, where the path to it begins with the context's.
+        let from = |directory: &Path, file: &str, context: &str| {
+            let mut command = rbuild.command(["build", "--file", file, context]);
+            finish(command.current_dir(directory).spawn().expect("start rbuild"))
+        };
+        from(&context.directory, "../elsewhere/Dockerfile", ".").succeeded();
+        from(&context.directory, "inner/../../elsewhere/Dockerfile", ".").succeeded();
+        from(&context.directory.join("inner"), "../../elsewhere/Dockerfile", "..").succeeded();
+        symlink(&canary, real.join("Dockerfile.dockerignore")).expect("make a link");
+        from(&context.directory, "../elsewhere/Dockerfile", ".");
+        symlink(&canary, &link).expect("make a link");
+        let run = from(&context.directory.join("inner"), "../Dockerfile", "..").failed(1).says("which is outside the context");
+        never_shows_it(&run);
     }
 
     fn c2_an_ignore_file_that_leads_out_of_the_context_is_not_read(rbuild) {

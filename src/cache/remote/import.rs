@@ -16,6 +16,11 @@ const CONFIG_LIMIT: u64 = 8 << 20;
 /// The config of BuildKit's caches.
 const BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
 
+/// Whether a manifest with a config of this type is a cache and nothing else, of rbuild or of BuildKit.
+pub fn is_cache(config_media_type: &str) -> bool {
+    matches!(config_media_type, BUILDKIT | document::MEDIA_TYPE)
+}
+
 /// A cache that was read.
 #[derive(Clone)]
 pub struct Imported {

@@ -13,6 +13,7 @@ use crate::digest::{Digest, VerifyReader};
 use crate::image::manifest::{Descriptor, Document, Index, canonical};
 use crate::image::media_type::OCI_INDEX;
 use crate::progress::Task;
+use crate::unfinished::{self, Unfinished};
 
 /// The largest `index.json`.
 const INDEX_LIMIT: u64 = 4 << 20;
@@ -139,6 +140,9 @@ impl Storage for Directory {
     fn write(&self, content: Content, task: &Task) -> Result<Written> {
         let folder = self.path.join("blobs/sha256");
         fs::create_dir_all(&folder).map_err(failed("create directory", &folder))?;
+        for directory in [&self.path, &folder] {
+            unfinished::sweep(directory);
+        }
         let mut written = Written::default();
         for piece in &content.layers {
             if self.put(&piece.descriptor, || (piece.open)())? {
@@ -190,19 +194,10 @@ fn read_up_to(file: File, limit: u64) -> io::Result<Vec<u8>> {
 
 /// Writes a file beside its place and renames it there when it is complete, and on the disk: after a power cut an index
 /// leads to no blob that has a name and no bytes.
-fn replace<T>(path: &Path, write: impl FnOnce(&mut File) -> io::Result<T>) -> io::Result<T> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let mut file = File::create(&temporary)?;
-    let result = write(&mut file).and_then(|written| {
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        Ok(written)
-    });
-    if result.is_err() {
-        // The cause is what counts; that the part file could not be removed either adds nothing.
-        drop(fs::remove_file(&temporary));
-    }
-    result
+fn replace<T>(path: &Path, write: impl FnOnce(&mut &File) -> io::Result<T>) -> io::Result<T> {
+    let unfinished = Unfinished::beside(path, 0o666)?;
+    let written = write(&mut unfinished.file())?;
+    unfinished.file().sync_all()?;
+    unfinished.finish()?;
+    Ok(written)
 }

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use document::{Document, INLINE_KEY};
-pub use import::{Imported, import};
+pub use import::{Imported, import, is_cache};
 pub use local::Directory;
 pub use place::{CacheTarget, Form, Mode, Mounts, OnFailure, Others, Place};
 pub use registry::Repository;

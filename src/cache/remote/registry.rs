@@ -31,16 +31,16 @@ impl Storage for Repository {
         match self.client.resolve_at(&self.reference, None) {
             Ok(resolved) => Ok(Some(resolved.bytes)),
             Err(RegistryError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(RemoteError::Registry(error)),
         }
     }
 
     fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>, RemoteError> {
-        Ok(self.client.manifest(&self.reference, descriptor)?)
+        self.client.manifest(&self.reference, descriptor).map_err(RemoteError::Registry)
     }
 
     fn small(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, RemoteError> {
-        Ok(self.client.blob_bytes(&self.reference, descriptor, limit)?)
+        self.client.blob_bytes(&self.reference, descriptor, limit).map_err(RemoteError::Registry)
     }
 
     fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
@@ -57,7 +57,8 @@ impl Storage for Repository {
             PushLayer { descriptor: piece.descriptor, open: Box::new(move || open()), mount_from: piece.mount_from }
         });
         let image = PushImage { layers: layers.collect(), config: content.config, manifest: content.manifest };
-        let pushed = push(&self.client, &self.reference, &PushContent::Image(Box::new(image)), &[], Some(task))?;
+        let pushed = push(&self.client, &self.reference, &PushContent::Image(Box::new(image)), &[], Some(task));
+        let pushed = pushed.map_err(RemoteError::Registry)?;
         Ok(Written { sent: pushed.uploaded, bytes: pushed.uploaded_bytes })
     }
 }

@@ -113,7 +113,10 @@ pub struct Written {
 pub enum RemoteError {
     /// A registry failed.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(RegistryError),
+    /// A service that is no registry could not be asked.
+    #[error(transparent)]
+    Reach(#[from] RegistryError),
     /// A file cannot be read or written.
     #[error("{action} {path}")]
     Io {
@@ -171,7 +174,7 @@ pub enum RemoteError {
     },
     /// It is not said where a CI's cache is, or who asks.
     #[error(
-        "{missing} not known here: GitHub gives it to actions, not to the commands of `run:`; a step          `uses: crazy-max/ghaction-github-runtime@v3` before this one passes it on, or give url_v2=… and token=…"
+        "{missing} not known here: GitHub gives it to actions, not to the commands of `run:`; a step `uses: crazy-max/ghaction-github-runtime@v3` before this one passes it on, or give url_v2=… and token=…"
     )]
     NoRuntime {
         /// What is missing, with its verb.

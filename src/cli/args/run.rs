@@ -69,9 +69,9 @@ pub struct RunArguments {
     #[arg(long, value_name = "SIZE")]
     pub shm_size: Option<String>,
     /// Pull the image: always, missing (where it is not here), never [default: missing]
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "always", value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN")]
     pub pull: Option<String>,
-    /// The platform to pull [default: this machine's; env: DOCKER_DEFAULT_PLATFORM]
+    /// The platform to run [default: this machine's; env: DOCKER_DEFAULT_PLATFORM]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,
     /// How to show a pull: auto, plain, tty, rawjson, quiet

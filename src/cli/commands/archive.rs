@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::image::choose_for;
 use super::list::pretty;
-use super::{failed, open_store, print, store_failed};
+use super::{failed, open_interruptible, print, store_failed};
 use crate::archive::{self, ArchiveError, Origin};
 use crate::build::{self, BuildError, LoadError, LoadOptions, NewLayer, SaveForm};
 use crate::cli::environment::{Environment, Stdio};
@@ -55,7 +55,7 @@ pub(super) fn shown<T>(
 
 /// `rbuild save`.
 pub(super) fn save(request: &Save, environment: &Environment) -> Result<(), Failure> {
-    let store = open_store(&request.store_root)?;
+    let store = open_interruptible(&request.store_root)?;
     let mut images: Vec<(Tagged, Vec<Reference>)> = Vec::new();
     for selector in &request.images {
         let mut tagged = choose_for(&store, selector, request.platform.as_ref())?;
@@ -80,7 +80,7 @@ pub(super) fn save(request: &Save, environment: &Environment) -> Result<(), Fail
 
 /// `rbuild export`.
 pub(super) fn export(request: &Export, environment: &Environment) -> Result<(), Failure> {
-    let store = open_store(&request.store_root)?;
+    let store = open_interruptible(&request.store_root)?;
     let tagged = choose_for(&store, &request.image, request.platform.as_ref())?;
     let workshop = Workshop::new(&store);
     let layers = workshop.layers(&store);
@@ -100,7 +100,7 @@ fn opened(path: Option<&Path>) -> Result<Box<dyn Read + Send>, Failure> {
 
 /// `rbuild load`.
 pub(super) fn load(request: &Load) -> Result<(), Failure> {
-    let store = open_store(&request.store_root)?;
+    let store = open_interruptible(&request.store_root)?;
     let origin = match &request.input {
         Some(path) if path.is_dir() => Origin::Directory(path.clone()),
         input => Origin::Stream {
@@ -154,7 +154,7 @@ fn familiar(tagged: &Tagged) -> String {
 
 /// `rbuild import`.
 pub(super) fn import(request: &Import) -> Result<(), Failure> {
-    let store = open_store(&request.store_root)?;
+    let store = open_interruptible(&request.store_root)?;
     let mut config = ImageConfig {
         os: request.platform.os.clone(),
         architecture: request.platform.architecture.clone(),

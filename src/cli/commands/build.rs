@@ -8,7 +8,7 @@ use super::agents::Agents;
 use super::inputs::Inputs;
 use super::remote::Remote;
 use super::shell::Shell;
-use super::{client, failed, open_store, print, say, storage, warn_of_damage};
+use super::{client, failed, open_store, print, storage, warn_of_damage};
 use super::{explain, report};
 use crate::attest::Form;
 use crate::build::{
@@ -46,10 +46,7 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Fa
     let (root, has_grown) = (store.root().to_owned(), store.has_grown());
     drop(store);
     if let Some(limit) = request.store_limit.filter(|_| has_grown) {
-        // What was built is built; that the store could not be made smaller is another matter.
-        if let Err(failure) = storage::obey_limit(&root, limit) {
-            say(&format!("warning: the store was not brought down to its limit: {}", failure.message));
-        }
+        storage::within(&root, limit);
     }
     ended
 }
@@ -397,8 +394,8 @@ fn write_results(request: &Request, built: &Built) -> Result<(), Failure> {
         let several = if built.provenance.len() > 1 { format!("/{platform}") } else { String::new() };
         add(&format!("buildx.build.provenance{several}"), provenance.clone());
     }
-    if !request.tags.is_empty() {
-        let names: Vec<String> = request.tags.iter().map(ToString::to_string).collect();
+    let names = request::image_names(&request.tags, &request.outputs);
+    if !names.is_empty() {
         add("image.name", names.join(",").into());
     }
     let text = serde_json::to_string_pretty(&metadata).map_err(|error| failed(&error))?;

@@ -44,8 +44,13 @@ pub(super) fn run(request: &CheckStore) -> Result<(), Failure> {
         (0, _) | (_, Remedy::Repair) => Ok(()),
         (count, Remedy::Report) => {
             let message = format!("the store is damaged in {count} place{}", if count == 1 { "" } else { "s" });
-            Err(Failure::new(FailureKind::Other, message)
-                .hint("`rbuild check --repair` removes what is damaged; the next build makes it anew"))
+            // What was found by reading is not found again without.
+            let flags = match request.depth {
+                Depth::Names => "--repair",
+                Depth::Content => "--deep --repair",
+            };
+            let hint = format!("`rbuild check {flags}` removes what is damaged; the next build makes it anew");
+            Err(Failure::new(FailureKind::Other, message).hint(hint))
         }
     }
 }

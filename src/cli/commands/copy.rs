@@ -14,6 +14,7 @@ use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::copy::{Copy, CopyFrom, CopyJob, Referrers};
 use crate::cli::request::place::{ArchiveKind, ArchivePlace};
+use crate::cli::signals::OnSignal;
 use crate::digest::Digest;
 use crate::export::{FileTarget, LayoutForm};
 use crate::image::reference::Reference;
@@ -23,10 +24,12 @@ use crate::registry::Client;
 use crate::registry::referrers::copy_referrers;
 use crate::store::Store;
 use crate::ui::Ui;
+use crate::unfinished;
 
 /// Copies; the digests of the copies go to standard output.
 pub(super) fn copy(request: &Copy, environment: &Environment) -> Result<(), Failure> {
     let client = client(&request.registries);
+    OnSignal::at_once().stop();
     let ui = Ui::start(request.progress, &environment.ui());
     let progress = Progress::new(ui.sink());
     let copied = match &request.job {
@@ -146,7 +149,9 @@ fn open(place: &ArchivePlace, store_root: Option<&Path>, progress: &Progress) ->
 fn store_at(root: Option<&Path>) -> Result<Store, Failure> {
     let missing =
         || Failure::new(FailureKind::Other, "there is no place to unpack the archive to").hint("name one: --root DIR");
-    open_store(root.ok_or_else(missing)?)
+    let store = open_store(root.ok_or_else(missing)?)?;
+    unfinished::remove_at_end(store.session());
+    Ok(store)
 }
 
 fn unpacked(place: &ArchivePlace, store_root: Option<&Path>, progress: &Progress) -> Result<Opened, Failure> {

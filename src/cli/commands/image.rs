@@ -23,23 +23,47 @@ pub(super) fn choose_for(
     if let Some(place) = &selector.archive {
         return adopt(store, place, platform);
     }
-    let mut all = store.all_tagged().map_err(store_failed)?;
-    if let Some(platform) = platform {
-        all.retain(|tagged| tagged.platform == platform.to_string());
+    let all = store.all_tagged().map_err(store_failed)?;
+    let Some(platform) = platform else { return find(&all, selector)?.ok_or_else(|| unknown(selector)) };
+    let text = platform.to_string();
+    let meant: Vec<Tagged> = all.iter().filter(|tagged| tagged.platform == text).cloned().collect();
+    match find(&meant, selector)? {
+        Some(found) => Ok(found),
+        None => {
+            Err(find(&all, selector)?
+                .map_or_else(|| unknown(selector), |other| lacks(&all, selector, &other, platform)))
+        }
     }
+}
+
+/// The image that somebody means, of these.
+fn find(all: &[Tagged], selector: &ImageSelector) -> Result<Option<Tagged>, Failure> {
     if let Some(name) = &selector.name
-        && let Some(found) = named(&all, name)
+        && let Some(found) = named(all, name)
     {
-        return Ok(found);
+        return Ok(Some(found));
     }
-    let Some(id) = &selector.id else { return Err(unknown(selector)) };
+    let Some(id) = &selector.id else { return Ok(None) };
     let found: Vec<&Tagged> = all.iter().filter(|tagged| tagged.image.config.hex().starts_with(id)).collect();
     match found.as_slice() {
-        [] => of_index(&all, id).ok_or_else(|| unknown(selector)),
-        [first, rest @ ..] if rest.iter().all(|other| other.image.config == first.image.config) => Ok((*first).clone()),
+        [] => Ok(of_index(all, id)),
+        [first, rest @ ..] if rest.iter().all(|other| other.image.config == first.image.config) => {
+            Ok(Some((*first).clone()))
+        }
         _ => Err(Failure::new(FailureKind::Other, format!("{:?} is the beginning of several ids", selector.text))
             .hint("give more of the id, or a name")),
     }
+}
+
+/// What was meant is there for other platforms alone.
+fn lacks(all: &[Tagged], selector: &ImageSelector, other: &Tagged, platform: &Platform) -> Failure {
+    let is_one = selector.id.as_ref().is_some_and(|id| other.image.config.hex().starts_with(id));
+    let offered: Vec<&str> = match is_one {
+        true => vec![&other.platform],
+        false => all.iter().filter(|tagged| tagged.name == other.name).map(|tagged| tagged.platform.as_str()).collect(),
+    };
+    let message = format!("{} has no image for {platform}, it has {}", selector.text, offered.join(", "));
+    Failure::new(FailureKind::Other, message)
 }
 
 /// The image of an index whose digest begins so: what a build prints whose image lies under one.
@@ -114,31 +138,53 @@ pub(super) fn tag(request: &TagImage) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `rbuild rmi`: names go; `rbuild prune` then removes what nothing needs.
+/// `rbuild rmi`: names go; `rbuild prune` then removes what nothing needs. What cannot go holds up nothing else.
 pub(super) fn remove(request: &Remove) -> Result<(), Failure> {
     let store = open_store(&request.store_root)?;
-    let mut said = String::new();
+    let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for selector in &request.images {
-        let chosen = match choose(&store, selector) {
-            Ok(chosen) => chosen,
-            Err(_) if request.care == Care::Forced => continue,
-            Err(failure) => return Err(failure),
-        };
-        let all = store.all_tagged().map_err(store_failed)?;
-        let is_by_name = selector.name.as_ref().is_some_and(|name| named(&all, name).is_some());
-        let same: Vec<&Tagged> = if is_by_name {
-            all.iter().filter(|tagged| tagged.name == chosen.name).collect()
-        } else {
-            all.iter().filter(|tagged| tagged.image.config == chosen.image.config).collect()
-        };
-        if !is_by_name && same.len() > 1 && request.care == Care::Careful {
-            return Err(Failure::new(FailureKind::Other, format!("the image {} has several names", selector.text))
-                .hint("name the one to take away, or give --force for all"));
-        }
-        for tagged in same {
-            store.untag(&tagged.name, &tagged.platform).map_err(|error| failed(&error))?;
-            said.push_str(&format!("Untagged: {}\n", tagged.name));
+        if let Err(failure) = remove_one(&store, selector, request.care, &mut removed) {
+            failures.push(failure);
         }
     }
-    print(&said)
+    // A name that stands for several platforms is said once.
+    removed.dedup();
+    print(&removed.iter().map(|name| format!("Untagged: {name}\n")).collect::<String>())?;
+    if failures.len() < 2 {
+        return failures.pop().map_or(Ok(()), Err);
+    }
+    let message = format!("{} of {} images were not removed", failures.len(), request.images.len());
+    let mut all = Failure::new(FailureKind::Other, message);
+    for Failure { message, causes, hints, .. } in failures {
+        all.causes.push([vec![message], causes].concat().join(": "));
+        all.hints.extend(hints);
+    }
+    all.hints.sort();
+    all.hints.dedup();
+    Err(all)
+}
+
+/// Takes away the names of one image, and tells which went.
+fn remove_one(store: &Store, selector: &ImageSelector, care: Care, removed: &mut Vec<String>) -> Result<(), Failure> {
+    let chosen = match choose(store, selector) {
+        Ok(chosen) => chosen,
+        Err(_) if care == Care::Forced => return Ok(()),
+        Err(failure) => return Err(failure),
+    };
+    let all = store.all_tagged().map_err(store_failed)?;
+    let is_by_name = selector.name.as_ref().is_some_and(|name| named(&all, name).is_some());
+    let same: Vec<&Tagged> = if is_by_name {
+        all.iter().filter(|tagged| tagged.name == chosen.name).collect()
+    } else {
+        all.iter().filter(|tagged| tagged.image.config == chosen.image.config).collect()
+    };
+    if !is_by_name && same.len() > 1 && care == Care::Careful {
+        return Err(Failure::new(FailureKind::Other, format!("the image {} has several names", selector.text))
+            .hint("name the one to take away, or give --force for all"));
+    }
+    for tagged in same {
+        store.untag(&tagged.name, &tagged.platform).map_err(|error| failed(&error))?;
+        removed.push(tagged.name.clone());
+    }
+    Ok(())
 }

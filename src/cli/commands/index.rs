@@ -22,6 +22,8 @@ pub(super) fn create(request: &CreateIndex, environment: &Environment) -> Result
     let client = client(&request.registries);
     let composed = compose(&client, &request.sources, &request.names, &request.annotations, request.single);
     let composed = composed.map_err(|error| failed(&error))?;
+    // All of them, before the first is pushed.
+    composed.check_names(&request.names).map_err(|error| failed(&error))?;
     if request.execution == Execution::DryRun {
         return print(&pretty(&composed.bytes));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::failed;
 use super::remote::{GitDefaults, PLAIN, Remote, opened};
@@ -200,7 +200,7 @@ fn dockerfile_path(request: &Request, context: &Path) -> Option<PathBuf> {
 /// A context is not trusted: a file in it that is a link to elsewhere would be shown in messages, a private key for one.
 fn refuse_link_outside(file: &Path, context: &Path) -> Result<(), Failure> {
     // Who names a file that is elsewhere means it.
-    if !file.starts_with(context) {
+    if !is_named_inside(file, context) {
         return Ok(());
     }
     let (Ok(real), Ok(root)) = (file.canonicalize(), context.canonicalize()) else { return Ok(()) };
@@ -211,6 +211,23 @@ fn refuse_link_outside(file: &Path, context: &Path) -> Result<(), Failure> {
     Err(Failure::new(FailureKind::Other, problem).hint(
         "what a context has is not followed out of it; name a Dockerfile elsewhere with --file, copy an ignore file",
     ))
+}
+
+/// Whether a path begins with the context and never leaves it by `..` on its way.
+fn is_named_inside(file: &Path, context: &Path) -> bool {
+    let Ok(inside) = file.strip_prefix(context) else { return false };
+    let mut depth = 0usize;
+    inside.components().all(|part| match part {
+        Component::ParentDir => depth.checked_sub(1).is_some_and(|above| {
+            depth = above;
+            true
+        }),
+        Component::Normal(_) => {
+            depth += 1;
+            true
+        }
+        Component::Prefix(_) | Component::RootDir | Component::CurDir => true,
+    })
 }
 
 fn locate_in(context: &Path) -> Option<PathBuf> {

@@ -10,6 +10,7 @@ use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::commands::{Heading, Images, Listing, TextLength};
 use crate::cli::template::Template;
+use crate::digest::Digest;
 use crate::image::reference::Reference;
 use crate::store::Tagged;
 
@@ -48,11 +49,21 @@ pub(super) fn pretty(value: &serde_json::Value) -> Result<String, Failure> {
 
 /// A name's repository and tag as docker lists them.
 fn columns(name: &str) -> (String, String) {
-    let familiar = name.parse::<Reference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar());
+    let familiar = familiar(name);
+    // As docker: a name with a digest has no tag. The digest is a column of its own.
+    let (familiar, is_digested) = match familiar.split_once('@') {
+        Some((name, _)) => (name.to_owned(), true),
+        None => (familiar, false),
+    };
     match familiar.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') && is_digested => (repository.to_owned(), "<none>".to_owned()),
         Some((repository, tag)) if !tag.contains('/') => (repository.to_owned(), tag.to_owned()),
         _ => (familiar, "<none>".to_owned()),
     }
+}
+
+fn familiar(name: &str) -> String {
+    name.parse::<Reference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar())
 }
 
 /// A moment as tables show it.
@@ -128,7 +139,9 @@ pub(super) fn images(request: &Images, environment: &Environment) -> Result<(), 
     let store = open_store(&request.store_root)?;
     let wanted = |tagged: &Tagged| {
         let (repository, tag) = columns(&tagged.name);
-        request.filter.as_ref().is_none_or(|filter| format!("{repository}:{tag}").contains(filter.as_str()))
+        let is_meant =
+            |filter: &String| format!("{repository}:{tag}").contains(filter) || familiar(&tagged.name).contains(filter);
+        request.filter.as_ref().is_none_or(is_meant)
     };
     let all: Vec<Tagged> = store.all_tagged().map_err(store_failed)?.into_iter().filter(wanted).collect();
     warn_of_damage(&store);
@@ -152,7 +165,7 @@ pub(super) fn images(request: &Images, environment: &Environment) -> Result<(), 
         Listing::Template(template, heading) => {
             let row = |tagged: &Tagged| {
                 let (repository, tag) = columns(&tagged.name);
-                let digest = tagged.image.source.or(tagged.image.manifest);
+                let digest = digest(tagged);
                 json!({
                     "ID": shown_id(tagged, request.ids), "Repository": repository, "Tag": tag, "Platform": tagged.platform,
                     "Digest": digest.map_or_else(|| "<none>".to_owned(), |digest| digest.to_string()),
@@ -169,8 +182,13 @@ fn image_json(tagged: &Tagged) -> Value {
     let (repository, tag) = columns(&tagged.name);
     json!({
         "id": tagged.image.config, "repository": repository, "tag": tag, "platform": tagged.platform,
-        "created": tagged.image.created, "size": tagged.image.size, "built": tagged.built,
+        "digest": digest(tagged), "created": tagged.image.created, "size": tagged.image.size, "built": tagged.built,
     })
+}
+
+/// What a registry calls it: as it was pulled, else its own manifest's.
+fn digest(tagged: &Tagged) -> Option<Digest> {
+    tagged.image.source.or(tagged.image.manifest)
 }
 
 fn shown_id(tagged: &Tagged, length: TextLength) -> String {
@@ -224,5 +242,13 @@ mod tests {
     fn names_are_split_at_their_tag_and_not_at_a_port() {
         assert_eq!(columns("docker.io/library/debian:12"), ("debian".to_owned(), "12".to_owned()));
         assert_eq!(columns("localhost:5000/a:b"), ("localhost:5000/a".to_owned(), "b".to_owned()));
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (name, repository) in [
+            ("localhost:5000/a", "localhost:5000/a"),
+            ("localhost:5000/a:b", "localhost:5000/a"),
+            ("docker.io/library/debian", "debian"),
+        ] {
+            assert_eq!(columns(&format!("{name}@{digest}")), (repository.to_owned(), "<none>".to_owned()), "{name}");
+        }
     }
 }

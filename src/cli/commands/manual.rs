@@ -10,8 +10,8 @@ use crate::cli::failure::{Failure, FailureKind};
 /// Commands whose words are names of images.
 const OF_IMAGES: [&str; 10] = ["run", "push", "tag", "rmi", "inspect", "history", "save", "export", "diff", "sbom"];
 
-/// What gives the names of images; that there is no store yet is no news.
-const NAMES: &str = "rbuild images --format '{{.Repository}}:{{.Tag}}' 2>/dev/null";
+/// What gives the names of images; that there is no store yet is no news, and what has no tag is nothing to type.
+const NAMES: &str = "rbuild images --format '{{.Repository}}:{{.Tag}}' 2>/dev/null | grep -v '<none>'";
 
 /// `rbuild completion`.
 pub(super) fn completion(shell: Shell) -> Result<(), Failure> {

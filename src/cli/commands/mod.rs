@@ -34,20 +34,34 @@ use super::Command;
 use super::environment::Environment;
 use super::failure::{Failure, FailureKind};
 use super::request::RegistryOptions;
+use super::signals::OnSignal;
 use crate::build::BuildError;
 use crate::registry::copy::CopyError;
 use crate::registry::{Client, ClientOptions};
 use crate::store::{Alone, Store, StoreError};
+use crate::unfinished;
 
 /// Carries a command out; what it answers goes to standard output.
 ///
 /// Gives the exit code, which is not 0 only where it is that of a container's command.
 pub(super) fn run(command: Command, environment: &Environment) -> Result<u8, Failure> {
-    match command {
+    // Builds have read the limit before they began, and know whether there is more than before.
+    let grows = match &command {
+        Command::Run(request) => Some(request.store_root.clone()),
+        Command::Pull(request) => Some(request.store_root.clone()),
+        Command::Load(request) => Some(request.store_root.clone()),
+        Command::Import(request) => Some(request.store_root.clone()),
+        _ => None,
+    };
+    let ended = match command {
         Command::Run(request) => run::run(&request, environment),
         Command::Compare(request) => compare::diff(&request),
         other => answer(other, environment).map(|()| 0),
+    };
+    if let Some(root) = grows {
+        storage::keep_limit(&root, environment);
     }
+    ended
 }
 
 fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
@@ -138,6 +152,14 @@ fn warn_of_damage(store: &Store) {
 
 fn open_store(root: &Path) -> Result<Store, Failure> {
     Store::open(root).map_err(|error| failed(&error))
+}
+
+/// The store, for what ends at once when a signal comes, and leaves nothing unfinished.
+fn open_interruptible(root: &Path) -> Result<Store, Failure> {
+    let store = open_store(root)?;
+    unfinished::remove_at_end(store.session());
+    OnSignal::at_once().stop();
+    Ok(store)
 }
 
 fn client(options: &RegistryOptions) -> Client {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::archive::changed;
 use super::archived::adopt;
-use super::image::choose;
+use super::image::choose_for;
 use super::inspect::config_of;
 use super::{client, failed, open_store, store_failed};
 use crate::build::{self, BlobForm, NewLayer};
@@ -104,18 +104,18 @@ fn find(
     layers: &Layers<'_>,
     registry: &Client,
 ) -> Result<Tagged, Failure> {
+    // Where no other platform is asked for, an only image is run whatever it is for.
+    let platform = Some(&request.platform).filter(|platform| **platform != Platform::host());
     if let Some(place) = &request.image.archive {
-        // The only image of an archive is run whatever it is for, as one of the store is.
-        let platform = Some(&request.platform).filter(|platform| **platform != Platform::host());
         return adopt(layers.store(), place, platform);
     }
     let mut image = request.image.clone();
-    if choose(layers.store(), &image).is_err()
+    if choose_for(layers.store(), &image, platform).is_err()
         && let Some(name) = &mut image.name
     {
         *name = registry.full_name(name).map_err(|error| failed(&error))?;
     }
-    let here = match choose(layers.store(), &image) {
+    let here = match choose_for(layers.store(), &image, platform) {
         Ok(tagged) if is_whole(layers, &tagged)? => Ok(tagged),
         Ok(tagged) => Err(Failure::new(FailureKind::Other, format!("some layers of {} are not here", tagged.name))),
         Err(failure) => Err(failure),
@@ -138,7 +138,7 @@ fn find(
             )),
         }
     })?;
-    choose(layers.store(), &image)
+    choose_for(layers.store(), &image, platform)
 }
 
 fn is_whole(layers: &Layers<'_>, tagged: &Tagged) -> Result<bool, Failure> {

@@ -1,13 +1,14 @@
-//! The room that the store takes: `rbuild prune`, `rbuild du`, and the limit that holds after every build.
+//! The room that the store takes: `rbuild prune`, `rbuild du`, and the limit that holds after every command that fills the store.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::list::{human, pretty, table};
 use super::{failed, open_store, print, say, store_failed, take_alone};
+use crate::cli::environment::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::request::commands::{Execution, Listing};
-use crate::cli::request::storage::{Detail, DiskUsage, Prune, PruneScope};
+use crate::cli::request::storage::{Detail, DiskUsage, Prune, PruneScope, store_limit};
 use crate::executor::{ExecuteError, Namespace, measure};
 use crate::sandbox::Options;
 use crate::store::{Alone, Entry, Kinds, Policy, Sizes, Store, StoreError};
@@ -65,9 +66,28 @@ fn collect(alone: Alone, policy: &Policy, namespace: &Namespace) -> Result<u64, 
     Ok(before.saturating_sub(after))
 }
 
+/// Brings the store down to the limit that the user has set, if any. What was done is done: that the store could not be made
+/// smaller is told and no failure.
+pub(super) fn keep_limit(root: &Path, environment: &Environment) {
+    let limit = match store_limit(environment) {
+        Ok(limit) => limit,
+        Err(error) => return say(&format!("warning: the store has no limit: {error}")),
+    };
+    if let Some(limit) = limit {
+        within(root, limit);
+    }
+}
+
+/// As [`keep_limit`], for a limit that is known.
+pub(super) fn within(root: &Path, limit: u64) {
+    if let Err(failure) = obey_limit(root, limit) {
+        say(&format!("warning: the store was not brought down to its limit: {}", failure.message));
+    }
+}
+
 /// Brings the store down to a limit, the least recently used first. Where others use the store now, the one that ends last
 /// does it.
-pub(super) fn obey_limit(root: &Path, limit: u64) -> Result<(), Failure> {
+fn obey_limit(root: &Path, limit: u64) -> Result<(), Failure> {
     let store = open_store(root)?;
     let namespace = namespace(&store);
     let sizes: Sizes = measure(&store, &namespace).map_err(|error| failed(&error))?;

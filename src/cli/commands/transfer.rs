@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::each_tag::EachTag;
 use super::image::choose;
-use super::{client, failed, open_store, print, store_failed, transfer_failed};
+use super::{client, failed, open_interruptible, print, store_failed, transfer_failed};
 use crate::build::{self, BlobForm, PushForm};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
@@ -23,7 +23,7 @@ pub(super) fn push(request: &Push, environment: &Environment) -> Result<(), Fail
     // Before anything is pushed: who cannot sign in the end should know now.
     let keys = request.signing_keys.iter().map(|key| key.read(environment).map_err(|error| failed(&error)));
     let signing_keys = keys.collect::<Result<Vec<_>, Failure>>()?;
-    let store = open_store(&request.store_root)?;
+    let store = open_interruptible(&request.store_root)?;
     let registry = client(&request.registries);
     let namespace = Namespace::new(Options::new(store.root().join("trees")));
     let layers = Layers::new(&store, &registry, &namespace);
@@ -81,7 +81,7 @@ fn tags_in(store: &Store, repository: &Reference) -> Result<BTreeSet<String>, Fa
 
 /// Pulls images with all their layers.
 pub(super) fn pull(request: &Pull, environment: &Environment) -> Result<(), Failure> {
-    let store = open_store(&request.store_root)?;
+    let store = open_interruptible(&request.store_root)?;
     let registry = client(&request.registries);
     let namespace = Namespace::new(Options::new(store.root().join("trees")));
     let layers = Layers::new(&store, &registry, &namespace);

@@ -69,10 +69,27 @@ impl Request {
             value: words.join(" "),
             reason,
         })?;
-        let mut request = Request::resolve(build, &global, environment)?;
+        let mut request = Request::resolve(build, &global, environment).map_err(spelled)?;
         request.notices.extend(notices);
         request.digest_files = digests;
         Ok(request)
+    }
+}
+
+/// What is wrong with a value, with the flag that it was given to.
+fn spelled(invalid: InvalidRequest) -> InvalidRequest {
+    match invalid {
+        InvalidRequest::InvalidValue { flag, value, reason } => {
+            let flag = match flag {
+                "--tag" => "--destination",
+                "--platform" => "--custom-platform",
+                "--cache-from" | "--cache-to" => "--cache-repo",
+                "--ca-cert" => "--registry-certificate",
+                other => other,
+            };
+            InvalidRequest::InvalidValue { flag, value, reason }
+        }
+        other => other,
     }
 }
 
@@ -121,7 +138,7 @@ fn words(
     if let Some(platform) = &arguments.custom_platform {
         add("--platform", platform);
     }
-    let attributes = compression(arguments);
+    let attributes = compression(arguments)?;
     if let Some(path) = &arguments.tar_path {
         add("--output", &format!("type=docker,\"dest={path}\"{attributes}"));
     }
@@ -187,15 +204,19 @@ fn not(switch: Switch) -> Switch {
     if switch.is_on() { Switch::Off } else { Switch::On }
 }
 
-fn compression(arguments: &ExecutorArguments) -> String {
+fn compression(arguments: &ExecutorArguments) -> Result<String, InvalidRequest> {
     let mut attributes = String::new();
     if let Some(compression) = &arguments.compression {
+        if !["gzip", "zstd", "uncompressed", "estargz"].contains(&compression.as_str()) {
+            let given = Given { flag: "--compression", value: compression, expected: "gzip or zstd" };
+            return Err(given.invalid());
+        }
         attributes.push_str(&format!(",compression={compression}"));
     }
     if let Some(level) = arguments.compression_level.filter(|level| *level >= 0) {
         attributes.push_str(&format!(",compression-level={level}"));
     }
-    attributes
+    Ok(attributes)
 }
 
 fn registry_words(

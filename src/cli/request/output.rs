@@ -194,6 +194,22 @@ fn add_names(names: &mut Vec<Reference>, more: &[Reference]) {
     }
 }
 
+/// The names of the result, as BuildKit tells them in `image.name`: those of the image in the store and of the outputs.
+/// What is pushed by its digest has no tag, with `name-canonical` or without: the digest is told by itself.
+pub(in crate::cli) fn image_names(tags: &[Reference], outputs: &[OutputRequest]) -> Vec<String> {
+    let mut names: Vec<String> = tags.iter().map(Reference::to_string).collect();
+    for output in outputs.iter().filter(|output| !matches!(output.kind, OutputKind::Local | OutputKind::Tar)) {
+        let by_digest = output.switch("push-by-digest") == Some(true);
+        for name in &output.names {
+            let name = if by_digest { name.name() } else { name.to_string() };
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
 /// The registries of outputs that say `registry.insecure=true`.
 pub(super) fn insecure_registries(outputs: &[OutputRequest]) -> Vec<String> {
     let says_so =
@@ -448,4 +464,30 @@ fn annotation_target(given: Given<'_>, text: &str) -> Result<(AnnotationTarget, 
 /// A single name for `push` and its kin.
 pub(super) fn named(flag: &'static str, text: &str) -> Result<Reference, InvalidRequest> {
     Ok(reference(flag, text)?.with_default_tag())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_a_result_are_those_of_its_tags_and_outputs() {
+        let names = |texts: &[&str]| -> Vec<Reference> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let output = |kind, names, attributes: &[&str]| OutputRequest {
+            kind,
+            destination: None,
+            names,
+            compression: Compression::default(),
+            annotations: Vec::new(),
+            attributes: attributes.iter().map(|key| ((*key).to_owned(), "true".to_owned())).collect(),
+        };
+        let outputs = [
+            output(OutputKind::Registry, names(&["r.test/md:3", "r.test/app:1"]), &[]),
+            output(OutputKind::Registry, names(&["r.test/pinned:latest"]), &["push-by-digest", "name-canonical"]),
+            output(OutputKind::Local, names(&["r.test/none:1"]), &[]),
+        ];
+        let told = image_names(&names(&["r.test/app:1"]), &outputs);
+        assert_eq!(told, ["r.test/app:1", "r.test/md:3", "r.test/pinned"]);
+        assert_eq!(image_names(&[], &outputs[2..]), [""; 0]);
+    }
 }

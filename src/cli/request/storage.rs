@@ -76,37 +76,52 @@ impl Filters {
             // BuildKit also takes `==`.
             match (key, value.trim_start_matches('=')) {
                 ("until" | "unused-for", time) => filters.until = Some(duration("--filter", time)?),
-                ("type", "exec.cachemount") => filters.kinds = Some(Kinds::CacheMounts),
-                ("type", "regular") => filters.kinds = Some(Kinds::Results),
+                ("type", "exec.cachemount") => filters.add(Kinds::CacheMounts),
+                ("type", "regular") => filters.add(Kinds::Results),
                 ("type", _) => return Err(given.invalid()),
                 (key, _) => return Err(given.unknown_key(key, &["until", "type"])),
             }
         }
         Ok(filters)
     }
+
+    /// Filters of one kind are alternatives.
+    fn add(&mut self, kinds: Kinds) {
+        self.kinds = Some(match self.kinds {
+            Some(other) if other != kinds => Kinds::Cache,
+            _ => kinds,
+        });
+    }
 }
 
-/// A time such as `24h`, `1h30m` or `7d`.
+/// A time such as `24h`, `1h30m`, `1.5h` or `7d`: Go's durations, with days and weeks.
 pub(super) fn duration(flag: &'static str, text: &str) -> Result<Duration, InvalidRequest> {
-    let given = Given { flag, value: text, expected: "a time such as 90m, 24h or 7d" };
+    let given = Given { flag, value: text, expected: "a time such as 90m, 1.5h or 7d" };
     let (mut total, mut rest) = (Duration::ZERO, text);
+    if text == "0" {
+        return Ok(total);
+    }
     if text.is_empty() {
         return Err(given.invalid());
     }
     while !rest.is_empty() {
-        let digits = rest.find(|character: char| !character.is_ascii_digit()).ok_or_else(|| given.invalid())?;
-        let number: u64 = rest[..digits].parse().map_err(|_| given.invalid())?;
-        let seconds = match rest[digits..].chars().next() {
-            Some('s') => 1,
-            Some('m') => 60,
-            Some('h') => 3600,
-            Some('d') => 86_400,
-            Some('w') => 7 * 86_400,
+        let is_digit = |character: char| character.is_ascii_digit() || character == '.';
+        let digits = rest.find(|character| !is_digit(character)).ok_or_else(|| given.invalid())?;
+        let (number, after) = rest.split_at(digits);
+        let (unit, after) = after.split_at(after.find(is_digit).unwrap_or(after.len()));
+        let seconds = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            "w" => 7.0 * 86_400.0,
             _ => return Err(given.invalid()),
         };
-        let part = number.checked_mul(seconds).map(Duration::from_secs);
+        let number: f64 = number.parse().map_err(|_| given.invalid())?;
+        let part = Duration::try_from_secs_f64(number * seconds).ok();
         total = part.and_then(|part| total.checked_add(part)).ok_or_else(|| given.because("it is too long"))?;
-        rest = &rest[digits + 1..];
+        rest = after;
     }
     Ok(total)
 }
@@ -203,7 +218,7 @@ struct Storage {
 
 /// How large the store may become: `RBUILD_STORE_MAX`, else `storage.max` of `rbuild/config.json` in the user's
 /// configuration directory; no limit where neither says anything.
-pub(super) fn store_limit(environment: &Environment) -> Result<Option<u64>, InvalidRequest> {
+pub(in crate::cli) fn store_limit(environment: &Environment) -> Result<Option<u64>, InvalidRequest> {
     if let Some(text) = environment.variable("RBUILD_STORE_MAX") {
         return byte_size("RBUILD_STORE_MAX", text).map(Some);
     }
@@ -237,6 +252,16 @@ mod tests {
         assert_eq!(parse("until=24h").unwrap().until, Some(Duration::from_secs(86_400)));
         assert_eq!(parse("type==exec.cachemount").unwrap().kinds, Some(Kinds::CacheMounts));
         assert_eq!(parse("type=regular").unwrap().kinds, Some(Kinds::Results));
+        let both = ["type=regular".to_owned(), "type=exec.cachemount".to_owned()];
+        assert_eq!(Filters::parse(&both).unwrap().kinds, Some(Kinds::Cache), "either");
+        for (text, seconds) in
+            [("1h30m", 5400.0), ("1.5h", 5400.0), ("500ms", 0.5), ("0", 0.0), ("2d1s", 172_801.0), ("1w", 604_800.0)]
+        {
+            assert_eq!(duration("--filter", text).unwrap(), Duration::from_secs_f64(seconds), "{text}");
+        }
+        for wrong in ["", "1", "h", "1.2.3h", "1y", "-1h", "99999999999999999999w"] {
+            assert!(duration("--filter", wrong).is_err(), "{wrong}");
+        }
         for wrong in ["until=soon", "type=frontend", "label=x", "until"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

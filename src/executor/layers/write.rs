@@ -44,18 +44,17 @@ impl Layers<'_> {
         mut origin: Origin,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(Digest, Index)> {
-        let nothing = Digest::of(b"");
         let index = origin.index.take();
         if !wanted.tree {
             // What differs from another layer is all that has to be kept.
             let blob = if origin.patch.is_some() { wanted.blob } else { wanted.with_blob().blob };
-            let ingested = self.ingest(&nothing, index, blob, None, write)?;
+            let ingested = self.ingest(None, index, blob, None, write)?;
             let layer = ingested.diff_id;
             let index = self.keep(&layer, ingested, blob, origin)?;
             return Ok((layer, index));
         }
         let blob = wanted.blob;
-        let (ingested, tree) = self.unpack(&nothing, index, blob, &[], write)?;
+        let (ingested, tree) = self.unpack(None, index, blob, &[], write)?;
         let layer = ingested.diff_id;
         let index = self.keep(&layer, ingested, blob, origin)?;
         if blob.is_some() && !implied_directories(&index).is_empty() {
@@ -69,13 +68,13 @@ impl Layers<'_> {
 
     pub(super) fn ingest(
         &self,
-        layer: &Digest,
+        layer: Option<&Digest>,
         index: Option<Index>,
         blob: Option<BlobForm>,
         pipe: Option<OwnedFd>,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Ingested> {
-        let failed = |error| ExecuteError::layer(layer, error);
+        let failed = |error| ExecuteError::writing(layer, error);
         let mut ingest = Ingest::start(self.store, index, blob, pipe).map_err(failed)?;
         let written = write(&mut ingest);
         let ingested = ingest.finish();
@@ -94,7 +93,7 @@ impl Layers<'_> {
     /// As [`Layers::ingest`], and unpacks the tar into a new directory.
     pub(super) fn unpack(
         &self,
-        layer: &Digest,
+        layer: Option<&Digest>,
         index: Option<Index>,
         blob: Option<BlobForm>,
         implied: &[ImpliedDirectory],
@@ -103,12 +102,12 @@ impl Layers<'_> {
         let mapping = self.mapping()?;
         let draft = self.store.tree_draft(&mapping.name, mapping.owner)?;
         let path = draft.path().to_owned();
-        let directory = open_directory(&path).map_err(|error| ExecuteError::layer(layer, error))?;
-        let (reader, writer) = io::pipe().map_err(|error| ExecuteError::layer(layer, error))?;
+        let directory = open_directory(&path).map_err(|error| ExecuteError::writing(layer, error))?;
+        let (reader, writer) = io::pipe().map_err(|error| ExecuteError::writing(layer, error))?;
         let args = serde_json::to_vec(implied).map_err(ExecuteError::internal)?;
         let mut fds = vec![directory, reader.into()];
         if self.namespace.ownership()? == Ownership::Recorded {
-            let table = File::create(table_path(&path)).map_err(|error| ExecuteError::layer(layer, error))?;
+            let table = File::create(table_path(&path)).map_err(|error| ExecuteError::writing(layer, error))?;
             fds.push(table.into());
         }
         let worker = self.namespace.worker(workers::UNPACK, &args, fds)?;

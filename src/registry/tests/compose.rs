@@ -104,6 +104,22 @@ fn one_image_is_copied_or_put_into_an_index() {
 }
 
 #[test]
+fn an_index_gets_no_name_with_the_digest_of_something_else() {
+    let registry = open_registry();
+    put(&registry, "a:1", "amd64", OCI_MANIFEST);
+    let composed =
+        compose(&client(), &[source(&registry, "a:1")], &[], &Annotations::default(), Single::Index).unwrap();
+    let other = Digest::of(b"other");
+    let names = [reference(&registry, "b:1"), reference(&registry, &format!("b@{other}"))];
+    let asked = registry.asked().len();
+    let error = composed.push(&client(), &names, &Progress::silent().task("")).unwrap_err();
+    assert!(error.to_string().contains("cannot name what is pushed"), "{error}");
+    assert_eq!(registry.asked().len(), asked, "nothing is sent");
+    let right = reference(&registry, &format!("b@{}", composed.descriptor.digest));
+    composed.push(&client(), &[right], &Progress::silent().task("")).unwrap();
+}
+
+#[test]
 fn an_index_of_indexes_is_refused() {
     let registry = open_registry();
     let inner = put(&registry, "a:1", "amd64", OCI_MANIFEST);

@@ -8,6 +8,8 @@ use std::thread;
 use super::super::credentials::Credentials;
 use super::super::fake::{Auth, Fault, Registry, digest_of};
 use super::super::proxy::Proxies;
+use super::super::service::{Call, CallContent, Effort, Reply, Verb};
+use super::super::url::Url;
 use super::super::{Client, ClientOptions, PushOutcome, RegistryError, RegistryFiles};
 use super::{client, open_registry, options, reference};
 use crate::digest::Digest;
@@ -189,6 +191,21 @@ fn a_registry_on_an_ipv6_address_is_reached() {
     assert_eq!(read(&client(), &registry, b"x").unwrap(), b"x");
 }
 
+/// Asks an address as it is, without finding out whether it speaks TLS.
+fn asked(client: &Client, address: &str) -> Result<Reply, RegistryError> {
+    let address = &Url::parse(address).unwrap();
+    let (content, effort) = (CallContent::None, Effort::Usual);
+    client.call(&Call { verb: Verb::Get, address, headers: &Vec::new, content, effort, passing: &[], task: None })
+}
+
+#[test]
+fn a_registry_that_speaks_plain_http_where_tls_is_wanted_is_told_as_that() {
+    let registry = open_registry();
+    let error = asked(&client(), &format!("https://{}/v2/", registry.host())).err().unwrap();
+    assert!(matches!(&error, RegistryError::NoTls { host } if *host == registry.host()), "{error:?}");
+    assert_eq!(registry.asked(), []);
+}
+
 /// A proxy that knows CONNECT alone, and writes down where it is asked to connect to; all names lead to `target`.
 fn proxy(target: String) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -248,6 +265,13 @@ fn a_registry_behind_a_proxy_is_reached_through_it() {
     );
     assert!(registry.asked().iter().all(|asked| asked.authorization.is_none()));
     assert!(read(through("r.invalid")).is_err(), "straight to a name that does not exist");
+    // A port that nobody listens on any more.
+    let gone = open_registry().host();
+    let variable = |name: &str| (name == "https_proxy").then(|| format!("http://me:hunter2@{gone}"));
+    let dead = Client::new(ClientOptions { proxies: Proxies::from_environment(&variable), ..options() });
+    let error = dead.resolve(&"r.invalid/a".parse().unwrap(), None).unwrap_err().to_string();
+    assert!(error.contains("r.invalid") && error.contains("(through the proxy that https_proxy names)"), "{error}");
+    assert!(!error.contains("hunter2") && !error.contains(&gone), "{error}");
     let variable = |name: &str| (name == "HTTPS_PROXY").then(|| "http://me:hunter2@".to_owned());
     let proxies = Proxies::from_environment(&variable);
     let broken = Client::new(ClientOptions { proxies, ..options() });

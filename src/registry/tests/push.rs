@@ -217,6 +217,42 @@ fn a_page_of_a_proxy_is_no_message() {
 }
 
 #[test]
+fn a_web_server_with_a_page_for_every_address_is_no_registry() {
+    let page = || Fault::Status(200, vec![("content-type", "text/html".into())], "<html>welcome</html>\n");
+    let registry = open_registry();
+    registry.plan("", "", 100, page());
+    let content = PushContent::Image(Box::new(image(&registry, &[b"one"], b"{}")));
+    let error = push(&client(), &reference(&registry, "a:t"), &content, &[], None).unwrap_err().to_string();
+    assert!(error.contains("does not look like a registry"), "{error}");
+    // Where a page happens to be as long as each blob.
+    let registry = open_registry();
+    registry.plan("PUT", "/manifests/", 100, page());
+    let error = push(&client(), &reference(&registry, "a:t"), &content, &[], None).unwrap_err().to_string();
+    assert!(error.contains("does not look like a registry"), "{error}");
+}
+
+#[test]
+fn a_manifest_may_be_taken_with_another_success_than_the_specs() {
+    let digest = || vec![("content-type", "text/html".to_owned()), ("docker-content-digest", digest_of(b"{}"))];
+    for (status, headers) in [(200, vec![]), (202, vec![]), (204, vec![]), (200, digest())] {
+        let registry = open_registry();
+        registry.plan("PUT", "/manifests/", 1, Fault::Status(status, headers, ""));
+        let pushed = client().push_manifest(&reference(&registry, "a:t"), OCI_INDEX, b"{}");
+        assert_eq!(pushed.unwrap(), Digest::of(b"{}"), "{status}");
+    }
+}
+
+#[test]
+fn a_blob_of_another_size_is_not_the_one_that_is_pushed() {
+    let registry = open_registry();
+    registry.put_blob("a", b"x");
+    registry.plan("HEAD", "/blobs/", 1, Fault::Header("content-length", "22".into()));
+    assert_eq!(send(&client(), &registry, b"x").unwrap(), PushOutcome::Uploaded);
+    registry.plan("HEAD", "/blobs/", 1, Fault::Header("content-length", "1".into()));
+    assert_eq!(send(&client(), &registry, b"x").unwrap(), PushOutcome::Existed);
+}
+
+#[test]
 fn redirects_of_a_push_without_end_are_an_error() {
     let registry = open_registry();
     registry.plan("POST", "/uploads/", 100, Fault::Redirect(307, registry.url()));
@@ -378,6 +414,23 @@ fn an_image_is_pushed_with_its_tags_last() {
     let first_manifest = asked.iter().position(|asked| asked.target.contains("/manifests/")).unwrap();
     assert!(last_blob < first_manifest);
     assert!(registry.count("GET", "/token") <= 3, "one for pushing, one for mounting from base");
+}
+
+#[test]
+fn a_name_with_the_digest_of_something_else_is_refused_before_anything_is_sent() {
+    let registry = open_registry();
+    let pushed = image(&registry, &[b"one"], b"{}");
+    let right = Digest::of(&pushed.manifest.1);
+    let content = PushContent::Image(Box::new(pushed));
+    let other = Digest::of(b"other");
+    for name in [format!("a@{other}"), format!("a:t@{other}")] {
+        let error = push(&client(), &reference(&registry, &name), &content, &["u".into()], None).unwrap_err();
+        assert!(matches!(error, RegistryError::OtherDigest { digest, .. } if digest == right), "{error}");
+        assert!(error.to_string().contains(&name), "{error}");
+    }
+    assert_eq!(registry.asked(), []);
+    push(&client(), &reference(&registry, &format!("a@{right}")), &content, &[], None).unwrap();
+    assert!(registry.manifest("a", &right.to_string()).is_some());
 }
 
 #[test]

@@ -135,6 +135,28 @@ fn an_image_without_its_attestation_stays_an_image() {
 }
 
 #[test]
+fn an_image_without_the_manifest_it_came_with_is_told_and_gets_another() {
+    for lost in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, ..) = store(&folder.path().join("store"));
+        let [manifest, index] = [b"manifest", b"an index"].map(|bytes| store.put_blob(bytes).unwrap());
+        let mut tagged = store.tagged("x", "linux/amd64").unwrap().unwrap();
+        (tagged.image.manifest, tagged.image.index) = (Some(manifest), Some(index));
+        store.tag(&tagged).unwrap();
+        assert_eq!(kinds(&store, Depth::Content), [""; 0]);
+        if lost {
+            fs::remove_file(store.blob_path(&manifest)).unwrap();
+            assert_eq!(repaired(&store), ["image-without-manifest"]);
+        } else {
+            fs::write(store.blob_path(&index), "another!").unwrap();
+            assert_eq!(repaired(&store), ["wrong-digest", "image-without-manifest"]);
+        }
+        (tagged.image.manifest, tagged.image.index) = (None, None);
+        assert_eq!(store.tagged("x", "linux/amd64").unwrap(), Some(tagged));
+    }
+}
+
+#[test]
 fn only_blobs_that_are_damaged_or_gone_are_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let (store, blob, _) = store(&folder.path().join("store"));
