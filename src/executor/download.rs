@@ -181,9 +181,9 @@ impl Work<'_> {
         };
         let fetched = downloads.fetch(url, expected).map_err(|error| match error {
             DownloadError::Refused(message) => self.refuse(message),
-            DownloadError::Registry(error) => {
-                let (title, source) = (self.step.title.clone(), Box::new(error));
-                ExecuteError::Download { title, source, span: self.step.span }
+            DownloadError::Registry(source) => {
+                let source = Box::new(source);
+                ExecuteError::Download { title: self.step.title.clone(), source, span: self.step.span }
             }
             DownloadError::Store(error) => error.into(),
             DownloadError::Cancelled => ExecuteError::Cancelled,
