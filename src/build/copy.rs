@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use super::BuildError;
 use super::outputs::observed;
+use super::pull::other_platform;
 use crate::archive::Layout;
 use crate::digest::Digest;
 use crate::export::{Assembled, Blob, Bundle, LayoutForm, LayoutTarget, NamedBundle, Open, write_layout};
+use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Document, InvalidDocument};
+use crate::image::media_type::{DOCKER_CONFIG, OCI_CONFIG};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 use crate::progress::{Progress, Task};
@@ -113,6 +116,7 @@ pub fn copy(
                 (Box::new(origin), top)
             }
         };
+        note_other_platform(&*origin, &top, source, &options.platforms, progress);
         let top = top.for_platforms(&*origin, &options.platforms)?;
         match target {
             CopyTarget::Registry(name) => {
@@ -123,6 +127,31 @@ pub fn copy(
             CopyTarget::Layout(place) => write(&*origin, top, place, &task),
         }
     })
+}
+
+/// Says of one image, which serves every platform that is asked for, that it is for another.
+fn note_other_platform(
+    origin: &dyn Origin,
+    top: &Listed,
+    source: &CopySource,
+    wanted: &[Platform],
+    progress: &Progress,
+) {
+    let Document::Manifest(manifest) = &top.document else { return };
+    if wanted.is_empty() || !matches!(manifest.config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+        return;
+    }
+    // A config that cannot be read stops the copy, and is told then.
+    let Some(config) = read_config(origin, &manifest.config).ok().and_then(|bytes| ImageConfig::parse(&bytes).ok())
+    else {
+        return;
+    };
+    for wanted in wanted {
+        if let Some(platform) = other_platform(&config, wanted) {
+            let shown = source.shown();
+            progress.notice(format!("{shown} is one image, for {platform}; there is none for {wanted}"));
+        }
+    }
 }
 
 fn told(report: &PushReport) -> String {

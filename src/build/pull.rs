@@ -8,6 +8,7 @@ use super::{BuildError, stored};
 use crate::attest::attested;
 use crate::digest::Digest;
 use crate::executor::{Layers, abreast};
+use crate::image::config::ImageConfig;
 use crate::image::manifest::{Descriptor, Document, Index};
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
@@ -51,7 +52,12 @@ pub fn pull_image(
             Document::Index(_) | Document::Manifest(_) => None,
         };
         let stored = kept.map(|_| layers.store.put_blob(&found.bytes)).transpose()?;
-        for (platform, pulled) in &images {
+        for (wanted, pulled) in &images {
+            let platform = &platform_of(pulled, wanted);
+            if platform != *wanted {
+                let familiar = name.familiar();
+                progress.notice(format!("{familiar} is one image, for {platform}; there is none for {wanted}"));
+            }
             let attestations = match kept {
                 Some(index) => {
                     let full = name.with_default_tag().to_string();
@@ -72,6 +78,22 @@ pub fn pull_image(
         fetch(layers, images.iter().map(|(_, pulled)| pulled), &task)?;
         Ok(digest)
     })
+}
+
+/// What a pulled image is kept for: what was asked for, unless it is no entry of an index and its config says that it is for
+/// something else.
+fn platform_of(pulled: &PulledImage, wanted: &Platform) -> Platform {
+    match pulled.index_digest {
+        Some(_) => wanted.clone(),
+        None => other_platform(&pulled.config, wanted).unwrap_or_else(|| wanted.clone()),
+    }
+}
+
+/// What an image is for by its config, where it says so and that is not what is wanted.
+pub(super) fn other_platform(config: &ImageConfig, wanted: &Platform) -> Option<Platform> {
+    let said = config.platform();
+    let is_known = !said.os.is_empty() && !said.architecture.is_empty();
+    (is_known && wanted.match_rank(&said).is_none()).then_some(said)
 }
 
 /// A name of one image stands for it on every platform; who asks for several wants each.
@@ -156,4 +178,44 @@ fn fetch<'a>(
     let all: BTreeSet<(Digest, Digest)> = images.flat_map(blobs).collect();
     abreast(&Vec::from_iter(all), |_, (layer, blob)| layers.fetch_named(layer, blob, task))?;
     Ok(layers.store.settle()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::manifest::Manifest;
+    use crate::image::media_type::OCI_CONFIG;
+
+    #[test]
+    fn an_image_that_is_no_entry_of_an_index_is_kept_for_what_its_config_says() {
+        let kept = |config: &str, index_digest: Option<Digest>, wanted: &str| {
+            let manifest = Manifest {
+                schema_version: 2,
+                media_type: None,
+                artifact_type: None,
+                config: Descriptor::of(OCI_CONFIG, config.as_bytes()),
+                layers: Vec::new(),
+                subject: None,
+                annotations: Default::default(),
+            };
+            let pulled = PulledImage {
+                manifest_digest: Digest::of(b"manifest"),
+                index_digest,
+                manifest,
+                manifest_bytes: Vec::new(),
+                config: ImageConfig::parse(config.as_bytes()).unwrap(),
+                config_bytes: config.as_bytes().to_vec(),
+            };
+            platform_of(&pulled, &wanted.parse().unwrap()).to_string()
+        };
+        let amd64 = r#"{"os":"linux","architecture":"amd64"}"#;
+        assert_eq!(kept(amd64, None, "linux/s390x"), "linux/amd64");
+        assert_eq!(kept(amd64, None, "linux/amd64"), "linux/amd64");
+        // An index has the last word on its entries.
+        assert_eq!(kept(amd64, Some(Digest::of(b"index")), "linux/s390x"), "linux/s390x");
+        // It runs there, and is looked for under what was asked for.
+        let older = r#"{"os":"linux","architecture":"arm","variant":"v6"}"#;
+        assert_eq!(kept(older, None, "linux/arm/v7"), "linux/arm/v7");
+        assert_eq!(kept("{}", None, "linux/s390x"), "linux/s390x");
+    }
 }

@@ -156,7 +156,7 @@ pub enum RegistryError {
         message: String,
     },
     /// A name with a digest of something else than what is pushed.
-    #[error("push {digest} as {target}: that name is of other content")]
+    #[error("{target} cannot name what is pushed, whose digest is {digest}")]
     OtherDigest {
         /// The name.
         target: String,
