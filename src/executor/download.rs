@@ -182,6 +182,7 @@ impl Work<'_> {
         let fetched = downloads.fetch(url, expected).map_err(|error| match error {
             DownloadError::Refused(message) => self.refuse(message),
             DownloadError::Registry(source) => {
+                let source = Box::new(source);
                 ExecuteError::Download { title: self.step.title.clone(), source, span: self.step.span }
             }
             DownloadError::Store(error) => error.into(),

@@ -54,7 +54,7 @@ pub enum ExecuteError {
         /// The step's title.
         title: String,
         /// Why.
-        source: RegistryError,
+        source: Box<RegistryError>,
         /// The instruction's place.
         span: Span,
     },
