@@ -206,7 +206,7 @@ pub enum BuildError {
         name: String,
         /// Why.
         #[source]
-        source: CacheFailure,
+        source: Box<CacheFailure>,
     },
     /// Not all is known of what was built from, and it has to be (`complete-materials=true`).
     #[error(

@@ -168,7 +168,7 @@ impl Build<'_> {
             });
             match (written, on_failure) {
                 (Ok(()), _) => {}
-                (Err(source), OnFailure::Fail) => return Err(BuildError::Cache { name, source }),
+                (Err(source), OnFailure::Fail) => return Err(BuildError::Cache { name, source: Box::new(source) }),
                 (Err(error), OnFailure::Warn) => {
                     let why = in_full(&error);
                     self.progress.notice(format!("the cache {name} was not written: {why}"));

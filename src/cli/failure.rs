@@ -90,7 +90,7 @@ impl Failure {
             }
             let system = error.downcast_ref().and_then(|error| system_hint(error, disk));
             failure.hints.extend(system.map(str::to_owned));
-            let cache = error.downcast_ref::<CacheFailure>();
+            let cache = cache_of(error);
             let registry = registry_error(error).or_else(|| cache.and_then(cache_registry));
             failure.hints.extend(registry.and_then(registry_hint).or_else(|| cache.and_then(service_hint)));
             if fails_others(registry, error.downcast_ref()) {
@@ -216,7 +216,7 @@ fn writes_elsewhere(error: &(dyn Error + 'static)) -> bool {
         _ => error.downcast_ref(),
     };
     matches!(export, Some(ExportError::Write { .. }))
-        || matches!(error.downcast_ref(), Some(CacheFailure::Remote(RemoteError::Io { .. })))
+        || matches!(cache_of(error), Some(CacheFailure::Remote(RemoteError::Io { .. })))
         || matches!(error.downcast_ref(), Some(LoginError::File { .. }))
 }
 
@@ -259,6 +259,10 @@ fn registry_hint(error: &RegistryError) -> Option<String> {
 
 fn registry_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a RegistryError> {
     error.downcast_ref().or_else(|| error.downcast_ref::<Box<RegistryError>>().map(Box::as_ref))
+}
+
+fn cache_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CacheFailure> {
+    error.downcast_ref().or_else(|| error.downcast_ref::<Box<CacheFailure>>().map(Box::as_ref))
 }
 
 /// The registry's error of a cache, which is not in the chain of causes: a cache says it in its place.
@@ -338,7 +342,7 @@ mod tests {
             let cache = RemoteError::Io { action: "write", path, source: source() };
             let others: [Box<dyn Error>; 3] = [
                 Box::new(BuildError::Export(write)),
-                Box::new(BuildError::Cache { name: "dir".to_owned(), source: CacheFailure::Remote(cache) }),
+                Box::new(BuildError::Cache { name: "dir".to_owned(), source: Box::new(CacheFailure::Remote(cache)) }),
                 Box::new(LoginError::File { path: "/elsewhere/config.json".into(), source: source() }),
             ];
             for error in &others {
@@ -362,7 +366,7 @@ mod tests {
     fn a_cache_in_a_registry_gets_the_registrys_hints() {
         let untrusted = || RegistryError::Tls { host: "r.test".to_owned(), reason: "UnknownIssuer".to_owned() };
         let hints = |source: RemoteError| {
-            let (name, source) = ("r.test/cache".to_owned(), CacheFailure::Remote(source));
+            let (name, source) = ("r.test/cache".to_owned(), Box::new(CacheFailure::Remote(source)));
             Failure::of(FailureKind::Other, &BuildError::Cache { name, source }).hints.join("\n")
         };
         let of_registry = hints(RemoteError::Registry(Box::new(untrusted())));

@@ -20,6 +20,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
@@ -37,7 +38,7 @@ use request::login::{Login, Logout};
 use request::sbom::ListContents;
 use request::storage::{CheckStore, DiskUsage, Prune};
 use request::transfer::{Pull, Push};
-use request::{InvalidRequest, Request};
+use request::{InvalidRequest, Request, misspelt_command};
 
 /// What rbuild was asked to do.
 #[derive(Debug)]
@@ -174,6 +175,8 @@ fn refused(argv: &[OsString], error: UsageError) -> Failure {
 pub fn parse(argv: Vec<OsString>, environment: &Environment) -> Result<Command, UsageError> {
     // Made once: it has two hundred parts, which is a good share of what a build that changes nothing costs.
     let command = command();
+    let first = argv.get(place_of_subcommand(&argv)).and_then(|word| word.to_str());
+    let unknown = first.filter(|word| !is_subcommand(word, &command)).map(str::to_owned);
     let argv = with_default_subcommand(argv, &command);
     let words = argv.iter().filter_map(|word| word.to_str());
     let subcommand = words.into_iter().find(|word| is_subcommand(word, &command)).map(str::to_owned);
@@ -181,6 +184,10 @@ pub fn parse(argv: Vec<OsString>, environment: &Environment) -> Result<Command, 
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) if !error.use_stderr() => return Ok(Command::Show(error.render().to_string())),
+        Err(error) if error.kind() == ErrorKind::UnknownArgument => {
+            let misspelt = unknown.and_then(|word| misspelt_command(&word, environment));
+            return Err(misspelt.map_or_else(|| syntax_error(&error, subcommand.as_deref()), UsageError::from));
+        }
         Err(error) => return Err(syntax_error(&error, subcommand.as_deref())),
     };
     resolve(arguments, environment).map_err(UsageError::from)

@@ -46,6 +46,7 @@ use crate::image::reference::Reference;
 use crate::sandbox::{Isolation, Limits, StorageDriver};
 use crate::ui::ProgressMode;
 use caches::Caches;
+pub(super) use context::misspelt_command;
 pub use context::{ContextSource, DockerfileSource, LayoutImage, NamedContext};
 use executor::DigestFiles;
 use fields::Given;

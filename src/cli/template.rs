@@ -71,6 +71,12 @@ pub enum TemplateError {
         /// What it was given.
         value: String,
     },
+    /// A list has nothing at a place.
+    #[error("index out of range: {place}")]
+    OutOfRange {
+        /// The place.
+        place: String,
+    },
 }
 
 impl Template {
@@ -284,7 +290,8 @@ fn function(name: &str, arguments: &[Value]) -> Result<Value, TemplateError> {
         ("join", [Value::Null, _]) => Value::from(""),
         ("index", [Value::Array(items), Value::Number(number)]) => {
             let place = number.as_u64().and_then(|number| usize::try_from(number).ok());
-            place.and_then(|place| items.get(place)).cloned().ok_or_else(wrong)?
+            let beyond = || TemplateError::OutOfRange { place: number.to_string() };
+            place.and_then(|place| items.get(place)).cloned().ok_or_else(beyond)?
         }
         ("index", [Value::Object(items), Value::String(key)]) => items.get(key).cloned().unwrap_or(Value::from("")),
         ("index", [Value::Null, _]) => Value::from(""),
@@ -371,7 +378,8 @@ mod tests {
             ("{{end}}", "nothing to end"),
             ("{{}}", "nothing to show"),
             ("{{printf \"%s\" .Id}}", "there is no function \"printf\""),
-            ("{{index .RepoTags 7}}", "index cannot take"),
+            ("{{index .RepoTags 7}}", "index out of range: 7"),
+            ("{{index .RepoTags \"a\"}}", "index cannot take"),
             ("{{(len .Id)}}", "parentheses"),
             ("{{json \"x}}", "an open quotation mark"),
             ("{{range .Id}}{{end}}", "range cannot take"),

@@ -24,6 +24,15 @@ pub fn generation(compression: Compression) -> Option<u32> {
     }
 }
 
+/// The highest level that a compression has; 0 is the lowest. What is not compressed has none.
+pub fn highest_level(compression: Compression) -> Option<i32> {
+    match compression {
+        Compression::None => None,
+        Compression::Gzip => Some(9),
+        Compression::Zstd => Some(22),
+    }
+}
+
 /// Compresses what is written to it.
 pub struct Compressor<W: Write>(Encoder<W>);
 
@@ -39,18 +48,17 @@ impl<W: Write> Compressor<W> {
     /// # Errors
     /// A level that the format has not, or what writing reports.
     pub fn new(compression: Compression, level: Option<i32>, out: W) -> io::Result<Compressor<W>> {
-        let check = |level: i32, most: i32| {
+        if let (Some(level), Some(most)) = (level, highest_level(compression))
+            && !(0..=most).contains(&level)
+        {
             let text = format!("invalid compression level {level}: expected 0 to {most}");
-            let refused = || io::Error::new(io::ErrorKind::InvalidInput, text);
-            if (0..=most).contains(&level) { Ok(level) } else { Err(refused()) }
-        };
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         Ok(Compressor(match compression {
             Compression::None => Encoder::None(out),
-            Compression::Gzip => {
-                Encoder::Gzip(Box::new(GzipWriter::new(check(level.unwrap_or(gzip::DEFAULT_LEVEL), 9)?, out)))
-            }
+            Compression::Gzip => Encoder::Gzip(Box::new(GzipWriter::new(level.unwrap_or(gzip::DEFAULT_LEVEL), out))),
             Compression::Zstd => {
-                let mut encoder = zstd::Encoder::new(out, check(level.unwrap_or(ZSTD_LEVEL), 22)?)?;
+                let mut encoder = zstd::Encoder::new(out, level.unwrap_or(ZSTD_LEVEL))?;
                 encoder.include_checksum(true)?;
                 // One thread gives the same bytes as many, but none at all gives others (zstd.h, ZSTD_c_nbWorkers).
                 let threads = std::thread::available_parallelism().map_or(1, usize::from).min(ZSTD_THREADS);

@@ -6,7 +6,7 @@ use super::connector::Connector;
 use super::error::SandboxError;
 use super::foreign::check_architecture;
 use super::groups::Groups;
-use super::limits::{CpuTime, Limits};
+use super::limits::{CpuTime, CpuTimeForm, Limits};
 use super::probe::Finding;
 
 /// Tries each. Control groups that are made for that are removed again.
@@ -23,7 +23,7 @@ pub fn amenities(path: &OsStr) -> Vec<Finding> {
 fn limits() -> Finding {
     let limits = Limits {
         memory: Some(1 << 30),
-        cpu_time: Some(CpuTime { quota: 100_000, period: 100_000 }),
+        cpu_time: Some(CpuTime { quota: 100_000, period: 100_000, asked: CpuTimeForm::Quota }),
         pids: Some(1000),
         ..Limits::default()
     };

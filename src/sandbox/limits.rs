@@ -46,6 +46,27 @@ pub struct CpuTime {
     pub quota: u64,
     /// The period.
     pub period: u64,
+    /// How it was asked for.
+    pub asked: CpuTimeForm,
+}
+
+/// The flag by which time on processors is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuTimeForm {
+    /// `--cpus`: a number of processors.
+    Processors,
+    /// `--cpu-quota`: microseconds of each period.
+    Quota,
+}
+
+impl CpuTimeForm {
+    /// The flag.
+    pub fn flag(self) -> &'static str {
+        match self {
+            CpuTimeForm::Processors => "--cpus",
+            CpuTimeForm::Quota => "--cpu-quota",
+        }
+    }
 }
 
 /// A limit of each process.

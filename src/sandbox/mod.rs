@@ -74,7 +74,7 @@ pub use cancel::Cancel;
 pub use connector::{Connector, NAME_SERVER, Tool};
 pub use error::SandboxError;
 pub use foreign::check_architecture;
-pub use limits::{CpuTime, LimitedResource, Limits, MemorySwap, Ulimit};
+pub use limits::{CpuTime, CpuTimeForm, LimitedResource, Limits, MemorySwap, Ulimit};
 pub use probe::{Finding, Report, Rung, probe};
 pub use spec::{
     Access, Exit, Made, Mount, MountKind, Network, RunSpec, Secret, Security, SocketOwner, Status, Stream, UserSpec,

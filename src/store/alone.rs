@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::{Collected, Lock, Policy, Result, Sizes, Store};
+use super::{Collected, Lock, Policy, Result, Sizes, Store, lock};
+
+/// The lock that everybody shares who uses the store.
+const LOCK: &str = "locks/store";
 
 /// A store that nobody else uses as long as this lives: others wait before they open it.
 #[derive(Debug)]
@@ -14,16 +17,21 @@ impl Alone {
     /// Takes the store where nobody uses it now; `None` where somebody does. This process must have given it up.
     pub fn try_take(root: &Path) -> Result<Option<Alone>> {
         Store::prepare(root)?;
-        match Lock::try_exclusive(&root.join("locks/store"))? {
+        match Lock::try_exclusive(&root.join(LOCK))? {
             Some(lock) => Ok(Some(Alone { store: Store::open_under(root, lock)? })),
             None => Ok(None),
         }
     }
 
+    /// The processes that use the store now, as far as they can be seen.
+    pub fn others(root: &Path) -> Vec<u32> {
+        lock::others(&root.join(LOCK))
+    }
+
     /// Waits until nobody else uses the store.
     pub fn wait(root: &Path) -> Result<Alone> {
         Store::prepare(root)?;
-        let lock = Lock::exclusive(&root.join("locks/store"))?;
+        let lock = Lock::exclusive(&root.join(LOCK))?;
         Ok(Alone { store: Store::open_under(root, lock)? })
     }
 

@@ -77,18 +77,33 @@ pub(super) fn holder(path: &Path) -> Holder {
     let (Ok(file), Ok(locks)) = (path.metadata(), std::fs::read_to_string("/proc/locks")) else {
         return Holder::Unseen;
     };
-    holder_in(&locks, file.ino()).unwrap_or(Holder::Unseen)
+    match holders_in(&locks, file.ino()).first() {
+        Some(pid) if *pid == std::process::id() => Holder::Own,
+        Some(pid) => Holder::Process(*pid),
+        None => Holder::Unseen,
+    }
+}
+
+/// The other processes that hold the lock of a file, as far as they can be seen; a shared one has several.
+pub(super) fn others(path: &Path) -> Vec<u32> {
+    let (Ok(file), Ok(locks)) = (path.metadata(), std::fs::read_to_string("/proc/locks")) else { return Vec::new() };
+    let mut pids = holders_in(&locks, file.ino());
+    pids.retain(|pid| *pid != std::process::id());
+    pids.sort_unstable();
+    pids.dedup();
+    pids
 }
 
 /// Of a file by its inode alone: the device there is not always the one that files tell (btrfs).
-fn holder_in(locks: &str, inode: u64) -> Option<Holder> {
+fn holders_in(locks: &str, inode: u64) -> Vec<u32> {
     let held = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     // Who waits is listed below who holds, with an arrow in the second place.
     let holders = held.filter(|words| words.get(1) == Some(&"FLOCK"));
     let of_file =
         |words: &Vec<&str>| words.get(5).and_then(|place| place.rsplit(':').next()) == Some(&inode.to_string());
-    let pid = holders.filter(of_file).find_map(|words| words.get(4)?.parse::<u32>().ok())?;
-    Some(if pid == std::process::id() { Holder::Own } else { Holder::Process(pid) })
+    let pids = holders.filter(of_file).filter_map(|words| words.get(4)?.parse::<u32>().ok());
+    // 0 or less is somebody in another namespace of processes.
+    pids.filter(|pid| *pid > 0).collect()
 }
 
 fn is_current(file: &File, path: &Path) -> bool {
@@ -102,14 +117,12 @@ mod tests {
 
     #[test]
     fn the_kernels_list_tells_who_holds_a_lock() {
-        let own = std::process::id();
-        let locks = format!(
-            "1: POSIX  ADVISORY  WRITE 7 fe:00:123 0 EOF\n2: FLOCK  ADVISORY  WRITE 4711 fe:00:123 0 EOF\n\
-             2: -> FLOCK  ADVISORY  WRITE 99 fe:00:123 0 EOF\n3: FLOCK  ADVISORY  READ {own} 00:1c:55 0 EOF\n"
-        );
-        assert_eq!(holder_in(&locks, 123), Some(Holder::Process(4711)));
-        assert_eq!(holder_in(&locks, 55), Some(Holder::Own));
-        assert_eq!(holder_in(&locks, 5), None);
+        let locks = "1: POSIX  ADVISORY  WRITE 7 fe:00:123 0 EOF\n2: FLOCK  ADVISORY  WRITE 4711 fe:00:123 0 EOF\n\
+             2: -> FLOCK  ADVISORY  WRITE 99 fe:00:123 0 EOF\n3: FLOCK  ADVISORY  READ 12 00:1c:55 0 EOF\n\
+             4: FLOCK  ADVISORY  READ 13 00:1c:55 0 EOF\n5: FLOCK  ADVISORY  READ 0 00:1c:55 0 EOF\n";
+        assert_eq!(holders_in(locks, 123), [4711]);
+        assert_eq!(holders_in(locks, 55), [12, 13]);
+        assert_eq!(holders_in(locks, 5), Vec::<u32>::new());
     }
 
     #[test]
@@ -118,6 +131,7 @@ mod tests {
         let path = folder.path().join("lock");
         let lock = Lock::exclusive(&path).unwrap();
         assert_eq!(holder(&path), Holder::Own);
+        assert_eq!(others(&path), Vec::<u32>::new());
         drop(lock);
         assert_eq!(holder(&path), Holder::Unseen);
     }

@@ -71,6 +71,16 @@ for_each_user! {
         assert_eq!(Image::read(&rbuild.path("out/docker.tar")).content("/shared"), "1\n");
     }
 
+    fn an_archive_goes_to_standard_output_and_nothing_else_does(rbuild) {
+        let context = rbuild.context("copied").file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+        rbuild.build(&context, &["-o", "type=oci,tar=false,dest=layout"]).succeeded();
+        rbuild.run(["copy", "oci:layout", "oci-archive:whole.tar"]).succeeded();
+        let copied = succeed(&mut rbuild.command(["copy", "oci:layout", "oci-archive:-"]));
+        let whole = fs::read(rbuild.path("out/whole.tar")).expect("read an archive");
+        assert!(copied.stdout == whole, "{} bytes came, not {}", copied.stdout.len(), whole.len());
+        assert!(!rbuild.path("out/-").exists());
+    }
+
     fn images_of_archives_are_run_and_looked_at(rbuild) {
         let context = match on_busybox(&rbuild, "archived", "RUN echo 1 > /kept\nENTRYPOINT [\"cat\"]\nCMD [\"/kept\"]\n") {
             Ok(context) => context,

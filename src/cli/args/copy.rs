@@ -8,8 +8,8 @@ pub(super) const COPY_HELP: &str = "\
 SOURCE and DESTINATION:
   NAME, docker://NAME             a name in a registry
   oci:DIRECTORY[:NAME]            an OCI layout in a directory; what else is in it stays
-  oci-archive:FILE[:NAME]         an OCI layout in a tar
-  docker-archive:FILE[:NAME]      a tar that docker load reads; of several platforms this machine's
+  oci-archive:FILE[:NAME]         an OCI layout in a tar; as DESTINATION, - is standard output
+  docker-archive:FILE[:NAME]      a tar that docker load reads, likewise; of several platforms this machine's
 
 An index is copied with all its platforms and attestations, and every digest stays what it is. From registry to registry
 nothing touches the disk: what is there already is not sent, and what the same registry has elsewhere is mounted. Images of

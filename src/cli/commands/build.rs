@@ -330,11 +330,7 @@ fn output(build: &Request, request: &OutputRequest) -> Option<Output> {
         }),
     };
     let wants_docker = request.kind == request::OutputKind::Docker || request.switch("oci-mediatypes") == Some(false);
-    let compression = match request.compression.algorithm {
-        Some(CompressionAlgorithm::Uncompressed) => Compression::None,
-        Some(CompressionAlgorithm::Zstd) => Compression::Zstd,
-        Some(CompressionAlgorithm::Gzip) | None => Compression::Gzip,
-    };
+    let compression = request.compression.algorithm.map_or(Compression::Gzip, CompressionAlgorithm::encoding);
     Some(Output {
         kind,
         format: if wants_docker { Format::Docker } else { Format::Oci },

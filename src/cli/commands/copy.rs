@@ -38,6 +38,8 @@ pub(super) fn copy(request: &Copy, environment: &Environment) -> Result<(), Fail
     };
     ui.finish();
     match copied? {
+        // It would stand behind the archive.
+        Copied::One(_) if request.job.is_to_stdout() => Ok(()),
         Copied::One(digest) => print(&format!("{digest}\n")),
         Copied::Tags(each) => each.report("copied"),
     }

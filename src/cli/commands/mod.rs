@@ -116,8 +116,20 @@ fn take_alone(store: Store) -> Result<Alone, Failure> {
     match Alone::try_take(&root).map_err(store_failed)? {
         Some(alone) => Ok(alone),
         None => {
-            say("waiting for other rbuild processes that use the store");
+            say(&waiting_for(&Alone::others(&root)));
             Alone::wait(&root).map_err(store_failed)
+        }
+    }
+}
+
+/// Who is waited for.
+fn waiting_for(processes: &[u32]) -> String {
+    match processes {
+        [] => "waiting for other rbuild processes that use the store".to_owned(),
+        [one] => format!("waiting for process {one}, which uses the store"),
+        [first @ .., last] => {
+            let first: Vec<String> = first.iter().map(u32::to_string).collect();
+            format!("waiting for processes {} and {last}, which use the store", first.join(", "))
         }
     }
 }
@@ -180,4 +192,16 @@ fn transfer_failed(error: &BuildError) -> Failure {
 
 fn store_failed(error: StoreError) -> Failure {
     failed(&error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_waited_for_is_named() {
+        assert_eq!(waiting_for(&[7]), "waiting for process 7, which uses the store");
+        assert_eq!(waiting_for(&[7, 8, 9]), "waiting for processes 7, 8 and 9, which use the store");
+        assert_eq!(waiting_for(&[]), "waiting for other rbuild processes that use the store");
+    }
 }

@@ -91,9 +91,15 @@ fn target(output: Option<&str>, environment: &Environment) -> Result<FileTarget,
     }
 }
 
-/// A file, or standard input where that is no terminal.
-fn input(path: Option<&str>, environment: &Environment) -> Result<Option<PathBuf>, InvalidRequest> {
+/// A file, or standard input where that is no terminal; `reader` is the command that reads the latter.
+fn input(path: Option<&str>, reader: &str, environment: &Environment) -> Result<Option<PathBuf>, InvalidRequest> {
     match (path, environment.stdin) {
+        (Some(url), _) if url.starts_with("http://") || url.starts_with("https://") => {
+            Err(InvalidRequest::Contradiction {
+                problem: format!("{url} is an address: only files and standard input are read"),
+                hint: format!("curl -fL '{url}' | rbuild {reader}"),
+            })
+        }
         (None | Some("-"), Stdio::Terminal) => Err(InvalidRequest::Contradiction {
             problem: "refusing to read a tar from a terminal".to_owned(),
             hint: "name a file, or send one to standard input".to_owned(),
@@ -151,7 +157,7 @@ impl Load {
         };
         Ok(Load {
             store_root: store_root(global, environment)?,
-            input: input(arguments.input.as_deref(), environment)?,
+            input: input(arguments.input.as_deref(), "load", environment)?,
             tags: references("--tag", &arguments.tags)?,
             platform: optional_platform(arguments.platform.as_deref())?,
             format,
@@ -169,7 +175,7 @@ impl Import {
         let message = arguments.message.unwrap_or_else(|| format!("Imported from {}", arguments.file));
         Ok(Import {
             store_root: store_root(global, environment)?,
-            input: input(Some(&arguments.file), environment)?,
+            input: input(Some(&arguments.file), &format!("import - {}", arguments.names.join(" ")), environment)?,
             names: references("NAME", &arguments.names)?,
             changes: arguments.changes,
             message,

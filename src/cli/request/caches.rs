@@ -276,9 +276,9 @@ impl<'a> Asked<'a> {
             Some("uncompressed") => Some(Compression::None),
             Some(_) => return Err(self.given.because("compression is gzip, zstd or uncompressed")),
         };
-        let level = self
-            .value("compression-level")
-            .map(|text| text.parse::<i32>().map_err(|_| self.given.because("compression-level is a number")));
+        // Where none is named, that of an output counts, with its own level.
+        let encoding = compression.unwrap_or(Compression::None);
+        let level = self.value("compression-level").map(|text| self.given.compression_level(text, encoding));
         let others = match self.switch("force-compression")? {
             Some(true) => Others::Recompress,
             Some(false) | None => Others::Keep,

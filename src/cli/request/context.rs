@@ -97,10 +97,26 @@ fn no_context(text: &str, environment: &Environment) -> InvalidRequest {
         let hint = format!("a Dockerfile is given with --file: rbuild -f {text} .");
         return InvalidRequest::NoContext { problem, hints: vec![hint] };
     }
+    let hints = meant_command(text).map(|name| format!("did you mean the command `rbuild {name}`?"));
+    InvalidRequest::NoContext { problem: format!("path {text:?} not found"), hints: hints.into_iter().collect() }
+}
+
+/// The command that a word is nearly the name of; rather one that was not typed to its end.
+fn meant_command(word: &str) -> Option<String> {
     let names = subcommand_names();
-    let meant = did_you_mean(text, names.iter().map(String::as_str));
-    let hints = meant.map(|name| format!("did you mean the command `rbuild {name}`?")).into_iter().collect();
-    InvalidRequest::NoContext { problem: format!("path {text:?} not found"), hints }
+    let near = |word: &str| did_you_mean(word, names.iter().map(String::as_str)).map(str::to_owned);
+    let longer: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.starts_with(word)).collect();
+    did_you_mean(word, longer).map(str::to_owned).or_else(|| near(word))
+}
+
+/// Why a word that stands where a command does can be no context, if it is nearly the name of a command: the flags and
+/// words behind it are that command's, and what is wrong with them for a build is of no help.
+pub(in crate::cli) fn misspelt_command(word: &str, environment: &Environment) -> Option<InvalidRequest> {
+    let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
+    if !is_word || environment.absolute(word).exists() {
+        return None;
+    }
+    meant_command(word).map(|_| no_context(word, environment))
 }
 
 enum Remote {

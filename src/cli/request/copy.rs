@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use super::commands::quiet_or;
+use super::fields::Given;
 use super::output::named;
 use super::place::{ArchiveKind, ArchivePlace};
 use super::transfer::repository;
 use super::{InvalidRequest, RegistryOptions, platform, registries, store_root};
 use crate::build::{CopyOptions, CopyTarget, LayoutPlace};
 use crate::cli::args::{CopyArguments, GlobalArguments};
-use crate::cli::environment::Environment;
+use crate::cli::environment::{Environment, Stdio};
 use crate::export::{FileTarget, LayoutForm, LayoutTarget};
 use crate::image::reference::Reference;
 use crate::registry::copy::Existing;
@@ -41,6 +42,14 @@ pub enum CopyJob {
     AllTags(Reference, Reference),
 }
 
+impl CopyJob {
+    /// Whether the copy is an archive that goes to standard output.
+    pub fn is_to_stdout(&self) -> bool {
+        let CopyJob::One(_, CopyTarget::Layout(place)) = self else { return false };
+        place.target == LayoutTarget::Tar(FileTarget::Stdout)
+    }
+}
+
 /// What one copy is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopyFrom {
@@ -69,10 +78,7 @@ impl Copy {
             arguments.platforms.iter().map(|text| platform("--platform", text)).collect::<Result<Vec<_>, _>>()?;
         let referrers = if arguments.referrers { Referrers::Copied } else { Referrers::Left };
         let job = match arguments.all_tags {
-            true => CopyJob::AllTags(
-                repository("SOURCE", plain(&arguments.source))?,
-                repository("DESTINATION", plain(&arguments.destination))?,
-            ),
+            true => all_tags(&arguments, environment)?,
             false => {
                 CopyJob::One(source(&arguments.source, environment)?, target(&arguments.destination, environment)?)
             }
@@ -97,6 +103,24 @@ impl Copy {
     }
 }
 
+fn all_tags(arguments: &CopyArguments, environment: &Environment) -> Result<CopyJob, InvalidRequest> {
+    for (flag, text) in [("SOURCE", &arguments.source), ("DESTINATION", &arguments.destination)] {
+        if ArchivePlace::parse(flag, text, environment)?.is_some() {
+            return Err(InvalidRequest::Contradiction {
+                problem: format!("--all-tags copies from a registry to a registry, which {text} is not"),
+                hint: "without --all-tags one image is copied, with all its platforms".to_owned(),
+            });
+        }
+    }
+    let (source, destination) = (plain(&arguments.source), plain(&arguments.destination));
+    Ok(CopyJob::AllTags(repository("SOURCE", source)?, repository("DESTINATION", destination)?))
+}
+
+/// Where in a text that names an archive the archive is.
+fn path_in(text: &str) -> &str {
+    text.split(':').nth(1).unwrap_or_default()
+}
+
 /// A name in a registry, also as skopeo writes it.
 fn plain(text: &str) -> &str {
     text.strip_prefix("docker://").unwrap_or(text)
@@ -104,6 +128,10 @@ fn plain(text: &str) -> &str {
 
 fn source(text: &str, environment: &Environment) -> Result<CopyFrom, InvalidRequest> {
     match ArchivePlace::parse("SOURCE", text, environment)? {
+        Some(place) if place.kind != ArchiveKind::Directory && path_in(text) == "-" => {
+            let given = Given { flag: "SOURCE", value: text, expected: "a file" };
+            Err(given.because("an archive is read back and forth, which standard input cannot be: write it to a file"))
+        }
         Some(place) => Ok(CopyFrom::Archive(place)),
         None => Ok(CopyFrom::Registry(named("SOURCE", plain(text))?)),
     }
@@ -113,12 +141,20 @@ fn target(text: &str, environment: &Environment) -> Result<CopyTarget, InvalidRe
     let Some(ArchivePlace { kind, path, label }) = ArchivePlace::parse("DESTINATION", text, environment)? else {
         return Ok(CopyTarget::Registry(named("DESTINATION", plain(text))?));
     };
+    let file = match (path_in(text), environment.stdout) {
+        ("-", Stdio::Terminal) => Err(InvalidRequest::Contradiction {
+            problem: "refusing to write a tar to a terminal".to_owned(),
+            hint: "name a file, or send standard output elsewhere".to_owned(),
+        }),
+        ("-", Stdio::Other) => Ok(FileTarget::Stdout),
+        _ => Ok(FileTarget::Path(path.clone())),
+    };
     let (form, target, name) = match kind {
         ArchiveKind::Directory => (LayoutForm::Oci, LayoutTarget::Directory(path), None),
-        ArchiveKind::OciArchive => (LayoutForm::Oci, LayoutTarget::Tar(FileTarget::Path(path)), None),
+        ArchiveKind::OciArchive => (LayoutForm::Oci, LayoutTarget::Tar(file?), None),
         ArchiveKind::DockerArchive => {
             let name = label.as_deref().map(|label| named("DESTINATION", label)).transpose()?;
-            (LayoutForm::Docker, LayoutTarget::Tar(FileTarget::Path(path)), name)
+            (LayoutForm::Docker, LayoutTarget::Tar(file?), name)
         }
     };
     Ok(CopyTarget::Layout(LayoutPlace { form, target, name, label }))
@@ -127,7 +163,6 @@ fn target(text: &str, environment: &Environment) -> Result<CopyTarget, InvalidRe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::environment::Stdio;
 
     fn environment() -> Environment {
         Environment {

@@ -1,6 +1,8 @@
 //! Values of the form `key=value,key=value`, one line of CSV as Docker's flags take it.
 
 use super::InvalidRequest;
+use crate::image::media_type::Compression;
+use crate::layer::compress::highest_level;
 
 /// A flag and the value that somebody gave it, for messages.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +31,17 @@ impl Given<'_> {
     pub(super) fn unknown_key(&self, key: &str, known: &[&'static str]) -> InvalidRequest {
         let (flag, value, key) = (self.flag, self.shown(), key.to_owned());
         InvalidRequest::UnknownKey { flag, value, key, known: known.to_vec() }
+    }
+
+    /// The value of its key `compression-level`.
+    pub(super) fn compression_level(&self, text: &str, compression: Compression) -> Result<i32, InvalidRequest> {
+        let most = highest_level(compression);
+        let level = text.parse().ok().filter(|level| most.is_none_or(|most| (0..=most).contains(level)));
+        let name = if compression == Compression::Zstd { "zstd" } else { "gzip" };
+        level.ok_or_else(|| match most {
+            Some(most) => self.because(&format!("compression-level is a number from 0 to {most} for {name}")),
+            None => self.because("compression-level is a number"),
+        })
     }
 
     /// The value as `key=value` pairs; keys in lower case.

@@ -3,7 +3,7 @@
 use super::fields::Given;
 use super::{InvalidRequest, byte_size};
 use crate::cli::args::LimitArguments;
-use crate::sandbox::{CpuTime, LimitedResource, Limits, MemorySwap, Ulimit};
+use crate::sandbox::{CpuTime, CpuTimeForm, LimitedResource, Limits, MemorySwap, Ulimit};
 
 /// The least that Docker takes: with less, not even a shell starts.
 const LEAST_MEMORY: u64 = 6 << 20;
@@ -103,7 +103,8 @@ fn cpu_time(cpus: Option<&str>, period: Option<u64>, quota: Option<u64>) -> Resu
         if !(0.01..=1_000_000.0).contains(&cpus) {
             return Err(given.invalid());
         }
-        return Ok(Some(CpuTime { quota: (cpus * USUAL_PERIOD as f64).round() as u64, period: USUAL_PERIOD }));
+        let quota = (cpus * USUAL_PERIOD as f64).round() as u64;
+        return Ok(Some(CpuTime { quota, period: USUAL_PERIOD, asked: CpuTimeForm::Processors }));
     }
     let period = period.unwrap_or(USUAL_PERIOD);
     // The kernel's bounds (sched-bwc.rst).
@@ -116,7 +117,7 @@ fn cpu_time(cpus: Option<&str>, period: Option<u64>, quota: Option<u64>) -> Resu
             let value = quota.to_string();
             Err(Given { flag: "--cpu-quota", value: &value, expected: "1000 microseconds or more" }.invalid())
         }
-        quota => Ok(quota.map(|quota| CpuTime { quota, period })),
+        quota => Ok(quota.map(|quota| CpuTime { quota, period, asked: CpuTimeForm::Quota })),
     }
 }
 
@@ -214,9 +215,15 @@ mod tests {
     #[test]
     fn processors_are_a_quota_of_the_usual_period() {
         let arguments = LimitArguments { cpus: text("1.5"), ..none() };
-        assert_eq!(limits(&arguments).unwrap().cpu_time, Some(CpuTime { quota: 150_000, period: 100_000 }));
+        assert_eq!(
+            limits(&arguments).unwrap().cpu_time,
+            Some(CpuTime { quota: 150_000, period: 100_000, asked: CpuTimeForm::Processors })
+        );
         let arguments = LimitArguments { cpu_quota: text("5000"), cpu_period: text("10000"), ..none() };
-        assert_eq!(limits(&arguments).unwrap().cpu_time, Some(CpuTime { quota: 5_000, period: 10_000 }));
+        assert_eq!(
+            limits(&arguments).unwrap().cpu_time,
+            Some(CpuTime { quota: 5_000, period: 10_000, asked: CpuTimeForm::Quota })
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{InvalidRequest, platform, reference, references};
 use crate::cli::args::{BuildArguments, Switch};
 use crate::cli::environment::{Environment, Stdio};
 use crate::export::{Annotation, AnnotationTarget};
+use crate::image::media_type::Compression as LayerCompression;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
@@ -84,6 +85,17 @@ pub enum CompressionAlgorithm {
     Gzip,
     /// Zstandard.
     Zstd,
+}
+
+impl CompressionAlgorithm {
+    /// As layers have it.
+    pub fn encoding(self) -> LayerCompression {
+        match self {
+            CompressionAlgorithm::Uncompressed => LayerCompression::None,
+            CompressionAlgorithm::Gzip => LayerCompression::Gzip,
+            CompressionAlgorithm::Zstd => LayerCompression::Zstd,
+        }
+    }
 }
 
 /// Whether layers that are compressed otherwise are done again.
@@ -384,7 +396,8 @@ fn compression(
         Some(_) => return Err(given.because("compression is gzip, zstd or uncompressed")),
     };
     let level = attributes.remove("compression-level");
-    let level = level.map(|level| level.parse().map_err(|_| given.because("compression-level is a number")));
+    let encoding = algorithm.unwrap_or(CompressionAlgorithm::Gzip).encoding();
+    let level = level.map(|level| given.compression_level(&level, encoding));
     let recompress = match attributes.remove("force-compression").as_deref() {
         Some("true") => Recompress::Always,
         _ => Recompress::Keep,

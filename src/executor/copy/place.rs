@@ -1,7 +1,7 @@
 //! Puts found things at their destination, over what is there already.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -18,8 +18,9 @@ pub(super) struct Placing<'a> {
     request: &'a CopyRequest<'a>,
     target: Target,
     image: Overlay<'a>,
-    /// Paths that a source of one file was put on by name, to tell when a second one replaces it.
-    named: HashSet<Vec<u8>>,
+    /// Paths that a source of one file was put on, each with the path of the source where it has one, to tell when another
+    /// one replaces it.
+    named: HashMap<Vec<u8>, Vec<u8>>,
     /// How many copies there were.
     copies: usize,
     /// Directories that no source has.
@@ -71,7 +72,7 @@ impl<'a> Placing<'a> {
             request,
             target: request.target(),
             image: Overlay { below, planned: PathMap::default() },
-            named: HashSet::new(),
+            named: HashMap::new(),
             copies: 0,
             made: BTreeSet::new(),
             replaced: Vec::new(),
@@ -227,18 +228,27 @@ impl<'a> Placing<'a> {
     /// One file: at the destination, or in it where that is a directory.
     fn file(&mut self, target: &Resolved, name: &[u8], node: Node, content: Content) -> Result<(), CopyError> {
         if target.node.as_ref().is_some_and(Node::is_directory) {
-            return self.leaf(join(&target.path, name), node, content);
+            let path = join(&target.path, name);
+            self.note_replaced(&path, &content, "give each a destination of its own");
+            return self.leaf(path, node, content);
         }
-        if !self.named.insert(target.path.clone()) {
-            let path = shown(&target.path);
-            self.warnings.push(format!(
-                "several files are copied to {path:?}, each over the one before; end the destination with / to copy \
-                 them into a directory"
-            ));
-        }
+        self.note_replaced(&target.path, &content, "end the destination with / to copy them into a directory");
         // A link to nothing may have led to where there is no directory yet.
         self.make_directories(parent(&target.path))?;
         self.leaf(target.path.clone(), node, content)
+    }
+
+    /// Warns where a source takes the place of another of the same copy. The same one again (`COPY a a* /d/`) loses nothing.
+    fn note_replaced(&mut self, path: &[u8], content: &Content, help: &str) {
+        let source = match content {
+            Content::View { path, .. } => path.clone(),
+            Content::None | Content::Inline(_) | Content::HardLink(_) => Vec::new(),
+        };
+        let Some(before) = self.named.insert(path.to_vec(), source.clone()) else { return };
+        if before.is_empty() || before != source {
+            let path = shown(path);
+            self.warnings.push(format!("several files are copied to {path:?}, each over the one before; {help}"));
+        }
     }
 
     fn leaf(&mut self, path: Vec<u8>, node: Node, content: Content) -> Result<(), CopyError> {

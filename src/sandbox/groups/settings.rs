@@ -21,7 +21,7 @@ pub(super) fn needed(limits: &Limits) -> Vec<(&'static str, Vec<&'static str>)> 
         ("cpuset", "--cpuset-mems", limits.cpuset_mems.is_some()),
         ("memory", "--memory", limits.memory.is_some()),
         ("memory", "--memory-swap", limits.memory_swap.is_some()),
-        ("cpu", "--cpu-quota", limits.cpu_time.is_some()),
+        ("cpu", limits.cpu_time.map_or("", |time| time.asked.flag()), limits.cpu_time.is_some()),
         ("cpu", "--cpu-shares", limits.cpu_shares.is_some()),
         ("pids", "--pids-limit", limits.pids.is_some()),
         ("pids", "--cgroup-parent", limits.parent.is_some() && limits.pids.is_none()),
@@ -57,13 +57,14 @@ pub(super) fn settings(version: Version, controller: &str, limits: &Limits) -> V
         "cpu" => {
             let file = by_version("cpu.shares", "cpu.weight");
             set("--cpu-shares", file, limits.cpu_shares.map(|shares| weight(version, shares)));
-            if let Some(CpuTime { quota, period }) = limits.cpu_time {
+            if let Some(CpuTime { quota, period, asked }) = limits.cpu_time {
+                let flag = asked.flag();
                 match version {
                     Version::V1 => {
-                        set("--cpu-quota", "cpu.cfs_period_us", Some(period.to_string()));
-                        set("--cpu-quota", "cpu.cfs_quota_us", Some(quota.to_string()));
+                        set(flag, "cpu.cfs_period_us", Some(period.to_string()));
+                        set(flag, "cpu.cfs_quota_us", Some(quota.to_string()));
                     }
-                    Version::V2 => set("--cpu-quota", "cpu.max", Some(format!("{quota} {period}"))),
+                    Version::V2 => set(flag, "cpu.max", Some(format!("{quota} {period}"))),
                 }
             }
         }
@@ -98,6 +99,7 @@ fn weight(version: Version, shares: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::limits::CpuTimeForm;
 
     fn lines(version: Version, limits: &Limits) -> Vec<String> {
         let of = |(controller, _): (&str, _)| settings(version, controller, limits);
@@ -110,7 +112,7 @@ mod tests {
         let limits = Limits {
             memory: Some(64 << 20),
             memory_swap: Some(MemorySwap::Bytes(96 << 20)),
-            cpu_time: Some(CpuTime { quota: 150_000, period: 100_000 }),
+            cpu_time: Some(CpuTime { quota: 150_000, period: 100_000, asked: CpuTimeForm::Processors }),
             cpu_shares: Some(1024),
             cpuset_cpus: Some("0-1".to_owned()),
             pids: Some(50),
@@ -129,5 +131,17 @@ mod tests {
         assert_eq!(lines(Version::V2, &limits), ["memory.max=100", "memory.swap.max=100"]);
         let limits = Limits { memory_swap: Some(MemorySwap::Unlimited), ..limits };
         assert_eq!(lines(Version::V1, &limits), ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=-1"]);
+    }
+
+    #[test]
+    fn a_limit_goes_by_the_flag_that_was_typed() {
+        for (asked, flag) in [(CpuTimeForm::Processors, "--cpus"), (CpuTimeForm::Quota, "--cpu-quota")] {
+            let cpu_time = Some(CpuTime { quota: 150_000, period: 100_000, asked });
+            let limits = Limits { cpu_time, ..Limits::default() };
+            assert_eq!(needed(&limits), [("cpu", vec![flag])]);
+            for version in [Version::V1, Version::V2] {
+                assert!(settings(version, "cpu", &limits).iter().all(|setting| setting.flag == flag));
+            }
+        }
     }
 }
