@@ -369,7 +369,7 @@ mod tests {
             let (name, source) = ("r.test/cache".to_owned(), Box::new(CacheFailure::Remote(source)));
             Failure::of(FailureKind::Other, &BuildError::Cache { name, source }).hints.join("\n")
         };
-        let of_registry = hints(RemoteError::Registry(untrusted()));
+        let of_registry = hints(RemoteError::Registry(Box::new(untrusted())));
         assert!(
             of_registry.contains("--ca-cert") && of_registry.contains("--insecure-registry r.test"),
             "{of_registry}"

@@ -22,6 +22,10 @@ impl Repository {
     }
 }
 
+fn failed(error: RegistryError) -> RemoteError {
+    RemoteError::Registry(Box::new(error))
+}
+
 impl Storage for Repository {
     fn name(&self) -> String {
         self.reference.familiar()
@@ -31,16 +35,16 @@ impl Storage for Repository {
         match self.client.resolve_at(&self.reference, None) {
             Ok(resolved) => Ok(Some(resolved.bytes)),
             Err(RegistryError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(RemoteError::Registry(error)),
+            Err(error) => Err(failed(error)),
         }
     }
 
     fn manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>, RemoteError> {
-        self.client.manifest(&self.reference, descriptor).map_err(RemoteError::Registry)
+        self.client.manifest(&self.reference, descriptor).map_err(failed)
     }
 
     fn small(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, RemoteError> {
-        self.client.blob_bytes(&self.reference, descriptor, limit).map_err(RemoteError::Registry)
+        self.client.blob_bytes(&self.reference, descriptor, limit).map_err(failed)
     }
 
     fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
@@ -58,7 +62,7 @@ impl Storage for Repository {
         });
         let image = PushImage { layers: layers.collect(), config: content.config, manifest: content.manifest };
         let pushed = push(&self.client, &self.reference, &PushContent::Image(Box::new(image)), &[], Some(task));
-        let pushed = pushed.map_err(RemoteError::Registry)?;
+        let pushed = pushed.map_err(failed)?;
         Ok(Written { sent: pushed.uploaded, bytes: pushed.uploaded_bytes })
     }
 }

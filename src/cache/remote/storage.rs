@@ -113,7 +113,7 @@ pub struct Written {
 pub enum RemoteError {
     /// A registry failed.
     #[error(transparent)]
-    Registry(RegistryError),
+    Registry(Box<RegistryError>),
     /// A service that is no registry could not be asked.
     #[error(transparent)]
     Reach(#[from] RegistryError),
