@@ -93,6 +93,31 @@ for_each_user! {
         assert_eq!(traffic.count("PUT", "/blobs/") + traffic.count("POST", ""), 0, "{requests:#?}");
     }
 
+    fn without_run_and_with_linked_copies_a_base_is_neither_fetched_nor_sent(rbuild) {
+        if let Some(program) = missing_programs(Access::Plain) {
+            skip!("{program} is not installed");
+        }
+        let registry = Registry::start(Access::Plain);
+        let base = match Base::Busybox.push(&registry) {
+            Ok(base) => base,
+            Err(reason) => skip!("{reason}"),
+        };
+        let dockerfile = format!("FROM {base}\nENV A=1\nCOPY --link one /etc/one\nCMD [\"true\"]\n");
+        let context = rbuild.context("linked").file("Dockerfile", dockerfile).file("one", "1\n");
+        let traffic = Traffic::begin(&registry);
+        rbuild.build(&context, &["-t", &registry.name("other/linked:1"), "--push"]).succeeded();
+        let requests = traffic.requests();
+        assert_eq!(traffic.count("GET", "/blobs/"), 1, "the base's config alone: {requests:#?}");
+        assert_eq!(traffic.count("PUT", "/blobs/uploads/"), 2, "the layer and the config: {requests:#?}");
+        assert_eq!(traffic.count("POST", "mount="), 1, "{requests:#?}");
+        // An archive needs the bytes, and nothing is unpacked for it.
+        let archive = rbuild.path("out/linked.tar");
+        rbuild.build(&context, &["-o", &format!("type=oci,dest={}", archive.display())]).succeeded();
+        assert_eq!(Image::read(&archive).layers.len(), 2);
+        let trees = fs::read_dir(rbuild.store().join("trees")).expect("list the trees").count();
+        assert_eq!(trees, 0, "something was unpacked");
+    }
+
     fn what_a_changed_step_needs_is_fetched(rbuild) {
         if let Some(program) = missing_programs(Access::Plain) {
             skip!("{program} is not installed");
