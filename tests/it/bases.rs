@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::harness::{Rbuild, cache_directory, has_program, source_directory, succeed, suite_user};
-use crate::registry_server::Registry;
+use crate::registry_server::{Access, Registry, missing_programs};
 
 /// A kind of base image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,5 +79,15 @@ impl Base {
         let base = format!("--build-context=base=oci-layout://{}", layout.display());
         rbuild.build(&context, &[&base, "-t", &name, "--push"]).succeeded();
         Ok(name)
+    }
+
+    /// Starts a registry that anybody may use and pushes the image to it; the reason where that cannot be done here.
+    pub fn in_registry(self) -> Result<(Registry, String), String> {
+        if let Some(program) = missing_programs(Access::Plain) {
+            return Err(format!("{program} is not installed"));
+        }
+        let registry = Registry::start(Access::Plain);
+        let name = self.push(&registry)?;
+        Ok((registry, name))
     }
 }

@@ -3,16 +3,11 @@
 use std::fs;
 
 use crate::bases::Base;
-use crate::registry_server::{Access, Registry, missing_programs};
 
 for_each_user! {
     fn a_base_that_is_local_is_not_asked_for_again(rbuild) {
-        if let Some(program) = missing_programs(Access::Plain) {
-            skip!("{program} is not installed");
-        }
-        let registry = Registry::start(Access::Plain);
-        let base = match Base::Busybox.push(&registry) {
-            Ok(base) => base,
+        let (registry, base) = match Base::Busybox.in_registry() {
+            Ok(both) => both,
             Err(reason) => skip!("{reason}"),
         };
         let context = rbuild

@@ -56,12 +56,8 @@ fn build_image(rbuild: &Rbuild, context: &Files, flags: &[&str]) -> (Run, Image)
 
 for_each_user! {
     fn a_machine_that_has_nothing_fetches_no_layer_and_sends_none(rbuild) {
-        if let Some(program) = missing_programs(Access::Plain) {
-            skip!("{program} is not installed");
-        }
-        let registry = Registry::start(Access::Plain);
-        let base = match Base::Busybox.push(&registry) {
-            Ok(base) => base,
+        let (registry, base) = match Base::Busybox.in_registry() {
+            Ok(both) => both,
             Err(reason) => skip!("{reason}"),
         };
         let cache = registry.name("team/cache:main");
@@ -94,12 +90,8 @@ for_each_user! {
     }
 
     fn without_run_and_with_linked_copies_a_base_is_neither_fetched_nor_sent(rbuild) {
-        if let Some(program) = missing_programs(Access::Plain) {
-            skip!("{program} is not installed");
-        }
-        let registry = Registry::start(Access::Plain);
-        let base = match Base::Busybox.push(&registry) {
-            Ok(base) => base,
+        let (registry, base) = match Base::Busybox.in_registry() {
+            Ok(both) => both,
             Err(reason) => skip!("{reason}"),
         };
         let dockerfile = format!("FROM {base}\nENV A=1\nCOPY --link one /etc/one\nCMD [\"true\"]\n");
@@ -119,12 +111,8 @@ for_each_user! {
     }
 
     fn what_a_changed_step_needs_is_fetched(rbuild) {
-        if let Some(program) = missing_programs(Access::Plain) {
-            skip!("{program} is not installed");
-        }
-        let registry = Registry::start(Access::Plain);
-        let base = match Base::Busybox.push(&registry) {
-            Ok(base) => base,
+        let (registry, base) = match Base::Busybox.in_registry() {
+            Ok(both) => both,
             Err(reason) => skip!("{reason}"),
         };
         let cache = registry.name("team/cache");
@@ -156,12 +144,8 @@ fn with_cache_mount(rbuild: &Rbuild, base: &str, word: &str) -> Files {
 
 for_each_user! {
     fn a_cache_mount_travels(rbuild) {
-        if let Some(program) = missing_programs(Access::Plain) {
-            skip!("{program} is not installed");
-        }
-        let registry = Registry::start(Access::Plain);
-        let base = match Base::Busybox.push(&registry) {
-            Ok(base) => base,
+        let (registry, base) = match Base::Busybox.in_registry() {
+            Ok(both) => both,
             Err(reason) => skip!("{reason}"),
         };
         let cache = registry.name("team/cache");
@@ -188,12 +172,8 @@ for_each_user! {
     }
 
     fn a_cache_mount_that_is_damaged_begins_empty(rbuild) {
-        if let Some(program) = missing_programs(Access::Plain) {
-            skip!("{program} is not installed");
-        }
-        let registry = Registry::start(Access::Plain);
-        let base = match Base::Busybox.push(&registry) {
-            Ok(base) => base,
+        let (_registry, base) = match Base::Busybox.in_registry() {
+            Ok(both) => both,
             Err(reason) => skip!("{reason}"),
         };
         let cache = rbuild.path("out/cache");
