@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::BuildError;
 use super::outputs::observed;
-use super::pull::other_platform;
+use super::pull::{only_for, other_platform};
 use crate::archive::Layout;
 use crate::digest::Digest;
 use crate::export::{Assembled, Blob, Bundle, LayoutForm, LayoutTarget, NamedBundle, Open, write_layout};
@@ -148,8 +148,7 @@ fn note_other_platform(
     };
     for wanted in wanted {
         if let Some(platform) = other_platform(&config, wanted) {
-            let shown = source.shown();
-            progress.notice(format!("{shown} is one image, for {platform}; there is none for {wanted}"));
+            progress.notice(only_for(&source.shown(), &platform, wanted));
         }
     }
 }

@@ -55,8 +55,7 @@ pub fn pull_image(
         for (wanted, pulled) in &images {
             let platform = &platform_of(pulled, wanted);
             if platform != *wanted {
-                let familiar = name.familiar();
-                progress.notice(format!("{familiar} is one image, for {platform}; there is none for {wanted}"));
+                progress.notice(only_for(&name.familiar(), platform, wanted));
             }
             let attestations = match kept {
                 Some(index) => {
@@ -87,6 +86,11 @@ fn platform_of(pulled: &PulledImage, wanted: &Platform) -> Platform {
         Some(_) => wanted.clone(),
         None => other_platform(&pulled.config, wanted).unwrap_or_else(|| wanted.clone()),
     }
+}
+
+/// Says that an image is for another platform than the wanted one.
+pub(super) fn only_for(name: &str, platform: &Platform, wanted: &Platform) -> String {
+    format!("{name} is one image, for {platform}; there is none for {wanted}")
 }
 
 /// What an image is for by its config, where it says so and that is not what is wanted.

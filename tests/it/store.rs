@@ -137,6 +137,7 @@ for_each_user! {
         fs::write(config.join("config.json"), r#"{"storage": {"maximum": "14MB"}}"#).expect("write the configuration");
         rbuild.set_variable("RBUILD_STORE_MAX", "");
         rbuild.build(&context, &[]).failed(2).says("unknown field `maximum`");
+        rbuild.run(["load", "-i", archive]).failed(2).says("unknown field `maximum`");
     }
 
     fn prune_removes_what_its_filters_say(rbuild) {

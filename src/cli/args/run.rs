@@ -58,7 +58,7 @@ pub struct RunArguments {
     /// The same in words: type=bind,source=PATH,target=PATH[,readonly]; or type=tmpfs,target=PATH[,size=SIZE] (repeatable)
     #[arg(long = "mount", value_name = "MOUNT")]
     pub mounts: Vec<String>,
-    /// The network: default, none, host
+    /// The network: default, private, none, host
     #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "default", words(&["default", "private", "none", "host"]))]
     pub network: String,
     /// Add a line to /etc/hosts: HOST:IP or HOST=IP (repeatable)

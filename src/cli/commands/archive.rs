@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::image::choose_for;
 use super::list::pretty;
-use super::{failed, open_interruptible, print, store_failed};
+use super::{failed, open_interruptible, print, storage, store_failed};
 use crate::archive::{self, ArchiveError, Origin};
 use crate::build::{self, BuildError, LoadError, LoadOptions, NewLayer, SaveForm};
 use crate::cli::environment::{Environment, Stdio};
@@ -99,8 +99,12 @@ fn opened(path: Option<&Path>) -> Result<Box<dyn Read + Send>, Failure> {
 }
 
 /// `rbuild load`.
-pub(super) fn load(request: &Load) -> Result<(), Failure> {
-    let store = open_interruptible(&request.store_root)?;
+pub(super) fn load(request: &Load, environment: &Environment) -> Result<(), Failure> {
+    let limit = storage::limit(environment)?;
+    storage::within(limit, open_interruptible(&request.store_root)?, |store| load_into(store, request))
+}
+
+fn load_into(store: &Store, request: &Load) -> Result<(), Failure> {
     let origin = match &request.input {
         Some(path) if path.is_dir() => Origin::Directory(path.clone()),
         input => Origin::Stream {
@@ -108,16 +112,16 @@ pub(super) fn load(request: &Load) -> Result<(), Failure> {
             reader: opened(input.as_deref())?,
         },
     };
-    let images = archive::read(&store, origin).map_err(|error| {
+    let images = archive::read(store, origin).map_err(|error| {
         let failure = failed(&error);
         match error {
             ArchiveError::NoImage { .. } => failure.hint("a tar of a root file system is taken by `rbuild import`"),
             _ => failure,
         }
     })?;
-    let workshop = Workshop::new(&store);
+    let workshop = Workshop::new(store);
     let options = LoadOptions { names: request.tags.clone(), platform: request.platform.clone() };
-    let loaded = build::load(&workshop.layers(&store), &images, &options).map_err(|error| {
+    let loaded = build::load(&workshop.layers(store), &images, &options).map_err(|error| {
         let failure = failed(&error);
         match error {
             LoadError::NoName { .. } => failure.hint("give it one: rbuild load --tag NAME"),
@@ -153,8 +157,12 @@ fn familiar(tagged: &Tagged) -> String {
 }
 
 /// `rbuild import`.
-pub(super) fn import(request: &Import) -> Result<(), Failure> {
-    let store = open_interruptible(&request.store_root)?;
+pub(super) fn import(request: &Import, environment: &Environment) -> Result<(), Failure> {
+    let limit = storage::limit(environment)?;
+    storage::within(limit, open_interruptible(&request.store_root)?, |store| import_into(store, request))
+}
+
+fn import_into(store: &Store, request: &Import) -> Result<(), Failure> {
     let mut config = ImageConfig {
         os: request.platform.os.clone(),
         architecture: request.platform.architecture.clone(),
@@ -174,11 +182,11 @@ pub(super) fn import(request: &Import) -> Result<(), Failure> {
     }
     let entry =
         NewLayer { created_by: String::new(), comment: request.message.clone(), created: request.created.clone() };
-    let workshop = Workshop::new(&store);
-    let layers = workshop.layers(&store);
+    let workshop = Workshop::new(store);
+    let layers = workshop.layers(store);
     let tagged = build::import_files(&layers, &mut head.as_slice().chain(tar), config, &entry, &request.names)
         .map_err(|error| failed(&error))?;
-    note_image_archives(&store, &tagged);
+    note_image_archives(store, &tagged);
     print(&format!("{}\n", tagged.image.config))
 }
 

@@ -41,14 +41,11 @@ use crate::ui::Ui;
 /// Builds, and prints the image's id where `--quiet` asks for it.
 pub(super) fn run(request: &Request, environment: &Environment) -> Result<(), Failure> {
     let store = open_store(&request.store_root)?;
-    let ended = build_in(&store, request, environment);
-    warn_of_damage(&store);
-    let (root, has_grown) = (store.root().to_owned(), store.has_grown());
-    drop(store);
-    if let Some(limit) = request.store_limit.filter(|_| has_grown) {
-        storage::within(&root, limit);
-    }
-    ended
+    storage::within(request.store_limit, store, |store| {
+        let ended = build_in(store, request, environment);
+        warn_of_damage(store);
+        ended
+    })
 }
 
 fn build_in(store: &Store, request: &Request, environment: &Environment) -> Result<(), Failure> {

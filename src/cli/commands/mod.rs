@@ -45,23 +45,11 @@ use crate::unfinished;
 ///
 /// Gives the exit code, which is not 0 only where it is that of a container's command.
 pub(super) fn run(command: Command, environment: &Environment) -> Result<u8, Failure> {
-    // Builds have read the limit before they began, and know whether there is more than before.
-    let grows = match &command {
-        Command::Run(request) => Some(request.store_root.clone()),
-        Command::Pull(request) => Some(request.store_root.clone()),
-        Command::Load(request) => Some(request.store_root.clone()),
-        Command::Import(request) => Some(request.store_root.clone()),
-        _ => None,
-    };
-    let ended = match command {
+    match command {
         Command::Run(request) => run::run(&request, environment),
         Command::Compare(request) => compare::diff(&request),
         other => answer(other, environment).map(|()| 0),
-    };
-    if let Some(root) = grows {
-        storage::keep_limit(&root, environment);
     }
-    ended
 }
 
 fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
@@ -79,8 +67,8 @@ fn answer(command: Command, environment: &Environment) -> Result<(), Failure> {
         Command::Pull(request) => transfer::pull(&request, environment),
         Command::Copy(request) => copy::copy(&request, environment),
         Command::Save(request) => archive::save(&request, environment),
-        Command::Load(request) => archive::load(&request),
-        Command::Import(request) => archive::import(&request),
+        Command::Load(request) => archive::load(&request, environment),
+        Command::Import(request) => archive::import(&request, environment),
         Command::Export(request) => archive::export(&request, environment),
         Command::CreateIndex(request) => index::create(&request, environment),
         Command::InspectIndex(request) => index::inspect(&request),

@@ -9,7 +9,7 @@ use super::archive::changed;
 use super::archived::adopt;
 use super::image::choose_for;
 use super::inspect::config_of;
-use super::{client, failed, open_store, store_failed};
+use super::{client, failed, open_store, storage, store_failed};
 use crate::build::{self, BlobForm, NewLayer};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
@@ -52,17 +52,21 @@ fn run_here(request: &RunImage, environment: &Environment) -> Result<u8, Failure
     for notice in &request.notices {
         eprintln!("note: {notice}");
     }
-    let store = open_store(&request.store_root)?;
+    let limit = storage::limit(environment)?;
+    storage::within(limit, open_store(&request.store_root)?, |store| run_in(store, request, environment))
+}
+
+fn run_in(store: &Store, request: &RunImage, environment: &Environment) -> Result<u8, Failure> {
     let (cancel, foreground) = (Cancel::new(), Foreground::default());
     OnSignal::new(vec![cancel.clone()], &foreground, store.session()).forward();
     let registry = client(&request.registries);
     let namespace = Namespace::new(Options::new(store.root().join("trees")));
-    let layers = Layers::new(&store, &registry, &namespace);
+    let layers = Layers::new(store, &registry, &namespace);
     let tagged = find(request, environment, &layers, &registry)?;
     // What is wrong with a change is told before the command runs.
-    let change = |commit: &Commit| changed(&config_of(&store, &tagged)?, &commit.changes);
+    let change = |commit: &Commit| changed(&config_of(store, &tagged)?, &commit.changes);
     let config = request.commit.as_ref().map(change).transpose()?;
-    let container = container(request, &store, &tagged)?;
+    let container = container(request, store, &tagged)?;
     let prepared = prepare(container, &layers, request, environment)?;
     let exit = attach(&prepared, request, &foreground, &cancel)?;
     match (&request.commit, config, exit.shell_code()) {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::list::{human, pretty, table};
 use super::{failed, open_store, print, say, store_failed, take_alone};
 use crate::cli::environment::Environment;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, FailureKind};
 use crate::cli::request::commands::{Execution, Listing};
 use crate::cli::request::storage::{Detail, DiskUsage, Prune, PruneScope, store_limit};
 use crate::executor::{ExecuteError, Namespace, measure};
@@ -66,23 +66,27 @@ fn collect(alone: Alone, policy: &Policy, namespace: &Namespace) -> Result<u64, 
     Ok(before.saturating_sub(after))
 }
 
-/// Brings the store down to the limit that the user has set, if any. What was done is done: that the store could not be made
-/// smaller is told and no failure.
-pub(super) fn keep_limit(root: &Path, environment: &Environment) {
-    let limit = match store_limit(environment) {
-        Ok(limit) => limit,
-        Err(error) => return say(&format!("warning: the store has no limit: {error}")),
-    };
-    if let Some(limit) = limit {
-        within(root, limit);
-    }
+/// The limit that the user has set, if any.
+pub(super) fn limit(environment: &Environment) -> Result<Option<u64>, Failure> {
+    store_limit(environment).map_err(|error| Failure::of(FailureKind::Usage, &error))
 }
 
-/// As [`keep_limit`], for a limit that is known.
-pub(super) fn within(root: &Path, limit: u64) {
-    if let Err(failure) = obey_limit(root, limit) {
+/// Does what may fill a store, and brings the store down to its limit where it has. What was done is done: that the store could
+/// not be made smaller is told and no failure.
+pub(super) fn within<T>(
+    limit: Option<u64>,
+    store: Store,
+    work: impl FnOnce(&Store) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let ended = work(&store);
+    let (root, has_grown) = (store.root().to_owned(), store.has_grown());
+    drop(store);
+    if let Some(limit) = limit.filter(|_| has_grown)
+        && let Err(failure) = obey_limit(&root, limit)
+    {
         say(&format!("warning: the store was not brought down to its limit: {}", failure.message));
     }
+    ended
 }
 
 /// Brings the store down to a limit, the least recently used first. Where others use the store now, the one that ends last

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::each_tag::EachTag;
 use super::image::choose;
-use super::{client, failed, open_interruptible, print, store_failed, transfer_failed};
+use super::{client, failed, open_interruptible, print, storage, store_failed, transfer_failed};
 use crate::build::{self, BlobForm, PushForm};
 use crate::cli::environment::Environment;
 use crate::cli::failure::{Failure, FailureKind};
@@ -81,10 +81,14 @@ fn tags_in(store: &Store, repository: &Reference) -> Result<BTreeSet<String>, Fa
 
 /// Pulls images with all their layers.
 pub(super) fn pull(request: &Pull, environment: &Environment) -> Result<(), Failure> {
-    let store = open_interruptible(&request.store_root)?;
+    let limit = storage::limit(environment)?;
+    storage::within(limit, open_interruptible(&request.store_root)?, |store| pull_into(store, request, environment))
+}
+
+fn pull_into(store: &Store, request: &Pull, environment: &Environment) -> Result<(), Failure> {
     let registry = client(&request.registries);
     let namespace = Namespace::new(Options::new(store.root().join("trees")));
-    let layers = Layers::new(&store, &registry, &namespace);
+    let layers = Layers::new(store, &registry, &namespace);
     let full = |name: &Reference| registry.full_name(name).map_err(|error| failed(&error));
     let pull = |name: &Reference, progress: &Progress| {
         build::pull_image(&layers, name, &request.platforms, progress).map_err(|error| transfer_failed(&error))
