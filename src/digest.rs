@@ -152,22 +152,33 @@ impl Write for Hasher {
 /// byte over a boundary, leaving a field out, or giving an empty one changes the digest. Joining with a separator is
 /// how kaniko's cache came to give wrong layers.
 #[derive(Clone)]
-pub struct Frame(Hasher);
+pub struct Frame {
+    hasher: Hasher,
+    /// What is not hashed yet: a field is six short pieces, each of which would cost more than its bytes.
+    pending: Vec<u8>,
+}
+
+/// Bytes of fields that are hashed together.
+const FIELDS: usize = 8 * 1024;
 
 impl Frame {
     /// Starts a frame of this kind; kinds carry their version (`rbuild.run.1`).
     pub fn new(kind: &str) -> Frame {
-        let mut frame = Frame(Hasher::new());
+        let mut frame = Frame { hasher: Hasher::new(), pending: Vec::new() };
         frame.put(b'K', "", kind.as_bytes());
         frame
     }
 
     fn put(&mut self, kind: u8, name: &str, value: &[u8]) {
-        self.0.update(&[kind]);
-        self.0.update(&(name.len() as u64).to_le_bytes());
-        self.0.update(name.as_bytes());
-        self.0.update(&(value.len() as u64).to_le_bytes());
-        self.0.update(value);
+        self.pending.push(kind);
+        self.pending.extend_from_slice(&(name.len() as u64).to_le_bytes());
+        self.pending.extend_from_slice(name.as_bytes());
+        self.pending.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        self.pending.extend_from_slice(value);
+        if self.pending.len() >= FIELDS {
+            self.hasher.update(&self.pending);
+            self.pending.clear();
+        }
     }
 
     /// Adds bytes.
@@ -217,7 +228,9 @@ impl Frame {
 
     /// The digest of all fields.
     pub fn finish(&self) -> Digest {
-        self.0.clone().finish()
+        let mut hasher = self.hasher.clone();
+        hasher.update(&self.pending);
+        hasher.finish()
     }
 }
 

@@ -91,3 +91,31 @@ fn whose_cache_and_which_secret_a_command_sees_is_part_of_its_key() {
         assert_eq!(last(one), last(same), "{one} {same}");
     }
 }
+
+#[test]
+fn mounts_of_one_name_are_told_apart() {
+    let plan = planned(
+        "FROM scratch AS a\nFROM scratch\nRUN --mount=from=a,target=/t --mount=from=a,source=b,target=/t --mount=type=tmpfs,target=/o true\n",
+    );
+    let runs = plan.steps.iter().filter_map(|step| match &step.op {
+        Op::Run(op) => Some(key::mount_names(op)),
+        _ => None,
+    });
+    let expected = ["bind mount at /t", "bind mount at /t (2)", "tmpfs mount at /o"].map(str::to_owned);
+    assert_eq!(runs.collect::<Vec<_>>(), [expected]);
+}
+
+#[test]
+fn a_linked_copy_depends_on_what_is_below_where_that_says_who_its_owner_is() {
+    for (owner, depends) in [("1:2", false), ("root", true), ("1_2", true), ("1:_", true), ("\u{e4}:0", true)] {
+        let plan = planned(&format!("FROM scratch\nCOPY --link --chown={owner} a /a\n"));
+        let ops = plan.steps.iter().filter_map(|step| match &step.op {
+            Op::Copy(op) => Some(op),
+            _ => None,
+        });
+        for op in ops {
+            let on = |below: &[u8]| key::copy(op, &Digest::of(below), &Digest::of(b"content")).digest;
+            assert_eq!(on(b"one") != on(b"other"), depends, "{owner}");
+        }
+    }
+}

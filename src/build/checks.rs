@@ -1,11 +1,11 @@
 //! What there is to say about a Dockerfile: warnings of the parser, of the plan, and of what the context leaves out.
 
 use super::{Build, BuildError};
-use crate::diagnostic::{Diagnostic, Severity, Span};
+use crate::diagnostic::{Diagnostic, Severity, Span, did_you_mean};
 use crate::dockerfile::Parsed;
 use crate::dockerfile::ast::Dockerfile;
 use crate::dockerfile::lint::{self, CheckOptions};
-use crate::executor::Layers;
+use crate::executor::{Layers, NoCache};
 use crate::plan::{self, CopyInstruction, Plan};
 
 /// What checking found.
@@ -108,6 +108,7 @@ impl Build<'_> {
         plan: &mut Plan,
     ) -> Result<(), BuildError> {
         let options = self.check_options(dockerfile)?;
+        self.tell_of_unknown_stages(dockerfile);
         let mut warnings: Vec<Diagnostic> =
             parsed.into_iter().filter(|warning| is_needed(warning.span, plan)).collect();
         warnings.extend(self.ignored_files(plan));
@@ -117,6 +118,16 @@ impl Build<'_> {
         match checked.violated.is_empty() {
             true => Ok(()),
             false => Err(BuildError::Lint { rules: checked.violated }),
+        }
+    }
+
+    /// A name of `--no-cache-filter` that no stage has does nothing, as in BuildKit; whoever wrote it meant another.
+    fn tell_of_unknown_stages(&self, dockerfile: &Dockerfile) {
+        let NoCache::Stages(wanted) = &self.execute.no_cache else { return };
+        let named = dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());
+        let stages: Vec<&str> = named.map(|name| name.value.as_str()).collect();
+        for name in wanted.iter().filter(|name| !stages.iter().any(|stage| stage.eq_ignore_ascii_case(name))) {
+            self.progress.notice(unknown_stage(name, &stages));
         }
     }
 
@@ -147,8 +158,36 @@ impl Build<'_> {
     }
 }
 
+fn unknown_stage(name: &str, stages: &[&str]) -> String {
+    let there_are = match stages {
+        [] => "; no stage of this Dockerfile has a name".to_owned(),
+        stages => match did_you_mean(name, stages.iter().copied()) {
+            Some(meant) => format!("; did you mean {meant}? The named stages: {}", stages.join(", ")),
+            None => format!("; the named stages: {}", stages.join(", ")),
+        },
+    };
+    format!("--no-cache-filter: there is no stage {name:?}, so nothing is built anew for it{there_are}")
+}
+
 /// Whether a place is in no stage, or in one that the result needs.
 fn is_needed(place: Span, plan: &Plan) -> bool {
     let stage = plan.stages.iter().rev().find(|stage| stage.span.start <= place.start);
     stage.is_none_or(|stage| stage.step.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_is_not_there_is_answered_with_those_that_are() {
+        let start = "--no-cache-filter: there is no stage \"biuld\", so nothing is built anew for it";
+        for (stages, rest) in [
+            (&["build", "test"][..], "; did you mean build? The named stages: build, test"),
+            (&["one"], "; the named stages: one"),
+            (&[], "; no stage of this Dockerfile has a name"),
+        ] {
+            assert_eq!(unknown_stage("biuld", stages), format!("{start}{rest}"));
+        }
+    }
 }

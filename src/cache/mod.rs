@@ -5,6 +5,7 @@
 
 pub mod key;
 pub mod miss;
+mod place;
 pub mod remote;
 
 use std::collections::BTreeMap;
@@ -14,9 +15,9 @@ use std::time::SystemTime;
 
 pub use key::Key;
 pub use miss::MissReason;
+pub use place::{Place, Planned, Seen};
 
 use crate::digest::{Digest, Frame};
-use crate::image::platform::Platform;
 use crate::store::{LayerRecord, RecordKind, SlotRecord, StepRecord, Store, StoreError};
 
 /// Looks steps up in a store and keeps their results there.
@@ -26,19 +27,6 @@ pub struct Cache<'a> {
     scope: Digest,
     /// What was made in this build although nothing may come from the cache (`--no-cache`).
     anew: Mutex<BTreeMap<Digest, StepRecord>>,
-}
-
-/// The place of a step in a Dockerfile, for finding the record to compare a miss with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place<'a> {
-    /// The stage's name.
-    pub stage: &'a str,
-    /// The step's title without its numbers: what it does.
-    pub text: &'a str,
-    /// How many steps of the stage come before it.
-    pub ordinal: usize,
-    /// The platforms that the step is for, where a build is for more.
-    pub platforms: &'a [Platform],
 }
 
 impl<'a> Cache<'a> {
@@ -60,9 +48,7 @@ impl<'a> Cache<'a> {
         if !is_available(&step.layer, &layer) {
             return Ok(None);
         }
-        // A collection removes what was not used for long; a hit is a use. Failing to note it costs a rebuild at worst.
-        let path = self.store.root().join("steps").join(key.hex());
-        drop(File::open(path).and_then(|file| file.set_times(FileTimes::new().set_modified(SystemTime::now()))));
+        self.note_use("steps", key);
         Ok(Some(step))
     }
 
@@ -90,37 +76,30 @@ impl<'a> Cache<'a> {
         self.anew.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
-    fn slots(&self, place: Place<'_>) -> [Digest; 2] {
-        let slot = |kind: &str| {
-            let mut frame = Frame::new("rbuild.slot.1");
-            frame.digest("scope", &self.scope).text("kind", kind).text("stage", place.stage);
-            for platform in place.platforms {
-                frame.text("platform", &platform.to_string());
-            }
-            frame
-        };
-        [slot("text").text("text", place.text).finish(), slot("place").number("ordinal", place.ordinal as u64).finish()]
+    /// Notes that a copy is looked for or made; `instruction` is all that makes it what it is but its files and what is
+    /// below it.
+    pub fn note_copy(&self, instruction: &Digest, key: &Key) -> Result<(), StoreError> {
+        let slot = copy_slot(instruction);
+        if self.store.read_record::<SlotRecord>(RecordKind::Slot, &slot)?.is_some() {
+            self.note_use("slots", &slot);
+            return Ok(());
+        }
+        self.store.write_record(RecordKind::Slot, &slot, &SlotRecord::of(key.digest))
     }
 
-    /// Remembers how a place looked, for explaining its next miss.
-    pub fn remember(&self, place: Place<'_>, key: &Key, layer: Option<Digest>) -> Result<(), StoreError> {
-        let record = SlotRecord { key: key.digest, ingredients: key.ingredients.clone(), layer };
-        for slot in self.slots(place) {
-            let before: Option<SlotRecord> = self.store.read_record(RecordKind::Slot, &slot)?;
-            if before.as_ref() != Some(&record) {
-                self.store.write_record(RecordKind::Slot, &slot, &record)?;
-            }
-        }
-        Ok(())
+    /// Whether such a copy was made with this store, be it of other files or onto something else: only then the key of one
+    /// may be found.
+    pub fn knows_copy(&self, instruction: &Digest) -> Result<bool, StoreError> {
+        Ok(self.store.read_record::<SlotRecord>(RecordKind::Slot, &copy_slot(instruction))?.is_some())
     }
 
-    /// What the same instruction, else the same place, looked like when it was built last.
-    pub fn before(&self, place: Place<'_>) -> Result<Option<SlotRecord>, StoreError> {
-        for slot in self.slots(place) {
-            if let Some(record) = self.store.read_record(RecordKind::Slot, &slot)? {
-                return Ok(Some(record));
-            }
-        }
-        Ok(None)
+    /// A collection removes what was not used for long. Failing to note a use costs a rebuild at worst.
+    fn note_use(&self, folder: &str, name: &Digest) {
+        let path = self.store.root().join(folder).join(name.hex());
+        drop(File::open(path).and_then(|file| file.set_times(FileTimes::new().set_modified(SystemTime::now()))));
     }
+}
+
+fn copy_slot(instruction: &Digest) -> Digest {
+    Frame::new("rbuild.slot.copy.1").digest("instruction", instruction).finish()
 }

@@ -4,6 +4,8 @@
 //! kept as links. Nothing is read before it is asked for; nothing outside the directory is ever read, and nothing in it
 //! can make a reader wait. It knows nothing of where its entries go.
 
+mod once;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,6 +15,8 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
 use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags};
+
+pub use once::ReadOnce;
 
 use super::ignore::IgnoreRules;
 use super::stat_cache::{Identity, Known, StatCache, now};
@@ -86,6 +90,11 @@ impl DirContext {
         self.rules.leave_nothing_of(path)
     }
 
+    /// Whether something is at a path, and only the ignore rules hide it.
+    pub fn hides(&self, path: &[u8]) -> bool {
+        self.rules.excludes(path) && self.reader.entry(path).is_ok_and(|found| found.is_some())
+    }
+
     /// The digest of a regular file's content, from the stat cache where that can be trusted.
     ///
     /// # Errors
@@ -146,6 +155,14 @@ impl DirContext {
         let known = Known { digest, plain: self.reader.cache.is_plain(&identity) };
         self.reader.cache.record(identity, known, read_at);
         Ok(digest)
+    }
+
+    /// The content of a file that is not ignored.
+    fn visible_content(&self, path: &[u8]) -> io::Result<Content> {
+        if self.rules.excludes(path) {
+            return Err(named(&io::ErrorKind::NotFound.into(), "open", path));
+        }
+        self.content(path)
     }
 
     fn content(&self, path: &[u8]) -> io::Result<Content> {
@@ -241,10 +258,7 @@ impl View for DirContext {
     }
 
     fn open(&self, path: &[u8]) -> io::Result<Box<dyn Read + Send + '_>> {
-        if self.rules.excludes(path) {
-            return Err(named(&io::ErrorKind::NotFound.into(), "open", path));
-        }
-        Ok(Box::new(self.content(path)?))
+        Ok(Box::new(self.visible_content(path)?))
     }
 
     fn descendants(&self, path: &[u8], enter: &(dyn Fn(&[u8]) -> bool + Sync)) -> io::Result<Vec<(Vec<u8>, Node)>> {
@@ -253,7 +267,11 @@ impl View for DirContext {
             _ => return Ok(Vec::new()),
         }
         let found = walk(&self.reader, &self.rules, path, enter)?;
-        Ok(found.into_iter().map(|mut entry| (std::mem::take(&mut entry.path), self.node_of(entry))).collect())
+        let mut nodes: Vec<(Vec<u8>, Node)> =
+            found.into_iter().map(|mut entry| (std::mem::take(&mut entry.path), self.node_of(entry))).collect();
+        // They lie where what was found lay, which was more.
+        nodes.shrink_to_fit();
+        Ok(nodes)
     }
 }
 

@@ -4,6 +4,7 @@
 //! file's times lie within two seconds of the reading: the "racy git" rule; a damaged cache file) counts as unknown.
 //! Losing the cache costs time and nothing else. It knows nothing of paths or contexts.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -41,7 +42,7 @@ impl Identity {
 
     /// Whether a reading that began at `now` may be followed by a change that leaves the times as they are: clocks of
     /// file systems tick as slowly as every two seconds (FAT), and a network server's clock may differ from ours.
-    fn is_racy(&self, now: Time) -> bool {
+    pub(super) fn is_racy(&self, now: Time) -> bool {
         let newest = self.mtime.max(self.ctime);
         (newest.seconds.saturating_add(RACY_SECONDS), newest.nanoseconds) >= (now.seconds, now.nanoseconds)
     }
@@ -74,7 +75,7 @@ pub(super) struct StatCache {
     file: Option<PathBuf>,
     loaded: OnceLock<Loaded>,
     /// What this process learnt.
-    added: Mutex<HashMap<(u64, u64), (Identity, Known)>>,
+    added: Mutex<Added>,
     /// Hashes of the states in which this process saw files without extended attributes. A context has a hundred thousand
     /// files and more, so the states themselves are not kept; that two of them share 64 bits is not to be expected.
     plain: Mutex<HashSet<u64>>,
@@ -88,7 +89,12 @@ struct Loaded {
     bytes: Vec<u8>,
     /// A bit for each entry that was asked for.
     used: Vec<AtomicU64>,
+    /// The key of each [`STRIDE`]th entry: a search by halves in all of them would miss the processor's caches at each step.
+    landmarks: Vec<(u64, u64)>,
 }
+
+/// Entries from one landmark to the next.
+const STRIDE: usize = 64;
 
 impl Loaded {
     /// What [`StatCache::save`] wrote; `None` where a single bit is different.
@@ -102,7 +108,17 @@ impl Loaded {
             return None;
         }
         let used = (0..entries.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Some(Loaded { bytes, used })
+        let landmarks = entries.iter().step_by(STRIDE).map(key_of).collect();
+        Some(Loaded { bytes, used, landmarks })
+    }
+
+    /// Where the entry of a key is.
+    fn place_of(&self, key: (u64, u64)) -> Option<usize> {
+        let behind = self.landmarks.partition_point(|landmark| *landmark <= key);
+        let start = behind.checked_sub(1)? * STRIDE;
+        let entries = &self.entries()[start..];
+        let found = entries[..entries.len().min(STRIDE)].binary_search_by_key(&key, key_of).ok()?;
+        Some(start + found)
     }
 
     fn entries(&self) -> &[[u8; ENTRY]] {
@@ -112,7 +128,7 @@ impl Loaded {
 
     fn find(&self, identity: &Identity) -> Option<Known> {
         let entries = self.entries();
-        let at = entries.binary_search_by_key(&identity.key(), key_of).ok()?;
+        let at = self.place_of(identity.key())?;
         let (state, known) = entry_of(&entries[at]);
         self.used[at / 64].fetch_or(1 << (at % 64), Ordering::Relaxed);
         (state == *identity).then_some(known)
@@ -120,6 +136,35 @@ impl Loaded {
 
     fn is_used(&self, at: usize) -> bool {
         self.used[at / 64].load(Ordering::Relaxed) & (1 << (at % 64)) != 0
+    }
+}
+
+/// What is new: of a hundred thousand files, as in the file, which is half the memory of a map of them.
+#[derive(Debug, Default)]
+struct Added {
+    entries: Vec<[u8; ENTRY]>,
+    /// Places of entries by hashes of their keys. That two of them share 64 bits is not to be expected; then one of them is
+    /// not remembered.
+    places: HashMap<u64, u32>,
+}
+
+impl Added {
+    fn find(&self, hash: u64, identity: &Identity) -> Option<Known> {
+        let place = usize::try_from(*self.places.get(&hash)?).ok()?;
+        let (state, known) = entry_of(self.entries.get(place)?);
+        (state == *identity).then_some(known)
+    }
+
+    fn insert(&mut self, hash: u64, entry: [u8; ENTRY]) {
+        // Beyond so many the rest is not remembered.
+        let Ok(next) = u32::try_from(self.entries.len()) else { return };
+        match self.places.entry(hash) {
+            Entry::Occupied(place) => self.entries[*place.get() as usize] = entry,
+            Entry::Vacant(place) => {
+                place.insert(next);
+                self.entries.push(entry);
+            }
+        }
     }
 }
 
@@ -141,7 +186,7 @@ impl StatCache {
     pub(super) fn find(&self, identity: &Identity) -> Option<Known> {
         self.loaded().find(identity).or_else(|| {
             let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
-            added.get(&identity.key()).filter(|(state, _)| state == identity).map(|(_, known)| *known)
+            added.find(self.hashing.hash_one(identity.key()), identity)
         })
     }
 
@@ -162,15 +207,16 @@ impl StatCache {
         if identity.is_racy(read_at) {
             return;
         }
-        self.added.lock().unwrap_or_else(PoisonError::into_inner).insert(identity.key(), (identity, known));
+        let hash = self.hashing.hash_one(identity.key());
+        self.added.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, encode(&identity, &known));
     }
 
     /// Writes the cache to its file, if there is something new.
     pub(super) fn save(&self) -> io::Result<()> {
         let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(file) = self.file.as_deref().filter(|_| !added.is_empty()) else { return Ok(()) };
-        let mut sorted: Vec<&(Identity, Known)> = added.values().collect();
-        sorted.sort_unstable_by_key(|(identity, _)| identity.key());
+        let Some(file) = self.file.as_deref().filter(|_| !added.entries.is_empty()) else { return Ok(()) };
+        let mut sorted: Vec<&[u8; ENTRY]> = added.entries.iter().collect();
+        sorted.sort_unstable_by_key(|entry| key_of(entry));
         let loaded = self.loaded();
         let keep_unused = sorted.len() + loaded.entries().len() <= MAX_ENTRIES;
         let kept = loaded.entries().iter().enumerate().filter(|(at, _)| keep_unused || loaded.is_used(*at));
@@ -210,7 +256,7 @@ fn replace(file: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
 fn write_merged<'a>(
     out: &mut dyn Write,
     old: impl Iterator<Item = &'a [u8; ENTRY]>,
-    new: &[&(Identity, Known)],
+    new: &[&[u8; ENTRY]],
 ) -> io::Result<()> {
     let mut hasher = Hasher::new();
     let mut put = |bytes: &[u8]| {
@@ -220,15 +266,15 @@ fn write_merged<'a>(
     put(MAGIC)?;
     let mut new = new.iter().peekable();
     for entry in old {
-        while let Some((identity, known)) = new.next_if(|(identity, _)| identity.key() < key_of(entry)) {
-            put(&encode(identity, known))?;
+        while let Some(new) = new.next_if(|new| key_of(new) < key_of(entry)) {
+            put(&new[..])?;
         }
-        if new.peek().is_none_or(|(identity, _)| identity.key() != key_of(entry)) {
+        if new.peek().is_none_or(|new| key_of(new) != key_of(entry)) {
             put(entry)?;
         }
     }
-    for (identity, known) in new {
-        put(&encode(identity, known))?;
+    for entry in new {
+        put(&entry[..])?;
     }
     out.write_all(hasher.finish().as_bytes())
 }
@@ -315,6 +361,28 @@ mod tests {
         );
         assert_eq!(cache.find(&identity(1, 10)), None);
         assert_eq!(cache.find(&identity(2, 10)), Some(known(b"two")));
+    }
+
+    #[test]
+    fn an_entry_is_found_wherever_it_is() {
+        let keys: Vec<(u64, u64)> = (0..3 * STRIDE as u64 + 1).map(|number| (number % 2, number / 2 * 3)).collect();
+        for count in [0, 1, STRIDE - 1, STRIDE, STRIDE + 1, 2 * STRIDE, keys.len()] {
+            let mut sorted = keys[..count].to_vec();
+            sorted.sort_unstable();
+            let new: Vec<[u8; ENTRY]> = sorted
+                .iter()
+                .map(|(device, inode)| encode(&Identity { device: *device, ..identity(*inode, 10) }, &known(b"one")))
+                .collect();
+            let mut bytes = Vec::new();
+            write_merged(&mut bytes, std::iter::empty(), &new.iter().collect::<Vec<_>>()).unwrap();
+            let loaded = Loaded::decode(bytes).unwrap();
+            for device in 0..3 {
+                for inode in (0..400).chain([u64::MAX]) {
+                    let expected = sorted.iter().position(|key| *key == (device, inode));
+                    assert_eq!(loaded.place_of((device, inode)), expected, "{device}:{inode} of {count}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::copy::{
 };
 use super::download::FetchedFile;
 use super::git::{GitAccess, GitError, fetch_tree};
-use super::step::{Made, Work};
+use super::step::Work;
 use super::transfer::{Copying, Origin, existing_parents, write_entries};
 use super::{ExecuteError, Revision, Times};
 use crate::context::archive::TarContext;
@@ -157,7 +157,7 @@ impl Work<'_> {
         copying: &Copying<'_>,
         recipe: &Recipe,
         archives: &[Archive],
-    ) -> Result<Made, ExecuteError> {
+    ) -> Result<Digest, ExecuteError> {
         let view = self.destination(copying)?;
         let owner = self.owner(copying.op)?;
         // --chmod is for what is copied: neither what is unpacked nor the directories on the way take it, as in BuildKit.
@@ -184,7 +184,7 @@ impl Work<'_> {
             let mut landing = Landing::new(view.as_ref(), owner, &entries, &replaced);
             let layer = self.unpack_all(&request, recipe, (&entries, archives), &directory, &mut landing);
             if !landing.is_again() {
-                return Ok(Made::New(layer?));
+                return layer;
             }
             // Rare, so it is seen only when it is there: all is done again without what is replaced later.
             replaced = landing.again;

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader};
 
-use super::ingest::{Ingest, compression_name};
+use super::ingest::{Ingest, Known, compression_name};
 use super::layers::add_pulled;
 use super::{ExecuteError, Layers};
 use crate::digest::Digest;
@@ -28,7 +28,7 @@ impl Layers<'_> {
                 return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
             }
         };
-        let mut ingest = Ingest::start(self.store, None, None, None).map_err(failed)?;
+        let mut ingest = Ingest::start(self.store, Known::default(), None, None).map_err(failed)?;
         let copied = io::copy(&mut decompress(reader).map_err(failed)?, &mut ingest);
         let ingested = ingest.finish();
         match copied {

@@ -1,9 +1,11 @@
 //! FROM: the layers of an image. Nothing is fetched here: a layer comes when a step or an output needs it.
 
+use std::collections::BTreeMap;
+
 use super::explain::Verdict;
 use super::step::Work;
 use super::{ExecuteError, Purpose, StepOutput};
-use crate::cache::{Key, MissReason, key, miss};
+use crate::cache::{Key, MissReason, Seen, key, miss};
 use crate::digest::Digest;
 use crate::image::config::ImageConfig;
 use crate::plan::BaseKey;
@@ -34,22 +36,22 @@ impl Work<'_> {
         }
         self.task.start();
         if let Some(moved) = moved {
-            self.task.note(format!("cache miss: {moved}"));
+            self.task.note(moved.to_string());
         }
         let layers = self.services.layers;
         let mut is_here = true;
         for layer in &resolved.layers {
             is_here &= layers.is_here(&layers.record(layer)?);
         }
-        self.services.cache.remember(self.place(), &key, None)?;
+        self.services.cache.remember(self.place(), &key, None, Seen::Again)?;
         self.task.end(if is_here { Outcome::Cached } else { Outcome::Done });
         Ok(StepOutput { key: self.begun(key.digest), layers: Some(resolved.layers.clone()), added: None })
     }
 
     /// How a base differs from what it was in the last build, where that is another one.
     fn moved(&self, key: &Key) -> Result<Option<MissReason>, ExecuteError> {
-        let before = self.services.cache.before(self.place())?;
+        let before = self.before()?;
         let moved = before.as_ref().filter(|before| before.key != key.digest);
-        Ok(moved.map(|before| miss::explain(Some(before), key, None)))
+        Ok(moved.map(|before| miss::explain(Some(before), key, self.place(), |_| BTreeMap::new())))
     }
 }

@@ -125,6 +125,14 @@ impl Context {
         }
     }
 
+    /// Whether something is at a path, and only ignore rules hide it.
+    pub fn hides(&self, path: &[u8]) -> bool {
+        match self {
+            Context::Directory(directory) => directory.hides(path),
+            Context::Archive(_) | Context::Empty => false,
+        }
+    }
+
     /// Whether ignore rules exclude a path.
     pub fn is_ignored(&self, path: &[u8]) -> bool {
         match self {

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use chmod::{Chmod, InvalidChmod};
-pub use recipe::{Content, Recipe, RecipeEntry, rebase};
+pub use recipe::{Content, Placed, Recipe, RecipeEntry, rebase};
 
 use crate::context::ignore::{IgnoreError, IgnoreRules};
 use crate::context::pattern::InvalidPattern;

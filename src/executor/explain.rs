@@ -42,6 +42,8 @@ pub enum Verdict {
         created: String,
         /// The cache elsewhere that has it; none where the store has.
         from: Option<String>,
+        /// What is other than before although the files are the same: why steps after it may not be in the cache.
+        other: Option<MissReason>,
     },
     /// It has to run.
     Runs {

@@ -15,6 +15,7 @@ use crate::digest::{Digest, Hasher};
 use crate::image::media_type::Compression;
 use crate::layer::compress::{Compressor, generation};
 use crate::layer::index::{Index, Indexer};
+use crate::layer::members::ReadyMembers;
 use crate::store::{BlobWriter, Store};
 
 /// Bytes handed to the consumers at a time.
@@ -55,6 +56,15 @@ pub fn compression_name(compression: Compression) -> &'static str {
     }
 }
 
+/// What is known of a tar before it comes.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// What is in it.
+    pub index: Option<Index>,
+    /// What an earlier blob of the same form has of it, compressed.
+    pub members: ReadyMembers,
+}
+
 /// What became of a tar.
 pub struct Ingested {
     /// What is in it.
@@ -82,12 +92,7 @@ pub struct Ingest {
 impl Ingest {
     /// Starts the consumers: the index, if it is not known, a blob of this form if one is given, and a pipe (to an unpacking
     /// worker).
-    pub fn start(
-        store: &Store,
-        index: Option<Index>,
-        blob: Option<BlobForm>,
-        pipe: Option<OwnedFd>,
-    ) -> io::Result<Ingest> {
+    pub fn start(store: &Store, known: Known, blob: Option<BlobForm>, pipe: Option<OwnedFd>) -> io::Result<Ingest> {
         let mut queues = Vec::new();
         let mut queue = || {
             let (sender, receiver) = sync_channel(QUEUE);
@@ -95,6 +100,7 @@ impl Ingest {
             receiver
         };
         let chunks = queue();
+        let Known { index, members } = known;
         let indexer = spawn("index", move || match index {
             Some(index) => Ok(digest(&chunks, index)),
             None => {
@@ -107,7 +113,7 @@ impl Ingest {
             Some(form) => {
                 let chunks = queue();
                 let writer = store.blob_writer().map_err(io::Error::other)?;
-                Some(spawn("compress", move || compress(&chunks, form, writer))?)
+                Some(spawn("compress", move || compress(&chunks, form, members, writer))?)
             }
             None => None,
         };
@@ -174,8 +180,13 @@ impl Write for Ingest {
     }
 }
 
-fn compress(chunks: &Receiver<Arc<Vec<u8>>>, form: BlobForm, writer: BlobWriter) -> io::Result<(Digest, u64)> {
-    let mut compressor = Compressor::new(form.compression, form.level, writer)?;
+fn compress(
+    chunks: &Receiver<Arc<Vec<u8>>>,
+    form: BlobForm,
+    members: ReadyMembers,
+    writer: BlobWriter,
+) -> io::Result<(Digest, u64)> {
+    let mut compressor = Compressor::new(form.compression, form.level, writer)?.with_ready(members);
     drain(chunks, &mut compressor)?;
     compressor.finish()?.commit(None).map_err(io::Error::other)
 }
@@ -233,7 +244,7 @@ mod tests {
             let (sender, chunks) = sync_channel(1);
             sender.send(Arc::new(sample())).unwrap();
             drop(sender);
-            let (digest, _) = compress(&chunks, form, store.blob_writer().unwrap()).unwrap();
+            let (digest, _) = compress(&chunks, form, ReadyMembers::default(), store.blob_writer().unwrap()).unwrap();
             format!("{} {}", form.name(), digest.short())
         };
         let expected = [
@@ -259,7 +270,7 @@ mod tests {
         let store = Store::open(&folder.path().join("store")).unwrap();
         // A device that is always full stands for the pipe's reader, which is told of in the same way as a blob.
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut ingest = Ingest::start(&store, None, None, Some(full.into())).unwrap();
+        let mut ingest = Ingest::start(&store, Known::default(), None, Some(full.into())).unwrap();
         let size = (CHUNK * QUEUE * 4) as u64;
         let node = Node { kind: Kind::File { size, digest: None }, ..Node::directory(Time::default()) };
         let mut tar = TarWriter::new(Vec::new());

@@ -17,7 +17,7 @@ pub(super) use digest::{DIGEST, run_digest};
 pub(super) use patch::is_damage;
 pub(super) use write::Origin;
 
-use super::ingest::BlobForm;
+use super::ingest::{BlobForm, Known};
 use super::namespace::Namespace;
 use super::promised::Promised;
 use super::waiting::Shared;
@@ -178,8 +178,8 @@ impl<'a> Layers<'a> {
                 Some(index) => Arc::new(index),
                 None => {
                     let mut tar = self.open_tar(layer, task)?;
-                    let ingested =
-                        self.ingest(Some(layer), None, None, None, |out| io::copy(&mut tar, out).map(drop))?;
+                    let ingested = self
+                        .ingest(Some(layer), Known::default(), None, None, |out| io::copy(&mut tar, out).map(drop))?;
                     Arc::new(self.keep(layer, ingested, None, Origin::default())?)
                 }
             };
@@ -198,6 +198,24 @@ impl<'a> Layers<'a> {
         let indexes = layers.iter().map(|layer| self.index(layer, task)).collect::<Result<Vec<_>>>()?;
         Ok(MergedView::new(indexes, |_, _| {
             Err(io::Error::new(io::ErrorKind::Unsupported, "content of a layer is read through its tree"))
+        }))
+    }
+
+    /// Whether a view of layers needs nothing fetched or packed.
+    pub(super) fn has_indexes(&self, layers: &[Digest]) -> Result<bool> {
+        for layer in layers {
+            if self.record(layer)?.diff_id.is_none() || !self.store.index_path(layer).is_file() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// As [`Layers::view`], of layers whose indexes are here; nothing is fetched and nothing is made.
+    pub(super) fn view_of_known(&self, layers: &[Digest]) -> Option<MergedView> {
+        let indexes = layers.iter().map(|layer| Some(Arc::new(self.read_index(layer)?))).collect::<Option<Vec<_>>>()?;
+        Some(MergedView::new(indexes, |_, _| {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "only names and digests of earlier layers are looked at"))
         }))
     }
 
@@ -220,7 +238,7 @@ impl<'a> Layers<'a> {
             }
             let mut tar = self.open_tar(layer, task)?;
             let (ingested, tree) =
-                self.unpack(Some(layer), None, None, &[], |out| io::copy(&mut tar, out).map(drop))?;
+                self.unpack(Some(layer), Known::default(), None, &[], |out| io::copy(&mut tar, out).map(drop))?;
             let index = self.keep(layer, ingested, None, Origin::default())?;
             match self.implied(&index, below, task)? {
                 None => tree.seal(self, &TreeName::of(layer)),
@@ -242,7 +260,8 @@ impl<'a> Layers<'a> {
             return Ok(path);
         }
         let mut tar = self.open_tar(layer, task)?;
-        let (_, tree) = self.unpack(Some(layer), None, None, implied, |out| io::copy(&mut tar, out).map(drop))?;
+        let (_, tree) =
+            self.unpack(Some(layer), Known::default(), None, implied, |out| io::copy(&mut tar, out).map(drop))?;
         tree.seal(self, &name)
     }
 
@@ -325,8 +344,8 @@ impl<'a> Layers<'a> {
             }
             let mut tar = self.open_tar(layer, task)?;
             let mut part = task.part(format!("packing {}", layer.short()), record.size);
-            let ingested =
-                self.ingest(Some(layer), None, Some(form), None, |out| fetch::copy(&mut tar, out, &mut part))?;
+            let ingested = self
+                .ingest(Some(layer), Known::default(), Some(form), None, |out| fetch::copy(&mut tar, out, &mut part))?;
             self.keep(layer, ingested, Some(form), Origin::default())?;
             part.finish();
             let record = self.record(layer)?;

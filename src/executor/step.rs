@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::explain::{Nearest, Verdict};
 use super::layers::Wanted;
 use super::waiting::Shared;
-use super::{ExecuteError, Foresight, NoCache, Purpose, Services, StepOutput};
-use crate::cache::miss::{self, FileChanges};
-use crate::cache::{Key, MissReason, Place, key};
+use super::{ExecuteError, Foresight, NoCache, Purpose, Services, StepOutput, Times};
+use crate::cache::miss::{self, FilesByIngredient};
+use crate::cache::{Key, MissReason, Place, Planned, Seen, key};
 use crate::digest::Digest;
-use crate::plan::{CopyFrom, MountSource, Op, Plan, Step, StepId};
+use crate::plan::{BaseKey, CopyFrom, MountSource, Op, Plan, Step, StepId};
 use crate::progress::{Outcome, Task};
 use crate::store::{Lock, SlotRecord, StepRecord};
 
@@ -79,12 +79,31 @@ struct Hit {
     from: Option<String>,
 }
 
-/// The result of a step's work.
-pub(super) enum Made {
-    /// A new layer.
-    New(Digest),
-    /// A layer that was there, found by what it would hold.
-    Found(StepRecord),
+/// The work that a step is where the cache does not have its result.
+pub(super) trait Make {
+    /// How the files that it reads differ from those that an earlier step read.
+    fn changes(&self, before: &SlotRecord) -> FilesByIngredient;
+
+    /// A layer that is there, found by what it would hold.
+    fn found(&self) -> Result<Option<StepRecord>, ExecuteError>;
+
+    /// The new layer.
+    fn make(self) -> Result<Digest, ExecuteError>;
+}
+
+/// Work that reads no files.
+impl<F: FnOnce() -> Result<Digest, ExecuteError>> Make for F {
+    fn changes(&self, _before: &SlotRecord) -> FilesByIngredient {
+        FilesByIngredient::new()
+    }
+
+    fn found(&self) -> Result<Option<StepRecord>, ExecuteError> {
+        Ok(None)
+    }
+
+    fn make(self) -> Result<Digest, ExecuteError> {
+        self()
+    }
 }
 
 /// Carries one step out.
@@ -149,18 +168,47 @@ impl Work<'_> {
         &self.plan.stages[self.step.stage].name
     }
 
+    /// What the steps of the stage do, for the same platforms.
+    fn stage_texts(&self) -> impl Iterator<Item = (StepId, &str)> {
+        let of_stage = |other: &&Step| other.stage == self.step.stage && other.platforms == self.step.platforms;
+        self.plan.steps.iter().filter(of_stage).map(|step| (step.id, step.text()))
+    }
+
     pub(super) fn place(&self) -> Place<'_> {
-        let earlier = self.plan.steps[..self.step.id.index()]
-            .iter()
-            .filter(|other| other.stage == self.step.stage && other.platforms == self.step.platforms);
-        let text = self.step.title.split_once("] ").map_or(self.step.title.as_str(), |(_, text)| text);
+        let earlier = self.stage_texts().take_while(|(id, _)| *id < self.step.id);
+        let after = self.step.parent.map_or("", |parent| self.plan.step(parent).text());
         // What all of the build's platforms share has the place that it has in a build for one.
         let is_shared = self.step.platforms.len() == self.plan.results().count();
         let platforms = if is_shared { &[] } else { self.step.platforms.as_slice() };
-        Place { stage: self.stage_name(), text, ordinal: earlier.count(), platforms }
+        Place { stage: self.stage_name(), text: self.step.text(), ordinal: earlier.count(), platforms, after }
     }
 
-    fn may_use_cache(&self) -> bool {
+    /// What the same step, or the one that it takes the place of, looked like.
+    pub(super) fn before(&self) -> Result<Option<SlotRecord>, ExecuteError> {
+        let planned = Planned {
+            stage: self.stage_texts().map(|(_, text)| text).collect(),
+            all: self.plan.steps.iter().map(Step::text).collect(),
+        };
+        Ok(self.services.cache.before(self.place(), &planned)?)
+    }
+
+    /// A key with what else a miss can be explained with.
+    pub(super) fn in_words(&self, key: Key) -> Key {
+        let reproducible = match self.services.options.times {
+            Times::Real => key::Switch::Off,
+            Times::Steady => key::Switch::On,
+        };
+        let mut step = self.step;
+        while let Some(parent) = step.parent {
+            step = self.plan.step(parent);
+        }
+        match &step.op {
+            Op::Scratch(platform) | Op::Base(BaseKey { platform, .. }) => key.with_settings(platform, reproducible),
+            Op::Run(_) | Op::Copy(_) | Op::Workdir(_) => key,
+        }
+    }
+
+    pub(super) fn may_use_cache(&self) -> bool {
         match &self.services.options.no_cache {
             NoCache::UseCache => true,
             NoCache::All => false,
@@ -203,21 +251,14 @@ impl Work<'_> {
 
     /// Takes a step's result from the cache, or says why that is not possible, makes it and keeps it.
     ///
-    /// `chain` is what stands for the resulting root file system; `files` compares the files that the step reads with
-    /// those of an earlier layer.
-    pub(super) fn settle(
-        &self,
-        key: &Key,
-        chain: Digest,
-        files: impl FnOnce(&SlotRecord) -> Option<FileChanges>,
-        make: impl FnOnce() -> Result<Made, ExecuteError>,
-    ) -> Result<StepOutput, ExecuteError> {
+    /// `chain` is what stands for the resulting root file system.
+    pub(super) fn settle(&self, key: &Key, chain: Digest, make: impl Make) -> Result<StepOutput, ExecuteError> {
         let cache = &self.services.cache;
         if let Some(output) = self.settle_known(key, chain)? {
             return Ok(output);
         }
         if let Purpose::Explain(foresight) = self.services.purpose {
-            return self.foresee(key, chain, files, foresight);
+            return self.foresee(key, chain, make, foresight);
         }
         // Whoever makes the same now, in this process or another, is waited for, and its result is ours.
         let _lock = self.wait_for(Shared::Step, &key.digest)?;
@@ -225,34 +266,38 @@ impl Work<'_> {
             return self.hit(key, chain, Hit { record, from: None });
         }
         self.task.start();
-        let before = cache.before(self.place())?;
-        self.task.note(format!("cache miss: {}", self.reason(before.as_ref(), key, files)));
-        let (record, outcome) = match make()? {
-            Made::New(layer) => {
+        let reason = self.reason(self.before()?.as_ref(), key, &make);
+        let tell = || self.task.note(format!("cache miss: {reason}"));
+        // What fails when it is placed has missed the cache, too.
+        let found = make.found().inspect_err(|_| tell())?;
+        let (record, outcome) = match found {
+            Some(record) => {
+                if let Some(other) = other_than_before(reason) {
+                    self.task.note(format!("the same files were copied before; other than then: {other}"));
+                }
+                (record, Outcome::Cached)
+            }
+            None => {
+                tell();
+                let layer = make.make()?;
                 let created = super::timestamp(self.services.options);
                 (StepRecord { layer, title: self.step.title.clone(), created }, Outcome::Done)
             }
-            Made::Found(record) => (record, Outcome::Cached),
         };
         match self.may_use_cache() {
             true => cache.keep(&key.digest, &record)?,
             false => cache.keep_anew(&key.digest, &record)?,
         }
-        cache.remember(self.place(), key, Some(record.layer))?;
+        cache.remember(self.place(), key, Some(record.layer), Seen::Anew)?;
         self.services.remote.note_step(self.step.id.index(), key.digest, &record);
         self.task.end(outcome);
         self.extend(chain, record)
     }
 
     /// Why a key is not in the cache.
-    fn reason(
-        &self,
-        before: Option<&SlotRecord>,
-        key: &Key,
-        files: impl FnOnce(&SlotRecord) -> Option<FileChanges>,
-    ) -> MissReason {
+    fn reason(&self, before: Option<&SlotRecord>, key: &Key, make: &impl Make) -> MissReason {
         match self.may_use_cache() {
-            true => miss::explain(before, key, before.and_then(files)),
+            true => miss::explain(before, key, self.place(), |before| make.changes(before)),
             false => MissReason::Disabled,
         }
     }
@@ -262,14 +307,27 @@ impl Work<'_> {
         &self,
         key: &Key,
         chain: Digest,
-        files: impl FnOnce(&SlotRecord) -> Option<FileChanges>,
+        make: impl Make,
         foresight: &Foresight,
     ) -> Result<StepOutput, ExecuteError> {
-        let cache = &self.services.cache;
-        let before = cache.before(self.place())?;
-        let reason = self.reason(before.as_ref(), key, files);
+        let before = self.before()?;
+        let reason = self.reason(before.as_ref(), key, &make);
+        // What goes wrong here goes wrong in the step itself, which runs.
+        let found = match make.found() {
+            Err(ExecuteError::Cancelled) => return Err(ExecuteError::Cancelled),
+            found => found.ok().flatten(),
+        };
+        if let Some(record) = found {
+            let (layer, created) = (record.layer, record.created.clone());
+            foresight.note(
+                self.step.id,
+                key,
+                Verdict::Cached { layer, created, from: None, other: other_than_before(reason) },
+            );
+            return self.extend(chain, record);
+        }
         let nearest = match before {
-            Some(before) => Some(Nearest { key: before.key, created: cache.created(&before.key)? }),
+            Some(before) => Some(Nearest { key: before.key, created: self.services.cache.created(&before.key)? }),
             None => None,
         };
         foresight.note(self.step.id, key, Verdict::Runs { reason, nearest });
@@ -285,11 +343,12 @@ impl Work<'_> {
                     self.task.note(format!("found in the cache {cache}"));
                 }
                 self.services.remote.note_step(self.step.id.index(), key.digest, &record);
-                self.services.cache.remember(self.place(), key, Some(record.layer))?;
+                self.services.cache.remember(self.place(), key, Some(record.layer), Seen::Again)?;
                 self.task.end(Outcome::Cached);
             }
             Purpose::Explain(foresight) => {
-                let verdict = Verdict::Cached { layer: record.layer, created: record.created.clone(), from };
+                let verdict =
+                    Verdict::Cached { layer: record.layer, created: record.created.clone(), from, other: None };
                 foresight.note(self.step.id, key, verdict);
             }
         }
@@ -303,5 +362,18 @@ impl Work<'_> {
             layers
         });
         Ok(StepOutput { key: chain, layers, added: Some((record.layer, record.created)) })
+    }
+}
+
+/// What is other although the same files are copied: why the steps after it are not in the cache. None where nothing is
+/// known of before, or all that was found was made a moment ago.
+fn other_than_before(reason: MissReason) -> Option<MissReason> {
+    match reason {
+        MissReason::First | MissReason::Disabled | MissReason::Removed => None,
+        MissReason::Replaced { .. }
+        | MissReason::NotNoted
+        | MissReason::Parent
+        | MissReason::Order { .. }
+        | MissReason::Changed(_) => Some(reason),
     }
 }

@@ -1,16 +1,21 @@
 //! COPY and ADD: what to copy is known by content before anything is written, and written in one pass.
 
 mod changes;
+mod copied;
 mod emit;
+mod mounted;
 mod reuse;
+mod unread;
 mod write;
 
-use std::cell::{Cell, OnceCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
-use changes::file_changes;
+use changes::remembered;
+use copied::Copied;
+pub(super) use mounted::mounted_path;
 use reuse::Earlier;
+use unread::Attempt;
 pub(super) use write::write_entries;
 use write::write_recipe;
 
@@ -18,16 +23,15 @@ use super::add::Fetched;
 use super::contexts::{Context, digest_all};
 use super::copy::{Chmod, Content, CopyError, CopyRequest, CopySource, Ignored, Recipe, RecipeEntry, plan_copy};
 use super::passwd::lookup_owner;
-use super::step::{Made, Work};
-use super::waiting::Shared;
+use super::step::Work;
 use super::{ExecuteError, StepOutput, layers};
 use crate::cache::{Key, key};
 use crate::digest::{Digest, Frame};
 use crate::layer::index::{Index, Item};
 use crate::layer::view::MergedView;
 use crate::layer::write::DIALECT;
-use crate::plan::{CopyFrom, CopyOp, Link, Parents, Source};
-use crate::store::{SlotRecord, StepRecord};
+use crate::plan::{CopyFrom, CopyOp, Link, Op, Parents, Source};
+use crate::store::StepRecord;
 use crate::tree::{self, Kind, Node, Time, View};
 
 /// Where the paths of one COPY are looked up.
@@ -42,6 +46,22 @@ impl Origin<'_> {
         match self {
             Origin::Context(context) => context.view(),
             Origin::Stage(_, view) => view.as_ref(),
+        }
+    }
+
+    /// Whether ignore rules exclude a path.
+    fn is_ignored(&self, path: &[u8]) -> bool {
+        match self {
+            Origin::Context(context) => context.is_ignored(path),
+            Origin::Stage(..) => false,
+        }
+    }
+
+    /// Whether something is at a path, and only ignore rules hide it.
+    fn hides(&self, path: &[u8]) -> bool {
+        match self {
+            Origin::Context(context) => context.hides(path),
+            Origin::Stage(..) => false,
         }
     }
 
@@ -133,76 +153,53 @@ impl Work<'_> {
         }
         let origin = self.origin(&op.from)?;
         let copying = Copying { op, origin, fetched: self.fetch_all(op)? };
-        let ignored = |path: &[u8]| match &copying.origin {
-            Origin::Context(context) => context.is_ignored(path),
-            Origin::Stage(..) => false,
-        };
+        let ignored = |path: &[u8]| copying.origin.is_ignored(path);
         let epoch = self.services.options.epoch;
         let request = copying.request(None, Some(&ignored), epoch);
         let mut by_source = plan_copy(&request, None).map_err(|error| self.copy_error(copying.explained(error)))?;
         // Told of a step from the cache, too: what is missing is missing there as well.
-        let told = by_source.warnings.clone();
-        self.warn(&told);
+        self.warn(&by_source.warnings);
+        by_source = match self.copy_unread(&copying, &ignored, by_source)? {
+            Attempt::Done(output) => return Ok(output),
+            Attempt::LeftAlone(recipe) => recipe,
+        };
         copying.fill_digests(&mut by_source).map_err(|error| self.read_error(error))?;
         let content = self.content(&by_source)?;
-        if told.is_empty() {
+        if by_source.warnings.is_empty() {
             self.note_copied(op, content)?;
         }
-        let (key, chain) = self.copy_key(op, &content)?;
-        let (by_source, placed) = (Cell::new(Some(by_source)), OnceCell::new());
-        let place = || -> Result<&Recipe, ExecuteError> {
-            match placed.get() {
-                Some(recipe) => Ok(recipe),
-                None => {
-                    // Its own failure is told first; see `failed`.
-                    let missing = || ExecuteError::internal("a copy was placed twice");
-                    let recipe = self.place_recipe(&copying, &ignored, by_source.take().ok_or_else(missing)?)?;
-                    Ok(placed.get_or_init(|| recipe))
-                }
-            }
-        };
-        // Explaining a miss places the recipe first; what goes wrong there is the step's own failure.
-        let failed = Cell::new(None);
-        // What was compared with is what an edit is made from.
-        let earlier = Cell::new(None);
-        let files = |before: &SlotRecord| {
-            // Not kept in memory, and not made anew where it is gone: it is for a message only.
-            let old = self.services.layers.read_index(&before.layer?)?;
-            // Without what is below only the files that need no look-up there can be compared.
-            if op.chown.is_none() && matches!(self.below(), Err(ExecuteError::NotMade(_))) {
-                return by_source.take().map(|recipe| file_changes(&old, &recipe, op));
-            }
-            match place() {
-                Ok(recipe) => {
-                    let changes = file_changes(&old, recipe, op);
-                    earlier.set(Some(Earlier { layer: before.layer?, index: old }));
-                    Some(changes)
-                }
-                Err(error) => {
-                    failed.set(Some(error));
-                    None
-                }
-            }
-        };
-        self.settle(&key, chain, files, || match failed.take() {
-            Some(error) => Err(error),
-            None => {
-                let recipe = place()?;
-                self.warn(recipe.warnings.iter().filter(|warning| !told.contains(warning)));
-                self.make_copy(&copying, recipe, earlier.take())
-            }
-        })
+        let (mut key, chain) = self.copy_key(op, &content)?;
+        key.evidence.files = remembered(&by_source, op);
+        self.note_copy(op, &key)?;
+        self.settle(&key, chain, Copied::new(self, &copying, by_source))
     }
 
     /// The key of a copy, and what stands for the root file system after it.
     pub(super) fn copy_key(&self, op: &CopyOp, content: &Digest) -> Result<(Key, Digest), ExecuteError> {
         let parent = self.parent()?;
-        let key = key::copy(op, &parent.key, content);
+        let key = self.in_words(key::copy(op, &parent.key, content).with_source(self.name_of_source(&op.from)));
         let chain = match op.link {
             Link::Follow => key.digest,
             Link::Independent => key::chain(&parent.key, &key.digest),
         };
         Ok((key, chain))
+    }
+
+    /// What people call the place that a copy is from; nothing where that is the context.
+    fn name_of_source(&self, from: &CopyFrom) -> String {
+        match from {
+            CopyFrom::Context => String::new(),
+            CopyFrom::NamedContext(name) => name.clone(),
+            CopyFrom::Step(id) => {
+                let step = self.plan.step(*id);
+                match &step.op {
+                    Op::Base(base) => base.source.to_string(),
+                    Op::Scratch(_) | Op::Run(_) | Op::Copy(_) | Op::Workdir(_) => {
+                        self.plan.stages[step.stage].name.clone()
+                    }
+                }
+            }
+        }
     }
 
     fn warn<'t>(&self, warnings: impl IntoIterator<Item = &'t String>) {
@@ -234,7 +231,7 @@ impl Work<'_> {
         let request = copying.request(owner, Some(ignored), self.services.options.epoch);
         let view = view.as_ref().map(|view| view as &dyn View);
         let mut recipe = match by_source.onto(&request, view) {
-            Ok(recipe) => recipe,
+            Ok(placed) => placed.recipe,
             Err(by_source) => {
                 let mut recipe = plan_copy(&request, view).map_err(|error| self.copy_error(error))?;
                 for (source, path) in recipe.take_digests(&by_source).map_err(|path| self.changed(&path))? {
@@ -247,19 +244,21 @@ impl Work<'_> {
                 recipe
             }
         };
-        if let Some(view) = view {
-            let listed = |path: &[u8]| recipe.entries.binary_search_by(|entry| entry.path.as_slice().cmp(path)).is_ok();
-            let paths = recipe.entries.iter().map(|entry| entry.path.as_slice());
-            let parents = existing_parents(paths, listed, view).map_err(|error| self.read_error(error))?;
-            recipe.entries.extend(parents.into_iter().map(|(path, node)| RecipeEntry {
-                path,
-                node,
-                content: Content::None,
-                copy: 0,
-            }));
-            recipe.entries.sort_by(|left, right| left.path.cmp(&right.path));
-        }
+        self.add_parents(&mut recipe, view)?;
         Ok(recipe)
+    }
+
+    /// Has the directories named that what is copied is put into; the answer is their paths.
+    fn add_parents(&self, recipe: &mut Recipe, view: Option<&dyn View>) -> Result<BTreeSet<Vec<u8>>, ExecuteError> {
+        let Some(view) = view else { return Ok(BTreeSet::new()) };
+        let listed = |path: &[u8]| recipe.entries.binary_search_by(|entry| entry.path.as_slice().cmp(path)).is_ok();
+        let paths = recipe.entries.iter().map(|entry| entry.path.as_slice());
+        let parents = existing_parents(paths, listed, view).map_err(|error| self.read_error(error))?;
+        let added = parents.keys().cloned().collect();
+        let entry = |(path, node)| RecipeEntry { path, node, content: Content::None, copy: 0 };
+        recipe.entries.extend(parents.into_iter().map(entry));
+        recipe.entries.sort_by(|left, right| left.path.cmp(&right.path));
+        Ok(added)
     }
 
     /// What is below the copy; nothing where it is linked.
@@ -273,8 +272,7 @@ impl Work<'_> {
     /// Owner by `--chown`; names are looked up in the stage, for a linked copy too.
     pub(super) fn owner(&self, op: &CopyOp) -> Result<Option<(u32, u32)>, ExecuteError> {
         let Some(chown) = &op.chown else { return Ok(None) };
-        let is_numeric = chown.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
-        let layers = if is_numeric { &[] } else { self.below()? };
+        let layers = if op.names_owner() { self.below()? } else { &[] };
         let view = self.services.layers.view(layers, self.task)?;
         let found = lookup_owner(&view, chown);
         found.map(Some).map_err(|source| ExecuteError::User {
@@ -284,22 +282,13 @@ impl Work<'_> {
         })
     }
 
+    /// Writes the layer of a copy that unpacks nothing.
     fn make_copy(
         &self,
         copying: &Copying<'_>,
         recipe: &Recipe,
         earlier: Option<Earlier>,
-    ) -> Result<Made, ExecuteError> {
-        let archives = self.archives(copying)?;
-        if !archives.is_empty() {
-            return self.add_archives(copying, recipe, &archives);
-        }
-        let content = self.content(recipe)?;
-        // The same files at the same places make the same layer, whatever they are copied onto.
-        let by_content = Frame::new("rbuild.recipe.1").digest("content", &content).finish();
-        if let Some(record) = self.find(&by_content)? {
-            return Ok(Made::Found(record));
-        }
+    ) -> Result<Digest, ExecuteError> {
         let (layer, index) = match &copying.origin {
             Origin::Context(_) => self.write_context(copying, recipe, earlier)?,
             Origin::Stage(layers, view) => {
@@ -312,10 +301,19 @@ impl Work<'_> {
             }
         };
         self.check_unchanged(recipe, &index)?;
+        Ok(layer)
+    }
+
+    /// The same files at the same places make the same layer, whatever they are copied onto.
+    fn key_by_content(&self, recipe: &Recipe) -> Result<Digest, ExecuteError> {
+        Ok(Frame::new("rbuild.recipe.1").digest("content", &self.content(recipe)?).finish())
+    }
+
+    /// Keeps a layer for whoever copies the same to the same places.
+    fn keep_copy(&self, by_content: &Digest, layer: Digest) -> Result<(), ExecuteError> {
         let created = super::timestamp(self.services.options);
         let record = StepRecord { layer, title: self.step.title.clone(), created };
-        self.services.cache.keep(&by_content, &record)?;
-        Ok(Made::New(layer))
+        Ok(self.services.cache.keep(by_content, &record)?)
     }
 
     /// Writes what is copied out of a context.
@@ -353,76 +351,6 @@ impl Work<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The content of a path of a view, for a key.
-    pub(super) fn view_content(&self, view: &dyn View, path: &str) -> Result<Digest, ExecuteError> {
-        let mut recipe = plan_copy(&mirror(view, path, None), None).map_err(|error| self.copy_error(error))?;
-        recipe.fill_digests(|_, files| digest_all(view, files)).map_err(|error| self.read_error(error))?;
-        self.content(&recipe)
-    }
-
-    fn context_recipe(&self, context: &Context, path: &str) -> Result<Recipe, ExecuteError> {
-        let ignored = |path: &[u8]| context.is_ignored(path);
-        let request = mirror(context.view(), path, Some(&ignored));
-        let mut recipe = plan_copy(&request, None).map_err(|error| self.copy_error(error))?;
-        recipe.fill_digests(|_, files| context.digests(files)).map_err(|error| self.read_error(error))?;
-        Ok(recipe)
-    }
-
-    /// The content of a path of a context, for a key.
-    pub(super) fn context_content(&self, context: &Context, path: &str) -> Result<Digest, ExecuteError> {
-        self.content(&self.context_recipe(context, path)?)
-    }
-
-    /// A layer that holds a path of a context where it is in the context: what a bind mount shows.
-    ///
-    /// `expected` is the content that entered the command's key.
-    pub(super) fn context_layer(
-        &self,
-        context: &Context,
-        path: &str,
-        expected: Option<&Digest>,
-    ) -> Result<Digest, ExecuteError> {
-        let recipe = self.context_recipe(context, path)?;
-        let content = self.content(&recipe)?;
-        if expected.is_some_and(|expected| *expected != content) {
-            return Err(self.changed(path.as_bytes()));
-        }
-        let key = Frame::new("rbuild.bind.1").digest("content", &content).finish();
-        let _lock = self.wait_for(Shared::Step, &key)?;
-        if let Some(record) = self.find(&key)? {
-            return Ok(record.layer);
-        }
-        let sources = [CopySource::View { view: context.view(), pattern: path.to_owned() }];
-        let wanted = super::layers::Wanted { blob: None, tree: true };
-        let (layer, index) =
-            self.services.layers.create(wanted, |out| write_recipe(&recipe.entries, &sources, out).map(drop))?;
-        self.check_unchanged(&recipe, &index)?;
-        let record = StepRecord {
-            layer,
-            title: format!("bind mount of {path}"),
-            created: super::timestamp(self.services.options),
-        };
-        self.services.cache.keep(&key, &record)?;
-        Ok(layer)
-    }
-}
-
-/// A copy of a path to its own place.
-fn mirror<'a>(view: &'a dyn View, path: &str, ignored: Option<Ignored<'a>>) -> CopyRequest<'a> {
-    let cleaned = String::from_utf8_lossy(&tree::clean(path.as_bytes())).into_owned();
-    CopyRequest {
-        sources: vec![CopySource::View { view, pattern: cleaned.clone() }],
-        destination: format!("/{cleaned}"),
-        workdir: "/".to_owned(),
-        owner: None,
-        chmod: None,
-        exclude: Vec::new(),
-        parents: false,
-        link: false,
-        ignored,
-        mtime_now: Time::default(),
     }
 }
 

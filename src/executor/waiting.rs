@@ -46,6 +46,11 @@ impl Shared {
         }
     }
 
+    /// Takes the lock if nobody has it.
+    pub(super) fn try_lock(self, name: &Digest, store: &Store) -> Result<Option<Lock>, ExecuteError> {
+        Ok(store.try_lock(self.kind(), name)?)
+    }
+
     /// Takes the lock. A wait of more than a moment is told on the task's line; where the build can be stopped, the
     /// wait ends with it: who fails must not wait for what others do.
     pub(super) fn lock(
@@ -58,7 +63,7 @@ impl Shared {
         let begun = Instant::now();
         let (mut pause, mut told) = (Duration::from_millis(1), false);
         loop {
-            if let Some(lock) = store.try_lock(self.kind(), name)? {
+            if let Some(lock) = self.try_lock(name, store)? {
                 return Ok(lock);
             }
             if cancel.is_some_and(Cancel::is_cancelled) {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::passwd::lookup_owner;
-use super::step::{Made, Work};
+use super::step::Work;
 use super::transfer::existing_parents;
 use super::{ExecuteError, StepOutput};
 use crate::cache::key;
+use crate::digest::Digest;
 use crate::layer::write::TarWriter;
 use crate::plan::WorkdirOp;
 use crate::tree::{self, Kind, Last, Node, Time, View};
@@ -15,11 +16,11 @@ use crate::tree::{self, Kind, Last, Node, Time, View};
 impl Work<'_> {
     pub(super) fn workdir(&self, op: &WorkdirOp) -> Result<StepOutput, ExecuteError> {
         let parent = self.parent()?;
-        let key = key::workdir(op, &parent.key);
-        self.settle(&key, key.digest, |_| None, || self.make_workdir(op))
+        let key = self.in_words(key::workdir(op, &parent.key));
+        self.settle(&key, key.digest, || self.make_workdir(op))
     }
 
-    fn make_workdir(&self, op: &WorkdirOp) -> Result<Made, ExecuteError> {
+    fn make_workdir(&self, op: &WorkdirOp) -> Result<Digest, ExecuteError> {
         let layers = self.services.layers;
         let view = layers.view(self.below()?, self.task)?;
         let missing = self.missing_directories(op, &view)?;
@@ -30,7 +31,7 @@ impl Work<'_> {
             }
             tar.finish().map(drop)
         })?;
-        Ok(Made::New(layer))
+        Ok(layer)
     }
 
     /// The directories to make, parents first: all of them belong to USER, as in BuildKit.

@@ -4,12 +4,15 @@
 use std::io::{self, Write};
 
 use super::gzip::{self, GzipWriter};
+use super::members::ReadyMembers;
 use crate::image::media_type::Compression;
 
 /// BuildKit's level for zstd.
 const ZSTD_LEVEL: i32 = 3;
-/// Threads of one zstd stream; more would cost memory and find no work at layer sizes.
+/// Threads of one zstd stream; more would cost memory (4 MiB each) and find no work at layer sizes.
 const ZSTD_THREADS: usize = 4;
+/// The same at the fastest levels: two threads compress more than is read and digested in the time.
+const FAST_ZSTD_THREADS: usize = 2;
 /// Bytes that one thread compresses at a time. zstd's own choice is four windows, 8 MiB at level 3, of which it keeps a dozen
 /// buffers: 95 MiB with two threads.
 const ZSTD_JOB: u32 = 2 << 20;
@@ -58,15 +61,25 @@ impl<W: Write> Compressor<W> {
             Compression::None => Encoder::None(out),
             Compression::Gzip => Encoder::Gzip(Box::new(GzipWriter::new(level.unwrap_or(gzip::DEFAULT_LEVEL), out))),
             Compression::Zstd => {
-                let mut encoder = zstd::Encoder::new(out, level.unwrap_or(ZSTD_LEVEL))?;
+                let level = level.unwrap_or(ZSTD_LEVEL);
+                let mut encoder = zstd::Encoder::new(out, level)?;
                 encoder.include_checksum(true)?;
                 // One thread gives the same bytes as many, but none at all gives others (zstd.h, ZSTD_c_nbWorkers).
-                let threads = std::thread::available_parallelism().map_or(1, usize::from).min(ZSTD_THREADS);
+                let most = if level <= 1 { FAST_ZSTD_THREADS } else { ZSTD_THREADS };
+                let threads = std::thread::available_parallelism().map_or(1, usize::from).min(most);
                 encoder.multithread(u32::try_from(threads).unwrap_or(1))?;
                 encoder.set_parameter(zstd::zstd_safe::CParameter::JobSize(ZSTD_JOB))?;
                 Encoder::Zstd(Box::new(encoder))
             }
         }))
+    }
+
+    /// The same with gzip members that need not be made. They have to be those that would be.
+    pub fn with_ready(self, ready: ReadyMembers) -> Compressor<W> {
+        Compressor(match self.0 {
+            Encoder::Gzip(encoder) => Encoder::Gzip(Box::new(encoder.with_ready(ready))),
+            other => other,
+        })
     }
 
     /// Ends the stream and gives back what it wrote to.

@@ -18,7 +18,10 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use libdeflater::{CompressionLvl, Compressor};
 
-const PIECE: usize = 512 * 1024;
+use super::members::ReadyMembers;
+
+/// Content of each member but the last.
+pub(super) const PIECE: usize = 512 * 1024;
 /// Pieces that are compressed at a time, however many cores there are: each takes a MiB until the end of the stream.
 const MOST_IN_FLIGHT: usize = 16;
 /// How many samples of a piece are tried, and the size of each.
@@ -33,8 +36,9 @@ pub(super) struct GzipWriter<W: Write> {
     out: W,
     level: i32,
     piece: Piece,
-    /// Whether a piece was handed out: gzip of nothing is one member of nothing.
-    has_begun: bool,
+    /// Bytes of pieces that were handed out. `None`: gzip of nothing is one member of nothing.
+    handed_out: Option<u64>,
+    ready: ReadyMembers,
     in_flight: VecDeque<Receiver<io::Result<Piece>>>,
     most_in_flight: usize,
     /// Pieces that were written: fresh memory for each would be a page fault for every four KiB.
@@ -57,15 +61,21 @@ impl<W: Write> GzipWriter<W> {
             out,
             level,
             piece: Piece::default(),
-            has_begun: false,
+            handed_out: None,
+            ready: ReadyMembers::default(),
             in_flight: VecDeque::new(),
             most_in_flight: (rayon::current_num_threads() + 2).min(MOST_IN_FLIGHT),
             spare: Vec::new(),
         }
     }
 
+    /// The same with members that need not be made.
+    pub(super) fn with_ready(self, ready: ReadyMembers) -> GzipWriter<W> {
+        GzipWriter { ready, ..self }
+    }
+
     pub(super) fn finish(mut self) -> io::Result<W> {
-        if !self.piece.content.is_empty() || !self.has_begun {
+        if !self.piece.content.is_empty() || self.handed_out.is_none() {
             self.dispatch()?;
         }
         while !self.in_flight.is_empty() {
@@ -79,16 +89,24 @@ impl<W: Write> GzipWriter<W> {
         if self.in_flight.len() == self.most_in_flight {
             self.collect()?;
         }
-        self.has_begun = true;
+        let offset = self.handed_out.unwrap_or(0);
+        self.handed_out = Some(offset + self.piece.content.len() as u64);
         let next = self.spare.pop().unwrap_or_default();
         let mut piece = std::mem::replace(&mut self.piece, next);
         let level = self.level;
         let (sender, receiver) = channel();
-        rayon::spawn(move || {
-            let compressed = piece.compress(level);
-            // The receiver is gone when the writer was dropped early: nobody wants the piece then.
-            let _ = sender.send(compressed.map(|()| piece));
-        });
+        let ready = self.ready.take(offset).filter(|_| piece.content.len() == PIECE);
+        // The receiver is gone when the writer was dropped early: nobody wants the piece then.
+        match ready {
+            Some(member) => {
+                (piece.length, piece.member) = (member.len(), member);
+                let _ = sender.send(Ok(piece));
+            }
+            None => rayon::spawn(move || {
+                let compressed = piece.compress(level);
+                let _ = sender.send(compressed.map(|()| piece));
+            }),
+        }
         self.in_flight.push_back(receiver);
         Ok(())
     }

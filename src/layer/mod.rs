@@ -8,7 +8,7 @@
 //!
 //! In reading order: [`mod@write`] and [`read`] are the tar dialect; [`index`] is a layer's table of contents and [`view`] many
 //! of them as one tree; [`pack`] and [`unpack`] go between tar and directories; [`emit`] copies files between layers; [`flatten`] reads many as one;
-//! [`splice`] makes one of what an earlier one had;
+//! [`splice`] makes one of what an earlier one had, and [`members`] its blob;
 //! [`compress`] and [`decompress`] are what surrounds the tar.
 
 pub mod attributes;
@@ -23,6 +23,7 @@ mod index_file;
 mod indexer;
 mod inode;
 mod lower;
+pub mod members;
 pub mod pack;
 mod pax;
 mod place;

@@ -22,6 +22,17 @@ pub enum Piece {
     New(Vec<u8>),
 }
 
+/// Bytes of the earlier tar, and where the new one has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Where they begin in the earlier tar.
+    pub old: u64,
+    /// Where they begin in the new one.
+    pub new: u64,
+    /// How many.
+    pub length: u64,
+}
+
 /// A tar made of pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Splice {
@@ -55,6 +66,23 @@ impl Splice {
             }
             _ => false,
         }
+    }
+
+    /// What it has of the earlier tar, in order.
+    pub fn places(&self) -> Vec<Place> {
+        let mut new = 0;
+        let place = |piece: &Piece| match *piece {
+            Piece::Old { offset, length } => {
+                let place = Place { old: offset, new, length };
+                new += length;
+                Some(place)
+            }
+            Piece::New(ref content) => {
+                new += content.len() as u64;
+                None
+            }
+        };
+        self.pieces.iter().filter_map(place).collect()
     }
 
     /// As bytes.

@@ -1,5 +1,6 @@
 //! COPY and ADD.
 
+use super::git::without_passwords;
 use super::planner::Reported;
 use super::stage::Walk;
 use super::stages::{Origin, Reader};
@@ -8,6 +9,26 @@ use super::{history, path, title};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::digest::Digest;
 use crate::dockerfile::ast::{Heredoc, Instruction, Transfer, TransferSource, Word};
+
+impl Source {
+    /// What people call it, without passwords.
+    pub fn shown(&self) -> String {
+        match self {
+            Source::Path(path) => path.clone(),
+            Source::Url(url) => without_passwords(url),
+            Source::Git(reference) => reference.to_string(),
+            Source::Inline { name, content: _ } => format!("<<{name}"),
+        }
+    }
+}
+
+impl CopyOp {
+    /// Whether `--chown` names somebody: who that is, the root file system below says.
+    pub fn names_owner(&self) -> bool {
+        let is_number = |letter: u8| letter.is_ascii_digit() || letter == b':';
+        self.chown.as_ref().is_some_and(|owner| !owner.bytes().all(is_number))
+    }
+}
 
 impl Walk<'_, '_> {
     pub(super) fn copy(

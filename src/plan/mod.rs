@@ -153,6 +153,13 @@ pub struct Step {
     pub platforms: Vec<Platform>,
 }
 
+impl Step {
+    /// The title without stage and numbers: what it does.
+    pub fn text(&self) -> &str {
+        self.title.split_once("] ").map_or(self.title.as_str(), |(_, text)| text)
+    }
+}
+
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {

@@ -289,7 +289,7 @@ impl Check<'_> {
     fn other_records(&mut self, folder: &str, kind: Folder) -> Result<()> {
         match kind {
             Folder::Slots => {
-                // A slot is not flushed, for it only explains: an empty one was cut short by a power failure.
+                // A slot is not flushed, for no result depends on it: an empty one was cut short by a power failure.
                 self.records::<SlotRecord>(folder)?;
                 self.checked.damage.retain(|damage| {
                     !(damage.path.parent() == Some(&self.store.root.join(folder))

@@ -11,7 +11,8 @@
 //! ROOT/trees/NAMES/SESSION.NUMBER.draft
 //!                         a tree that is being made; removed in the namespace when its session is gone
 //! ROOT/steps/HEX          results of steps by cache key
-//! ROOT/slots/HEX          the last step at a place in a Dockerfile: what a miss is explained with
+//! ROOT/slots/HEX          the last step at a place in a Dockerfile: what a miss is explained with; copies that were made
+//!                         before, whatever their files: what a first build is told by
 //! ROOT/fetched/HEX        what was downloaded from an address
 //! ROOT/mounts/HEX         names of cache mounts, and by their times when they were used
 //! ROOT/logs/HEX           what the command of a step wrote when it ran last
@@ -56,8 +57,8 @@ pub use check::{Checked, Damage, DamageKind, Depth, StoredTree};
 pub use gc::{Collected, Entry, EntryKind, Kinds, Policy, Sizes, Usage};
 pub use lock::{Holder, Lock};
 pub use records::{
-    BlobRecord, FetchedRecord, ImageRecord, LayerRecord, MountRecord, PatchRecord, RecordKind, RemoteBlob,
-    RemoteOrigin, SlotRecord, StepRecord, Tagged,
+    BlobRecord, Evidence, FetchedRecord, ImageRecord, LayerRecord, MountEvidence, MountRecord, PatchRecord, RecordKind,
+    RemoteBlob, RemoteOrigin, SlotRecord, StepRecord, Tagged,
 };
 pub use trees::{TreeDraft, TreeName};
 

@@ -21,7 +21,7 @@ pub enum RecordKind {
     Layer,
     /// The result of a step.
     Step,
-    /// The last step at a place in a Dockerfile.
+    /// The last step at a place in a Dockerfile, or by an instruction.
     Slot,
     /// What was fetched from an address.
     Fetched,
@@ -187,6 +187,62 @@ pub struct SlotRecord {
     pub ingredients: Vec<(String, String)>,
     /// The layer that it made.
     pub layer: Option<Digest>,
+    /// Which names the ingredients have; none in what earlier versions wrote, like all that follows.
+    #[serde(default)]
+    pub words: u32,
+    /// What the step does, as titles say it.
+    #[serde(default)]
+    pub text: String,
+    /// The same of the step before it.
+    #[serde(default)]
+    pub after: String,
+    /// How many steps of its stage came before it.
+    #[serde(default)]
+    pub ordinal: usize,
+    /// What of the files that it read is remembered besides.
+    #[serde(default)]
+    pub evidence: Evidence,
+}
+
+impl SlotRecord {
+    /// Nothing but a key.
+    pub fn of(key: Digest) -> SlotRecord {
+        SlotRecord {
+            key,
+            ingredients: Vec::new(),
+            layer: None,
+            words: 0,
+            text: String::new(),
+            after: String::new(),
+            ordinal: 0,
+            evidence: Evidence::default(),
+        }
+    }
+}
+
+/// What tells later which files a step read, where its layer does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// What its mounts showed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountEvidence>,
+    /// Names and contents of a few files: of archives, a layer has what was in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<(String, Digest)>,
+}
+
+/// What a mount showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountEvidence {
+    /// The ingredient that stands for its files.
+    pub ingredient: String,
+    /// Their digest.
+    pub content: Digest,
+    /// The path in its source.
+    pub path: String,
+    /// The layers of the stage that it was of, lowest first; none where it was of a context.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Digest>,
 }
 
 /// An image that has a name.
@@ -258,7 +314,7 @@ impl Store {
     /// Writes a record, replacing an older one whole.
     pub fn write_record<T: Serialize>(&self, kind: RecordKind, name: &Digest, record: &T) -> Result<()> {
         let bytes = serde_json::to_vec(record).expect("records have string keys only");
-        // A slot only explains and a mount's record only names: losing one with the power is no loss, and a build that
+        // A slot only explains, or saves a second reading, and a mount's record only names: losing one with the power is no loss, and a build that
         // changes nothing else has nothing to flush.
         let _writing =
             if matches!(kind, RecordKind::Slot | RecordKind::Mount) { None } else { Some(self.unflushed.begin()?) };

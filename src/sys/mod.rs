@@ -4,6 +4,7 @@
 //! What the calls are for, and in which order, is the callers' business (`sandbox`).
 
 pub mod descriptors;
+pub mod memory;
 pub mod mount;
 pub mod network;
 pub mod notify;

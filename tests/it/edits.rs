@@ -108,6 +108,26 @@ for_each_user! {
         is_whole(&rbuild);
     }
 
+    fn an_archive_of_edited_files_is_that_of_a_cold_build(rbuild) {
+        let mut context = context(&rbuild);
+        assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context));
+        // The first is as long as before: all but its part of the compressed layer is taken over.
+        let flipped = fs::read_to_string(context.directory.join("d1/f5")).expect("read a file").replace('1', "2");
+        context = context.file("d1/f5", flipped);
+        for number in 0..4 {
+            assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context), "edit {number}");
+            context = edit(context, number);
+        }
+        is_whole(&rbuild);
+        // What cannot be taken over is found out before anything is made of it.
+        let archive = rbuild.path("out/edits.tar");
+        let layer = Image::read(&archive).manifest["layers"][0]["digest"].as_str().expect("a digest").to_owned();
+        damage(&rbuild.store().join("blobs").join(layer.replace(':', "/")));
+        let output = format!("type=oci,dest={}", archive.display());
+        rbuild.build(&context, &["-o", &output]).succeeded().says("is damaged and was taken out of use");
+        assert_eq!(layers(&rbuild, &context, &[]), cold_layers(&rbuild, &context), "after a damage");
+    }
+
     fn what_an_edited_layer_is_made_of_stays_as_long_as_the_layer(rbuild) {
         let mut context = context(&rbuild);
         rbuild.build(&context, &[]).succeeded();

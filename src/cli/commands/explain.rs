@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{failed, print};
 use crate::build::{Explained, Foreseen, Verdict};
+use crate::cache::key::{OFF, VARIABLE};
 use crate::cli::failure::Failure;
 use crate::cli::request::ReportFormat;
 
@@ -32,10 +33,13 @@ fn text(foreseen: &Foreseen) -> String {
                 text.push_str(&format!("{title}\n{moved}"));
                 continue;
             }
-            Verdict::Cached { created, from, .. } => {
+            Verdict::Cached { created, from, other, .. } => {
                 hits += 1;
                 let place = from.as_ref().map(|cache| format!(" in {cache}")).unwrap_or_default();
-                format!("HIT{place}, made {created}")
+                match other {
+                    None => format!("HIT{place}, made {created}"),
+                    Some(other) => format!("HIT: the same files were copied {created}; other than then: {other}"),
+                }
             }
             Verdict::Runs { reason, .. } => format!("MISS: {reason}"),
             Verdict::Depends(first) => {
@@ -51,7 +55,8 @@ fn text(foreseen: &Foreseen) -> String {
         }
         if let Some(key) = &explained.key {
             text.push_str(&format!("    key {}\n", key.digest.short()));
-            for (name, value) in key.ingredients.iter().filter(|(_, value)| !value.is_empty()) {
+            let is_set = |name: &str, value: &str| !value.is_empty() && (value != OFF || name.starts_with(VARIABLE));
+            for (name, value) in key.ingredients.iter().filter(|(name, value)| is_set(name, value)) {
                 writeln!(text, "        {name}: {}", one_line(value)).expect("a string can be written to");
             }
         }
@@ -82,11 +87,14 @@ fn step_json(foreseen: &Foreseen, explained: &Explained) -> Value {
             }
             "base"
         }
-        Verdict::Cached { layer, created, from } => {
+        Verdict::Cached { layer, created, from, other } => {
             fields.insert("layer".to_owned(), json!(layer));
             fields.insert("created".to_owned(), json!(created));
             if let Some(cache) = from {
                 fields.insert("cache".to_owned(), json!(cache));
+            }
+            if let Some(other) = other {
+                fields.insert("reason".to_owned(), json!(other.to_string()));
             }
             "hit"
         }

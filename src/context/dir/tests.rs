@@ -348,6 +348,53 @@ fn digests_come_from_the_cache_only_while_a_file_is_the_same() {
 }
 
 #[test]
+fn what_is_read_once_is_remembered_in_the_state_in_which_it_was_read() {
+    let root = tree(&["a", "b", "cut", "unread", "later"]);
+    std::thread::sleep(Duration::from_millis(2100));
+    write(&root, "young", "young");
+    let context = open(&root, "hidden");
+    let state = |path: &str| context.reader.entry(path.as_bytes()).unwrap().unwrap().identity;
+    let states = ["a", "b", "cut", "unread", "young", "later"].map(|path| (path, state(path)));
+    let once = ReadOnce::new(&context, 0);
+    for path in ["a", "b", "young", "later"] {
+        let mut text = String::new();
+        View::open(&once, path.as_bytes()).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, path);
+    }
+    View::open(&once, b"cut").unwrap().read_exact(&mut [0]).unwrap();
+    write(&root, "later", "other");
+    assert!(View::open(&once, b"missing").is_err());
+    let digests = states.map(|(path, _)| (path.as_bytes(), Digest::of(path.as_bytes())));
+    once.learn(digests.into_iter());
+    let known = states.map(|(path, state)| (path, context.reader.cache.find(&state).is_some()));
+    let expected = [("a", true), ("b", true), ("cut", false), ("unread", false), ("young", false), ("later", true)];
+    assert_eq!(known, expected);
+    assert_eq!(context.reader.cache.find(&state("later")), None, "the state that nobody read");
+}
+
+#[test]
+fn a_file_whose_state_is_not_certain_is_not_remembered() {
+    let root = tree(&["a"]);
+    std::thread::sleep(Duration::from_millis(2100));
+    let context = open(&root, "");
+    let state = context.reader.entry(b"a").unwrap().unwrap().identity;
+    let other = Identity { inode: state.inode + 1, ..state };
+    let some = Some(state);
+    for (seen, is_known) in [
+        (vec![some, Some(other)], false),
+        (vec![some, None], false),
+        (vec![None, some], false),
+        (vec![None], false),
+        (vec![some, some], true),
+    ] {
+        let once = ReadOnce::new(&context, 0);
+        seen.iter().for_each(|state| once.saw(b"a", *state));
+        once.learn([(b"a".as_slice(), Digest::of(b"a"))].into_iter());
+        assert_eq!(context.reader.cache.find(&state).is_some(), is_known, "{seen:?}");
+    }
+}
+
+#[test]
 fn a_digest_that_is_cached_is_not_read_again() {
     let root = tree(&["a"]);
     let context = open(&root, "");

@@ -76,18 +76,49 @@ impl Recipe {
     /// something that is there changes more than which directories have to be made, or is in the way.
     ///
     /// Planning costs a walk over the sources, and a context is walked for its key already.
-    pub fn onto(mut self, request: &CopyRequest, destination: Option<&dyn View>) -> Result<Recipe, Recipe> {
+    pub fn onto(mut self, request: &CopyRequest, destination: Option<&dyn View>) -> Result<Placed, Recipe> {
+        let mut left_out = Vec::new();
         if let Some(below) = destination.filter(|_| !request.link) {
             let Some(existing) = self.directories_that_exist(request, below) else { return Err(self) };
             // Nothing is made where it exists.
-            self.entries.retain(|entry| existing.binary_search(&entry.path).is_err());
+            left_out.extend(self.entries.extract_if(.., |entry| existing.binary_search(&entry.path).is_ok()));
         }
-        if let Some((uid, gid)) = request.owner {
-            for entry in &mut self.entries {
-                (entry.node.uid, entry.node.gid) = (uid, gid);
+        if let Some(owner) = request.owner {
+            self.give_to(owner);
+        }
+        Ok(Placed { recipe: self, left_out })
+    }
+
+    fn give_to(&mut self, (uid, gid): (u32, u32)) {
+        for entry in &mut self.entries {
+            (entry.node.uid, entry.node.gid) = (uid, gid);
+        }
+    }
+
+    /// Whether everything belongs to root, as all that comes from a context.
+    pub fn is_all_of_root(&self) -> bool {
+        self.entries.iter().all(|entry| (entry.node.uid, entry.node.gid) == (0, 0))
+    }
+
+    /// Whether the digest of every file is filled in.
+    pub fn is_digested(&self) -> bool {
+        let is_missing = |entry: &RecipeEntry| {
+            matches!((&entry.content, &entry.node.kind), (Content::View { .. }, Kind::File { digest: None, .. }))
+        };
+        !self.entries.iter().any(is_missing)
+    }
+
+    /// Bytes of the files whose digests are known, and of those whose digests are not.
+    pub fn known_and_unknown(&self) -> (u64, u64) {
+        let (mut known, mut unknown) = (0, 0);
+        for entry in &self.entries {
+            match (&entry.content, &entry.node.kind) {
+                (Content::View { .. }, Kind::File { size, digest: None }) => unknown += size,
+                (_, Kind::File { size, .. }) => known += size,
+                _ => {}
             }
         }
-        Ok(self)
+        (known, unknown)
     }
 
     /// The directories that would be made and exist, sorted; `None` where more than that is in the way.
@@ -187,6 +218,29 @@ impl Recipe {
             }
         }
         Ok(frame.finish())
+    }
+}
+
+/// A copy on its destination.
+#[derive(Debug)]
+pub struct Placed {
+    /// What is written.
+    pub recipe: Recipe,
+    /// What would have been made and is there already.
+    left_out: Vec<RecipeEntry>,
+}
+
+impl Placed {
+    /// The copy as it was planned without a destination, where everything belonged to root
+    /// ([`Recipe::is_all_of_root`]), with the digests that became known since; `added` are the paths that were put into the
+    /// recipe besides.
+    pub fn taken_back(self, added: &BTreeSet<Vec<u8>>) -> Recipe {
+        let Placed { mut recipe, left_out } = self;
+        recipe.entries.retain(|entry| !added.contains(&entry.path));
+        recipe.entries.extend(left_out);
+        recipe.entries.sort_by(|one, other| one.path.cmp(&other.path));
+        recipe.give_to((0, 0));
+        recipe
     }
 }
 

@@ -1,7 +1,7 @@
 //! Cases of `testdata/copy/*.txt`: a source tree, a destination tree, one instruction, and the recipe that it comes to.
 //! `UPDATE=1` rewrites the expectations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
@@ -162,9 +162,14 @@ impl Case {
         let by_source = plan_copy(&request, None);
         request.owner = owner;
         let placed = plan_copy(&request, image);
-        if let Some(moved) = by_source.ok().and_then(|recipe| recipe.onto(&request, image).ok()) {
+        let moved = by_source.as_ref().ok().and_then(|recipe| recipe.clone().onto(&request, image).ok());
+        if let (Ok(by_source), Some(moved)) = (by_source, moved) {
             let placed = placed.as_ref().unwrap_or_else(|error| panic!("{}: {error}", self.head));
-            assert_eq!((&moved.entries, &moved.warnings), (&placed.entries, &placed.warnings), "{}", self.head);
+            let found = (&moved.recipe.entries, &moved.recipe.warnings);
+            assert_eq!(found, (&placed.entries, &placed.warnings), "{}", self.head);
+            if by_source.is_all_of_root() {
+                assert_eq!(moved.taken_back(&BTreeSet::new()), by_source, "{}", self.head);
+            }
         }
         match placed {
             Ok(recipe) => {

@@ -6,10 +6,11 @@ use std::io::{self, Read};
 use super::write::Origin;
 use super::{Layers, PULLED, Result, Wanted};
 use crate::digest::{Digest, VerifyReader};
-use crate::executor::ingest::compression_name;
+use crate::executor::ingest::{Known, compression_name};
 use crate::image::media_type::Compression;
 use crate::layer::decompress::decompress;
 use crate::layer::index::Index;
+use crate::layer::members::{MemberReader, ReadyMembers};
 use crate::layer::splice::Splice;
 use crate::layer::write::DIALECT;
 use crate::store::{BlobRecord, LayerRecord, PatchRecord};
@@ -47,11 +48,20 @@ impl Layers<'_> {
         // Where the blob is wanted anyway, or a tree is there to be packed, nothing is gained by keeping the patch.
         let is_enough = wanted.blob.is_none() && !wanted.tree;
         let patch = if is_enough { self.keep_patch(base, &record, &splice)? } else { None };
-        let origin = Origin { index: Some(index), dialect: Some(DIALECT), patch };
+        // What of an earlier blob of the same form can be taken over need not be compressed again.
+        let same = wanted.blob.filter(|form| form.compression == Compression::Gzip);
+        let same = same.and_then(|form| self.stored(&record, &form.name()));
+        let members = ReadyMembers::default();
+        let known = Known { index: Some(index), members: members.clone() };
+        let origin = Origin { known, dialect: Some(DIALECT), patch };
         // Asked of the reader: others that fail with it (a worker whose tar is cut) have errors of their own.
         let mut is_damaged = false;
         let made = self.create_from(wanted, origin, |out| {
-            let tar = self.base_tar(&base).inspect_err(|error| is_damaged = is_damage(error))?;
+            let tar = match &same {
+                Some(blob) => self.member_tar(blob, &splice, members),
+                None => self.base_tar(&base),
+            };
+            let tar = tar.inspect_err(|error| is_damaged = is_damage(error))?;
             io::copy(&mut Noticed { tar: splice.read(tar), is_damaged: &mut is_damaged }, out).map(drop)
         });
         match made {
@@ -98,6 +108,17 @@ impl Layers<'_> {
         let bytes = self.store.read_blob(&patch.blob).map_err(io::Error::other)?;
         let splice = Splice::read_from(&bytes.ok_or(io::ErrorKind::NotFound)?)?;
         Ok(Box::new(splice.read(self.base_tar(&patch.base)?)))
+    }
+
+    /// The tar of a layer from this blob, which we compressed; members that the new tar has, too, are kept.
+    fn member_tar(
+        &self,
+        blob: &BlobRecord,
+        splice: &Splice,
+        members: ReadyMembers,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        let file = io::BufReader::with_capacity(256 << 10, File::open(self.store.blob_path(&blob.digest))?);
+        Ok(Box::new(Decoded(MemberReader::new(file, splice.places(), members))))
     }
 
     /// The tar of a layer that has a blob here. Damage to the blob is noticed by the time its end is read.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::{Layers, Result, Wanted, implied_directories, open_directory};
 use crate::digest::Digest;
 use crate::executor::ExecuteError;
-use crate::executor::ingest::{BlobForm, Ingest, Ingested, compression_name};
+use crate::executor::ingest::{BlobForm, Ingest, Ingested, Known, compression_name};
 use crate::executor::workers::{self, ImpliedDirectory};
 use crate::layer::index::Index;
 use crate::owners::table_path;
@@ -19,7 +19,7 @@ use crate::store::{BlobRecord, PatchRecord, TreeName};
 #[derive(Debug, Default)]
 pub(in crate::executor) struct Origin {
     /// What will be in it.
-    pub(in crate::executor) index: Option<Index>,
+    pub(in crate::executor) known: Known,
     /// By which rules its tar is written, from a list sorted by path.
     pub(in crate::executor) dialect: Option<u32>,
     /// How it is made of another layer.
@@ -44,17 +44,17 @@ impl Layers<'_> {
         mut origin: Origin,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(Digest, Index)> {
-        let index = origin.index.take();
+        let known = std::mem::take(&mut origin.known);
         if !wanted.tree {
             // What differs from another layer is all that has to be kept.
             let blob = if origin.patch.is_some() { wanted.blob } else { wanted.with_blob().blob };
-            let ingested = self.ingest(None, index, blob, None, write)?;
+            let ingested = self.ingest(None, known, blob, None, write)?;
             let layer = ingested.diff_id;
             let index = self.keep(&layer, ingested, blob, origin)?;
             return Ok((layer, index));
         }
         let blob = wanted.blob;
-        let (ingested, tree) = self.unpack(None, index, blob, &[], write)?;
+        let (ingested, tree) = self.unpack(None, known, blob, &[], write)?;
         let layer = ingested.diff_id;
         let index = self.keep(&layer, ingested, blob, origin)?;
         if blob.is_some() && !implied_directories(&index).is_empty() {
@@ -69,13 +69,13 @@ impl Layers<'_> {
     pub(super) fn ingest(
         &self,
         layer: Option<&Digest>,
-        index: Option<Index>,
+        known: Known,
         blob: Option<BlobForm>,
         pipe: Option<OwnedFd>,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Ingested> {
         let failed = |error| ExecuteError::writing(layer, error);
-        let mut ingest = Ingest::start(self.store, index, blob, pipe).map_err(failed)?;
+        let mut ingest = Ingest::start(self.store, known, blob, pipe).map_err(failed)?;
         let written = write(&mut ingest);
         let ingested = ingest.finish();
         let is_full =
@@ -94,7 +94,7 @@ impl Layers<'_> {
     pub(super) fn unpack(
         &self,
         layer: Option<&Digest>,
-        index: Option<Index>,
+        known: Known,
         blob: Option<BlobForm>,
         implied: &[ImpliedDirectory],
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -111,7 +111,7 @@ impl Layers<'_> {
             fds.push(table.into());
         }
         let worker = self.namespace.worker(workers::UNPACK, &args, fds)?;
-        let ingested = self.ingest(layer, index, blob, Some(writer.into()), write);
+        let ingested = self.ingest(layer, known, blob, Some(writer.into()), write);
         let unpacked = worker.wait();
         match (ingested, unpacked) {
             (Ok(ingested), Ok(())) => Ok((ingested, UnpackedTree { path })),
