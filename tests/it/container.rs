@@ -16,6 +16,8 @@ use crate::harness::{User, has_program, skopeo, succeed, suite_user};
 pub struct Container {
     runtime: Child,
     directory: TempDir,
+    /// The runtime names a control group of the whole machine after it, so that two containers must not share it.
+    name: String,
 }
 
 /// Why no container can be started here, if so.
@@ -29,12 +31,11 @@ pub fn may_start() -> bool {
     suite_user() == User::Root
 }
 
-const NAME: &str = "image";
-
 impl Container {
     /// Starts the image of an OCI archive: `umoci unpack` makes the root file system and `runc` runs its command.
     pub fn start(archive: &Path) -> Container {
         let directory = tempfile::Builder::new().prefix("rbuild-container-").tempdir().expect("create a directory");
+        let name = directory.path().file_name().expect("it has a name").to_string_lossy().into_owned();
         let layout = format!("oci:{}:x", directory.path().join("layout").display());
         let archive = format!("oci-archive:{}", archive.display());
         succeed(&mut skopeo(&["copy", "--quiet", &archive, &layout]));
@@ -44,10 +45,10 @@ impl Container {
         prepare(&bundle.join("config.json"));
         let log = fs::File::create(directory.path().join("log")).expect("create a log");
         let mut command = Command::new("runc");
-        command.arg("--root").arg(directory.path().join("state")).arg("run").arg("--bundle").arg(&bundle).arg(NAME);
+        command.arg("--root").arg(directory.path().join("state")).arg("run").arg("--bundle").arg(&bundle).arg(&name);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
         let runtime = command.spawn().expect("start runc");
-        Container { runtime, directory }
+        Container { runtime, directory, name }
     }
 
     fn runc(&self, arguments: &[&str]) -> Command {
@@ -62,7 +63,7 @@ impl Container {
     }
 
     fn process(&self) -> Option<u64> {
-        let output = self.runc(&["state", NAME]).output().expect("run runc");
+        let output = self.runc(&["state", &self.name]).output().expect("run runc");
         let state: Value = serde_json::from_slice(&output.stdout).ok()?;
         state["pid"].as_u64().filter(|pid| *pid != 0)
     }
@@ -99,7 +100,7 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         // Its end may have come by itself, which the answer of runc would call an error.
-        let killed = self.runc(&["delete", "--force", NAME]).output();
+        let killed = self.runc(&["delete", "--force", &self.name]).output();
         if killed.is_err() {
             eprintln!("cannot run runc delete");
         }
