@@ -91,6 +91,9 @@ impl Node {
     }
 }
 
+/// Paths and what is at them, in order.
+pub type Descendants<'a> = Box<dyn Iterator<Item = (Vec<u8>, Node)> + 'a>;
+
 /// A tree that can be asked. Paths are bytes, relative to the root, without leading, trailing or double slashes and
 /// without `.` or `..`; the root is the empty path.
 pub trait View: Send + Sync {
@@ -105,7 +108,7 @@ pub trait View: Send + Sync {
 
     /// Everything below a path, whole paths, sorted by bytes, no link followed. A directory for which `enter` says no
     /// is listed itself, but not what is below it. A view that can read many directories at once has its own.
-    fn descendants(&self, path: &[u8], enter: &(dyn Fn(&[u8]) -> bool + Sync)) -> io::Result<Vec<(Vec<u8>, Node)>> {
+    fn descendants(&self, path: &[u8], enter: &(dyn Fn(&[u8]) -> bool + Sync)) -> io::Result<Descendants<'_>> {
         let mut found = Vec::new();
         let mut todo = vec![path.to_vec()];
         while let Some(directory) = todo.pop() {
@@ -119,7 +122,7 @@ pub trait View: Send + Sync {
             }
         }
         found.sort_unstable_by(|left, right| left.0.cmp(&right.0));
-        Ok(found)
+        Ok(Box::new(found.into_iter()))
     }
 }
 

@@ -95,7 +95,7 @@ fn config_document(config: &ImageConfig, strictness: Strictness) -> Value {
 fn files(layers: &Layers<'_>, image: &ImageRecord) -> Result<BTreeMap<Vec<u8>, Node>, BuildError> {
     let view = layers.view(&image.layers, &Progress::silent().task(""))?;
     let found = view.descendants(b"", &|_| true).map_err(ExecuteError::internal)?;
-    Ok(found.into_iter().collect())
+    Ok(found.collect())
 }
 
 fn compare_values(path: &str, before: &Value, after: &Value, fields: &mut Vec<Field>) {

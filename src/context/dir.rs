@@ -6,12 +6,10 @@
 
 mod once;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
 use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags};
@@ -24,7 +22,7 @@ use super::steady::steady;
 use super::walk::{Found, Reader, named, walk};
 use crate::digest::{Digest, Hasher};
 use crate::rootfs::RootDir;
-use crate::tree::{Kind, Node, View, join};
+use crate::tree::{Descendants, Kind, Node, View, join};
 
 /// Bytes read at once when a file is digested.
 const BLOCK: u64 = 256 * 1024;
@@ -34,8 +32,6 @@ const BLOCK: u64 = 256 * 1024;
 pub struct DirContext {
     reader: Reader,
     rules: IgnoreRules,
-    /// Device and inode of files with several names, and their link group.
-    links: Mutex<HashMap<(u64, u64), u64>>,
     as_found: AsFound,
 }
 
@@ -64,7 +60,7 @@ impl DirContext {
         let root = RootDir::open(root)
             .map_err(|error| io::Error::new(error.kind(), format!("open context {}: {error}", root.display())))?;
         let reader = Reader::new(root, StatCache::new(stat_cache));
-        Ok(DirContext { reader, rules: ignore, links: Mutex::default(), as_found: AsFound::Whole })
+        Ok(DirContext { reader, rules: ignore, as_found: AsFound::Whole })
     }
 
     /// The same without what depends on where and how it was checked out: times, and permissions that follow a umask.
@@ -77,7 +73,7 @@ impl DirContext {
     /// # Errors
     /// A directory that is not ignored cannot be read; the path is named.
     pub fn walk(&self, path: &[u8]) -> io::Result<Vec<(Vec<u8>, Node)>> {
-        self.descendants(path, &|_| true)
+        Ok(self.descendants(path, &|_| true)?.collect())
     }
 
     /// Whether an ignore rule excludes a path, be there something or not (to say why a source is missing).
@@ -177,14 +173,9 @@ impl DirContext {
         Ok(Content { file: file.into(), opened, read: 0, path: path.to_vec() })
     }
 
-    /// The node of an entry, its link group filled in.
+    /// The node of an entry.
     fn node_of(&self, found: Found) -> Node {
         let mut node = found.node;
-        if found.linked {
-            let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = links.len() as u64 + 1;
-            node.link_group = *links.entry((found.identity.device, found.identity.inode)).or_insert(next);
-        }
         if self.as_found == AsFound::Steady {
             steady(&mut node);
         }
@@ -261,17 +252,13 @@ impl View for DirContext {
         Ok(Box::new(self.visible_content(path)?))
     }
 
-    fn descendants(&self, path: &[u8], enter: &(dyn Fn(&[u8]) -> bool + Sync)) -> io::Result<Vec<(Vec<u8>, Node)>> {
+    fn descendants(&self, path: &[u8], enter: &(dyn Fn(&[u8]) -> bool + Sync)) -> io::Result<Descendants<'_>> {
         match self.reader.entry(path)? {
             Some(found) if found.node.is_directory() => {}
-            _ => return Ok(Vec::new()),
+            _ => return Ok(Box::new(std::iter::empty())),
         }
         let found = walk(&self.reader, &self.rules, path, enter)?;
-        let mut nodes: Vec<(Vec<u8>, Node)> =
-            found.into_iter().map(|mut entry| (std::mem::take(&mut entry.path), self.node_of(entry))).collect();
-        // They lie where what was found lay, which was more.
-        nodes.shrink_to_fit();
-        Ok(nodes)
+        Ok(Box::new(found.map(|mut entry| (std::mem::take(&mut entry.path), self.node_of(entry)))))
     }
 }
 

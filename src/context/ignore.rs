@@ -154,6 +154,10 @@ impl IgnoreRules {
 
     /// The rule that decides: the last that matches the path or a directory above it.
     fn deciding(&self, path: &[u8]) -> Option<usize> {
+        // A copy asks for each of its paths, and has seldom a rule of its own.
+        if self.rules.is_empty() {
+            return None;
+        }
         let lineage = Lineage::of(path);
         self.rules.iter().rposition(|rule| rule.pattern.matches_any(&lineage))
     }

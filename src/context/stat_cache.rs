@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -53,9 +54,13 @@ impl Identity {
 }
 
 const RACY_SECONDS: i64 = 2;
-const MAGIC: &[u8; 8] = b"rbstat\x00\x01";
+const MAGIC: &[u8; 8] = b"rbstat\x00\x02";
 const ENTRY: usize = 3 * 8 + 2 * 12 + 32 + 1;
 const CHECKSUM: usize = 32;
+/// Bytes that have a checksum of their own, so that several threads can read and check a file.
+const PART: usize = 1 << 20;
+/// Threads that read a file.
+const READERS: usize = 4;
 /// Above this many entries, only those that the last build used are kept: 81 bytes each, so 40 MB.
 const MAX_ENTRIES: usize = 500_000;
 
@@ -98,12 +103,29 @@ const STRIDE: usize = 64;
 
 impl Loaded {
     /// What [`StatCache::save`] wrote; `None` where a single bit is different.
-    fn decode(bytes: Vec<u8>) -> Option<Loaded> {
-        let (body, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
-        if Digest::of(body).as_bytes() != checksum {
-            return None;
-        }
-        let (entries, rest) = body.strip_prefix(MAGIC)?.as_chunks::<ENTRY>();
+    fn read(path: &Path) -> Option<Loaded> {
+        let file = fs::File::open(path).ok()?;
+        let mut bytes = vec![0; file.metadata().ok()?.len().try_into().ok()?];
+        let parts = bytes.len().div_ceil(PART + CHECKSUM);
+        let body = bytes.len().checked_sub(parts * CHECKSUM).filter(|body| body.div_ceil(PART) == parts)?;
+        let readers = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
+        let (content, checksums) = bytes.split_at_mut(body);
+        file.read_exact_at(checksums, body as u64).ok()?;
+        let share = parts.div_ceil(readers).max(1);
+        let shares = content.chunks_mut(share * PART).zip(checksums.chunks(share * CHECKSUM));
+        let is_whole = std::thread::scope(|scope| {
+            let file = &file;
+            let read = |(number, (content, checksums)): (usize, (&mut [u8], &[u8]))| {
+                file.read_exact_at(content, (number * share * PART) as u64).is_ok() && are_whole(content, checksums)
+            };
+            let mut shares = shares.enumerate();
+            let own = shares.next();
+            let others: Vec<_> = shares.map(|share| scope.spawn(move || read(share))).collect();
+            let own = own.is_some_and(read);
+            others.into_iter().fold(own, |whole, other| other.join().unwrap_or(false) && whole)
+        });
+        bytes.truncate(body);
+        let (entries, rest) = bytes.strip_prefix(MAGIC).filter(|_| is_whole)?.as_chunks::<ENTRY>();
         if !rest.is_empty() || !entries.is_sorted_by(|one, other| key_of(one) < key_of(other)) {
             return None;
         }
@@ -122,8 +144,7 @@ impl Loaded {
     }
 
     fn entries(&self) -> &[[u8; ENTRY]] {
-        let end = self.bytes.len().saturating_sub(CHECKSUM);
-        self.bytes.get(MAGIC.len()..end).unwrap_or_default().as_chunks().0
+        self.bytes.get(MAGIC.len()..).unwrap_or_default().as_chunks().0
     }
 
     fn find(&self, identity: &Identity) -> Option<Known> {
@@ -226,7 +247,7 @@ impl StatCache {
     fn loaded(&self) -> &Loaded {
         self.loaded.get_or_init(|| {
             // A cache that cannot be read is as good as an empty one; it is written anew at the end of the build.
-            self.file.as_deref().and_then(|file| fs::read(file).ok()).and_then(Loaded::decode).unwrap_or_default()
+            self.file.as_deref().and_then(Loaded::read).unwrap_or_default()
         })
     }
 }
@@ -251,32 +272,70 @@ fn replace(file: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     result
 }
 
-/// Magic, entries sorted by key (so the same cache has the same bytes; of two with one key the new one), sha256 of all
-/// before it.
+/// Whether the parts of a file are those of these checksums.
+fn are_whole(content: &[u8], checksums: &[u8]) -> bool {
+    let parts = content.chunks(PART).map(Digest::of);
+    parts.eq(checksums.as_chunks().0.iter().map(|checksum| Digest::from_bytes(*checksum)))
+}
+
+/// Magic, entries sorted by key (so the same cache has the same bytes; of two with one key the new one), and the sha256 of
+/// each [`PART`] of that.
 fn write_merged<'a>(
     out: &mut dyn Write,
     old: impl Iterator<Item = &'a [u8; ENTRY]>,
     new: &[&[u8; ENTRY]],
 ) -> io::Result<()> {
-    let mut hasher = Hasher::new();
-    let mut put = |bytes: &[u8]| {
-        hasher.update(bytes);
-        out.write_all(bytes)
-    };
-    put(MAGIC)?;
+    let mut parts = Parts { out, hasher: Hasher::new(), filled: 0, checksums: Vec::new() };
+    parts.put(MAGIC)?;
     let mut new = new.iter().peekable();
     for entry in old {
         while let Some(new) = new.next_if(|new| key_of(new) < key_of(entry)) {
-            put(&new[..])?;
+            parts.put(&new[..])?;
         }
         if new.peek().is_none_or(|new| key_of(new) != key_of(entry)) {
-            put(entry)?;
+            parts.put(entry)?;
         }
     }
     for entry in new {
-        put(&entry[..])?;
+        parts.put(&entry[..])?;
     }
-    out.write_all(hasher.finish().as_bytes())
+    parts.finish()
+}
+
+/// Writes bytes, and then the checksum of each part of them.
+struct Parts<'a> {
+    out: &'a mut dyn Write,
+    hasher: Hasher,
+    /// Bytes of the part that is begun; never all of them.
+    filled: usize,
+    checksums: Vec<u8>,
+}
+
+impl Parts<'_> {
+    fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        while self.filled + bytes.len() >= PART {
+            let (last, rest) = bytes.split_at(PART - self.filled);
+            self.hasher.update(last);
+            self.end_part();
+            bytes = rest;
+        }
+        self.hasher.update(bytes);
+        self.filled += bytes.len();
+        Ok(())
+    }
+
+    fn end_part(&mut self) {
+        self.checksums.extend_from_slice(std::mem::take(&mut self.hasher).finish().as_bytes());
+        self.filled = 0;
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        if self.filled > 0 {
+            self.end_part();
+        }
+        self.out.write_all(&self.checksums)
+    }
 }
 
 fn encode(identity: &Identity, known: &Known) -> [u8; ENTRY] {
@@ -363,6 +422,13 @@ mod tests {
         assert_eq!(cache.find(&identity(2, 10)), Some(known(b"two")));
     }
 
+    /// A file of a cache that was empty before.
+    fn write(new: &[[u8; ENTRY]]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        write_merged(&mut file, std::iter::empty(), &new.iter().collect::<Vec<_>>()).unwrap();
+        file
+    }
+
     #[test]
     fn an_entry_is_found_wherever_it_is() {
         let keys: Vec<(u64, u64)> = (0..3 * STRIDE as u64 + 1).map(|number| (number % 2, number / 2 * 3)).collect();
@@ -373,9 +439,7 @@ mod tests {
                 .iter()
                 .map(|(device, inode)| encode(&Identity { device: *device, ..identity(*inode, 10) }, &known(b"one")))
                 .collect();
-            let mut bytes = Vec::new();
-            write_merged(&mut bytes, std::iter::empty(), &new.iter().collect::<Vec<_>>()).unwrap();
-            let loaded = Loaded::decode(bytes).unwrap();
+            let loaded = Loaded::read(write(&new).path()).unwrap();
             for device in 0..3 {
                 for inode in (0..400).chain([u64::MAX]) {
                     let expected = sorted.iter().position(|key| *key == (device, inode));
@@ -417,8 +481,10 @@ mod tests {
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 1;
-            assert!(Loaded::decode(bad).is_none(), "bit flipped at {at}");
-            assert!(Loaded::decode(good[..at].to_vec()).is_none(), "cut at {at}");
+            fs::write(&file, bad).unwrap();
+            assert!(Loaded::read(&file).is_none(), "bit flipped at {at}");
+            fs::write(&file, &good[..at]).unwrap();
+            assert!(Loaded::read(&file).is_none(), "cut at {at}");
         }
         fs::write(&file, b"junk").unwrap();
         let cache = StatCache::new(Some(&file));
@@ -426,5 +492,30 @@ mod tests {
         cache.record(identity(1, 10), known(b"one"), now());
         cache.save().unwrap();
         assert_eq!(fs::read(&file).unwrap(), good, "a damaged cache is replaced");
+    }
+
+    #[test]
+    fn a_file_of_many_parts_is_whole_or_counts_as_empty() {
+        for parts in [1, 2, READERS + 1] {
+            let count = (parts * PART) / ENTRY - 1;
+            let new: Vec<_> = (0..count as u64).map(|inode| encode(&identity(inode, 10), &known(b"one"))).collect();
+            let file = write(&new);
+            let good = fs::read(file.path()).unwrap();
+            assert_eq!(good.len(), MAGIC.len() + count * ENTRY + parts * CHECKSUM);
+            assert_eq!(Loaded::read(file.path()).unwrap().entries(), new);
+            let in_each = (0..parts).map(|part| part * PART + part);
+            for at in in_each.chain([good.len() - 1, good.len() - parts * CHECKSUM]) {
+                let mut bad = good.clone();
+                bad[at] ^= 1;
+                fs::write(file.path(), bad).unwrap();
+                assert!(Loaded::read(file.path()).is_none(), "bit flipped at {at} of {parts} parts");
+            }
+            for size in [good.len() - 1, good.len() - CHECKSUM, good.len() - PART / 2, good.len() + CHECKSUM] {
+                let mut cut = good.clone();
+                cut.resize(size, 0);
+                fs::write(file.path(), cut).unwrap();
+                assert!(Loaded::read(file.path()).is_none(), "{parts} parts with {size} bytes");
+            }
+        }
     }
 }

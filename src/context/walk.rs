@@ -4,14 +4,14 @@
 //! FIFO in it can do harm. A directory is opened by its path from the root, so the number of open files is the number of
 //! threads however deep the tree is.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
+use std::iter::Peekable;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rayon::slice::ParallelSliceMut;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags};
 use rustix::io::Errno;
@@ -25,14 +25,11 @@ use crate::tree::{Kind, Node, base_name, join, parent};
 /// Paths longer than this are opened in pieces (the kernel's limit is 4096 with the final zero).
 const MAX_PATH: usize = 4000;
 
-/// An entry of a directory with what identifies its state.
+/// An entry of a directory.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub(super) path: Vec<u8>,
     pub(super) node: Node,
-    pub(super) identity: Identity,
-    /// More than one name.
-    pub(super) linked: bool,
     /// Excluded by a rule, and here only for what may be re-included below it.
     excluded: bool,
 }
@@ -45,11 +42,13 @@ pub(super) struct Reader {
     pub(super) cache: StatCache,
     /// A device that said it has no extended attributes; asking again for each file would cost a call each.
     without_xattrs: AtomicU64,
+    /// Link groups of files with several names, by device and inode.
+    links: Mutex<HashMap<(u64, u64), u64>>,
 }
 
 impl Reader {
     pub(super) fn new(root: RootDir, cache: StatCache) -> Reader {
-        Reader { root, cache, without_xattrs: AtomicU64::new(u64::MAX) }
+        Reader { root, cache, without_xattrs: AtomicU64::new(u64::MAX), links: Mutex::default() }
     }
 
     /// Opens a path beneath the root that has no link in it.
@@ -113,7 +112,7 @@ impl Reader {
             Kind::Directory => self.xattrs(&directory, name, &identity),
             _ => Ok(BTreeMap::new()),
         };
-        let linked = stat.stx_nlink > 1 && matches!(kind, Kind::File { .. });
+        let is_linked = stat.stx_nlink > 1 && matches!(kind, Kind::File { .. });
         let node = Node {
             kind,
             mode: u32::from(stat.stx_mode) & 0o7777,
@@ -121,9 +120,15 @@ impl Reader {
             gid: 0,
             mtime: identity.mtime,
             xattrs: xattrs.map_err(|error| named(&error, "read extended attributes", path))?,
-            link_group: 0,
+            link_group: if is_linked { self.link_group(&identity) } else { 0 },
         };
-        Ok(Some(Found { path: path.to_vec(), node, identity, linked, excluded: false }))
+        Ok(Some(Found { path: path.to_vec(), node, excluded: false }))
+    }
+
+    fn link_group(&self, identity: &Identity) -> u64 {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = links.len() as u64 + 1;
+        *links.entry((identity.device, identity.inode)).or_insert(next)
     }
 
     /// The attributes of a regular file, and its digest where earlier builds saw it in this state.
@@ -218,7 +223,7 @@ fn is_absent(error: &io::Error) -> bool {
 struct Walk<'a> {
     reader: &'a Reader,
     enter: &'a (dyn Fn(&[u8]) -> bool + Sync),
-    found: Mutex<Vec<Found>>,
+    found: Mutex<HashMap<Vec<u8>, Vec<Found>>>,
     failed: AtomicBool,
     error: Mutex<Option<io::Error>>,
 }
@@ -230,7 +235,7 @@ pub(super) fn walk(
     rules: &IgnoreRules,
     path: &[u8],
     enter: &(dyn Fn(&[u8]) -> bool + Sync),
-) -> io::Result<Vec<Found>> {
+) -> io::Result<impl Iterator<Item = Found> + use<>> {
     let walk = Walk { reader, enter, found: Mutex::default(), failed: AtomicBool::new(false), error: Mutex::default() };
     let excluded = rules.excludes(path);
     let scope = rules.scope(path);
@@ -238,10 +243,9 @@ pub(super) fn walk(
     if let Some(error) = walk.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    let mut found = walk.found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    found.par_sort_unstable_by(|left, right| left.path.cmp(&right.path));
-    drop_hollow(&mut found);
-    Ok(found)
+    let found = walk.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let hollow = hollow(&found);
+    Ok(Sorted::new(found, path).filter(move |entry| !hollow.contains(&entry.path)))
 }
 
 impl<'a> Walk<'a> {
@@ -265,12 +269,13 @@ impl<'a> Walk<'a> {
             let (path, inner, excluded) = (entry.path.clone(), scope.enter(&entry.path), entry.excluded);
             tasks.spawn(move |tasks| self.directory(tasks, path, &inner, excluded));
         }
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(path, found);
     }
 
-    /// The entries of one directory that are part of the context, or may hold something that is.
+    /// The entries of one directory that are part of the context, or may hold something that is, sorted.
     fn entries(&self, path: &[u8], scope: &Scope) -> io::Result<Vec<Found>> {
-        let (directory, names) = self.reader.list(path)?;
+        let (directory, mut names) = self.reader.list(path)?;
+        names.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
         let mut entries = Vec::with_capacity(names.len());
         for (name, file_type) in names {
             let path = join(path, name.to_bytes());
@@ -290,18 +295,77 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Drops excluded directories in which nothing was re-included.
-fn drop_hollow(found: &mut Vec<Found>) {
-    let mut hollow: HashSet<Vec<u8>> =
-        found.iter().filter(|entry| entry.excluded).map(|entry| entry.path.clone()).collect();
+/// Excluded directories in which nothing was re-included.
+fn hollow(found: &HashMap<Vec<u8>, Vec<Found>>) -> HashSet<Vec<u8>> {
+    let all = || found.values().flatten();
+    let mut hollow: HashSet<Vec<u8>> = all().filter(|entry| entry.excluded).map(|entry| entry.path.clone()).collect();
     if hollow.is_empty() {
-        return;
+        return hollow;
     }
-    for entry in found.iter().filter(|entry| !entry.excluded) {
+    for entry in all().filter(|entry| !entry.excluded) {
         let mut path = parent(&entry.path);
         while hollow.remove(path) {
             path = parent(path);
         }
     }
-    found.retain(|entry| !hollow.contains(&entry.path));
+    hollow
+}
+
+/// Puts directories whose entries are sorted into one order, that of the bytes of whole paths. To sort all paths would
+/// take as long as a third of the walk.
+struct Sorted {
+    /// Directories that were not come to yet.
+    found: HashMap<Vec<u8>, Vec<Found>>,
+    /// The directory that is listed and those above it.
+    open: Vec<Opened>,
+}
+
+/// A directory that is listed.
+struct Opened {
+    entries: Peekable<std::vec::IntoIter<Found>>,
+    /// Directories that were listed themselves, and that other entries come before the contents of (`a-b` stands before
+    /// `a/b`): the last one is the first to be entered.
+    waiting: Vec<Vec<u8>>,
+}
+
+impl Opened {
+    fn new(entries: Vec<Found>) -> Opened {
+        Opened { entries: entries.into_iter().peekable(), waiting: Vec::new() }
+    }
+
+    /// The directory whose contents come next.
+    fn entered(&mut self) -> Option<Vec<u8>> {
+        let next = self.entries.peek().map(|entry| entry.path.as_slice());
+        self.waiting.pop_if(|directory| match next.and_then(|next| next.strip_prefix(directory.as_slice())) {
+            Some(rest) => rest.first() > Some(&b'/'),
+            None => true,
+        })
+    }
+}
+
+impl Sorted {
+    fn new(mut found: HashMap<Vec<u8>, Vec<Found>>, root: &[u8]) -> Sorted {
+        let open = found.remove(root).map(Opened::new).into_iter().collect();
+        Sorted { found, open }
+    }
+}
+
+impl Iterator for Sorted {
+    type Item = Found;
+
+    fn next(&mut self) -> Option<Found> {
+        loop {
+            let listed = self.open.last_mut()?;
+            if let Some(directory) = listed.entered() {
+                self.open.extend(self.found.remove(&directory).map(Opened::new));
+            } else if let Some(entry) = listed.entries.next() {
+                if self.found.contains_key(&entry.path) {
+                    listed.waiting.push(entry.path.clone());
+                }
+                return Some(entry);
+            } else {
+                self.open.pop();
+            }
+        }
+    }
 }

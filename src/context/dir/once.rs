@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{Content, DirContext};
 use crate::context::stat_cache::{Identity, Known, now};
 use crate::digest::Digest;
-use crate::tree::{Node, View};
+use crate::tree::{Descendants, Node, View};
 
 /// A context, and what was read of it.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl View for ReadOnce<'_> {
         Ok(Box::new(Noted { content, once: self, is_certain, is_noted: false }))
     }
 
-    fn descendants(&self, path: &[u8], enter: &(dyn Fn(&[u8]) -> bool + Sync)) -> io::Result<Vec<(Vec<u8>, Node)>> {
+    fn descendants(&self, path: &[u8], enter: &(dyn Fn(&[u8]) -> bool + Sync)) -> io::Result<Descendants<'_>> {
         self.context.descendants(path, enter)
     }
 }

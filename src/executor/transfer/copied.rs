@@ -111,6 +111,14 @@ impl<'a> Copied<'a> {
     }
 }
 
+impl Drop for Copied<'_> {
+    /// What was planned for a large context takes time to free, and nobody need wait for that.
+    fn drop(&mut self) {
+        let planned = (self.by_source.take(), self.placed.take());
+        rayon::spawn(move || drop(planned));
+    }
+}
+
 impl Make for Copied<'_> {
     fn changes(&self, before: &SlotRecord) -> FilesByIngredient {
         self.compare(before).unwrap_or_else(|error| {
