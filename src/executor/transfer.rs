@@ -326,8 +326,6 @@ impl Work<'_> {
     ) -> Result<(Digest, Index), ExecuteError> {
         let layers = self.services.layers;
         let request = copying.request(None, None, self.services.options.epoch);
-        // What the walk found.
-        return_small_blocks();
         let reused = earlier.map(|earlier| self.reuse(earlier, &recipe.entries, &request.sources));
         if let Some(reused) = reused.transpose()?.flatten() {
             if let Some(made) = layers.create_spliced(self.wanted(), reused.base, reused.splice, reused.index)? {
@@ -337,7 +335,7 @@ impl Work<'_> {
             let base = reused.base.short();
             self.task.note(format!("warning: layer {base} in the store is damaged and was taken out of use"));
         }
-        // What was known of the earlier layer.
+        // What the walk found, and what was known of the earlier layer.
         return_small_blocks();
         let written = layers::Origin { dialect: Some(DIALECT), ..layers::Origin::default() };
         let write = |out: &mut dyn Write| write_recipe(&recipe.entries, &request.sources, out).map(drop);

@@ -14,6 +14,7 @@ use crate::executor::step::{Make, Work};
 use crate::executor::{ExecuteError, Purpose};
 use crate::plan::Link;
 use crate::store::{SlotRecord, StepRecord};
+use crate::sys::memory::return_small_blocks;
 
 /// A copy that is known by content; what has to be looked at is looked at once.
 pub(super) struct Copied<'a> {
@@ -81,6 +82,8 @@ impl<'a> Copied<'a> {
 
     fn compare(&self, before: &SlotRecord) -> Result<FilesByIngredient, ExecuteError> {
         let op = self.copying.op;
+        // What the walk found makes room for the earlier layer's list.
+        return_small_blocks();
         let by_name = |changes| FilesByIngredient::from([(FILES.to_owned(), changes)]);
         let Some(layer) = before.layer else { return Ok(FilesByIngredient::new()) };
         if !self.archives()?.is_empty() {
