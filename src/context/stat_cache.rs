@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::Builder;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::Statx;
@@ -105,7 +106,10 @@ impl Loaded {
     /// What [`StatCache::save`] wrote; `None` where a single bit is different.
     fn read(path: &Path) -> Option<Loaded> {
         let file = fs::File::open(path).ok()?;
-        let mut bytes = vec![0; file.metadata().ok()?.len().try_into().ok()?];
+        let length = file.metadata().ok()?.len().try_into().ok()?;
+        // A damaged one may be longer than there is memory.
+        Vec::<u8>::new().try_reserve_exact(length).ok()?;
+        let mut bytes = vec![0; length];
         let parts = bytes.len().div_ceil(PART + CHECKSUM);
         let body = bytes.len().checked_sub(parts * CHECKSUM).filter(|body| body.div_ceil(PART) == parts)?;
         let readers = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
@@ -120,9 +124,12 @@ impl Loaded {
             };
             let mut shares = shares.enumerate();
             let own = shares.next();
-            let others: Vec<_> = shares.map(|share| scope.spawn(move || read(share))).collect();
+            let start = |share| Builder::new().spawn_scoped(scope, move || read(share));
+            let others: io::Result<Vec<_>> = shares.map(start).collect();
             let own = own.is_some_and(read);
-            others.into_iter().fold(own, |whole, other| other.join().unwrap_or(false) && whole)
+            // Where no thread can be started, the cache counts as empty, too.
+            others
+                .is_ok_and(|others| others.into_iter().fold(own, |whole, other| other.join().unwrap_or(false) && whole))
         });
         bytes.truncate(body);
         let (entries, rest) = bytes.strip_prefix(MAGIC).filter(|_| is_whole)?.as_chunks::<ENTRY>();
@@ -278,8 +285,8 @@ fn are_whole(content: &[u8], checksums: &[u8]) -> bool {
     parts.eq(checksums.as_chunks().0.iter().map(|checksum| Digest::from_bytes(*checksum)))
 }
 
-/// Magic, entries sorted by key (so the same cache has the same bytes; of two with one key the new one), and the sha256 of
-/// each [`PART`] of that.
+/// Magic, entries sorted by key (so the same cache has the same bytes; of two with one key the new one), and the sha256
+/// of each [`PART`] of that.
 fn write_merged<'a>(
     out: &mut dyn Write,
     old: impl Iterator<Item = &'a [u8; ENTRY]>,
@@ -492,6 +499,21 @@ mod tests {
         cache.record(identity(1, 10), known(b"one"), now());
         cache.save().unwrap();
         assert_eq!(fs::read(&file).unwrap(), good, "a damaged cache is replaced");
+    }
+
+    #[test]
+    fn a_part_ends_where_it_is_full() {
+        for (sizes, parts) in
+            [(&[PART][..], 1), (&[PART - 1, 1], 1), (&[PART, 1], 2), (&[2 * PART], 2), (&[1, 3 * PART], 4)]
+        {
+            let mut out = Vec::new();
+            let mut written = Parts { out: &mut out, hasher: Hasher::new(), filled: 0, checksums: Vec::new() };
+            sizes.iter().for_each(|size| written.put(&vec![7; *size]).unwrap());
+            written.finish().unwrap();
+            let body: usize = sizes.iter().sum();
+            assert_eq!(out.len(), body + parts * CHECKSUM, "{sizes:?}");
+            assert!(are_whole(&out[..body], &out[body..]), "{sizes:?}");
+        }
     }
 
     #[test]

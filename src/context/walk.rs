@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
-use std::iter::Peekable;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -42,7 +42,8 @@ pub(super) struct Reader {
     pub(super) cache: StatCache,
     /// A device that said it has no extended attributes; asking again for each file would cost a call each.
     without_xattrs: AtomicU64,
-    /// Link groups of files with several names, by device and inode.
+    /// Link groups of files with several names, by device and inode. They are numbered as they are come to by several
+    /// threads: a number says nothing beyond this reader.
     links: Mutex<HashMap<(u64, u64), u64>>,
 }
 
@@ -223,9 +224,30 @@ fn is_absent(error: &io::Error) -> bool {
 struct Walk<'a> {
     reader: &'a Reader,
     enter: &'a (dyn Fn(&[u8]) -> bool + Sync),
-    found: Mutex<HashMap<Vec<u8>, Vec<Found>>>,
+    found: Mutex<Listed>,
     failed: AtomicBool,
     error: Mutex<Option<io::Error>>,
+}
+
+/// What was found, in the order in which directories were read.
+#[derive(Default)]
+struct Listed {
+    /// In one block of memory, which is a large one where there are many: it goes back to the system.
+    entries: Vec<Option<Found>>,
+    /// Where the sorted entries of each directory are.
+    directories: HashMap<Vec<u8>, Range<usize>>,
+}
+
+impl Listed {
+    fn add(&mut self, directory: Vec<u8>, entries: Vec<Found>) {
+        let start = self.entries.len();
+        self.entries.extend(entries.into_iter().map(Some));
+        self.directories.insert(directory, start..self.entries.len());
+    }
+
+    fn path(&self, at: usize) -> Option<&[u8]> {
+        self.entries.get(at)?.as_ref().map(|entry| entry.path.as_slice())
+    }
 }
 
 /// Everything below a directory that the rules leave, sorted by bytes. `enter` says whether the content of a directory
@@ -244,7 +266,7 @@ pub(super) fn walk(
         return Err(error);
     }
     let found = walk.found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let hollow = hollow(&found);
+    let hollow = hollow(&found.entries);
     Ok(Sorted::new(found, path).filter(move |entry| !hollow.contains(&entry.path)))
 }
 
@@ -269,7 +291,7 @@ impl<'a> Walk<'a> {
             let (path, inner, excluded) = (entry.path.clone(), scope.enter(&entry.path), entry.excluded);
             tasks.spawn(move |tasks| self.directory(tasks, path, &inner, excluded));
         }
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(path, found);
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).add(path, found);
     }
 
     /// The entries of one directory that are part of the context, or may hold something that is, sorted.
@@ -296,8 +318,8 @@ impl<'a> Walk<'a> {
 }
 
 /// Excluded directories in which nothing was re-included.
-fn hollow(found: &HashMap<Vec<u8>, Vec<Found>>) -> HashSet<Vec<u8>> {
-    let all = || found.values().flatten();
+fn hollow(found: &[Option<Found>]) -> HashSet<Vec<u8>> {
+    let all = || found.iter().flatten();
     let mut hollow: HashSet<Vec<u8>> = all().filter(|entry| entry.excluded).map(|entry| entry.path.clone()).collect();
     if hollow.is_empty() {
         return hollow;
@@ -314,28 +336,27 @@ fn hollow(found: &HashMap<Vec<u8>, Vec<Found>>) -> HashSet<Vec<u8>> {
 /// Puts directories whose entries are sorted into one order, that of the bytes of whole paths. To sort all paths would
 /// take as long as a third of the walk.
 struct Sorted {
-    /// Directories that were not come to yet.
-    found: HashMap<Vec<u8>, Vec<Found>>,
-    /// The directory that is listed and those above it.
+    found: Listed,
+    /// The directory that is gone through and those above it.
     open: Vec<Opened>,
 }
 
-/// A directory that is listed.
+/// A directory that is gone through.
 struct Opened {
-    entries: Peekable<std::vec::IntoIter<Found>>,
+    /// Its entries that were not come to yet.
+    entries: Range<usize>,
     /// Directories that were listed themselves, and that other entries come before the contents of (`a-b` stands before
     /// `a/b`): the last one is the first to be entered.
     waiting: Vec<Vec<u8>>,
 }
 
 impl Opened {
-    fn new(entries: Vec<Found>) -> Opened {
-        Opened { entries: entries.into_iter().peekable(), waiting: Vec::new() }
+    fn new(entries: Range<usize>) -> Opened {
+        Opened { entries, waiting: Vec::new() }
     }
 
-    /// The directory whose contents come next.
-    fn entered(&mut self) -> Option<Vec<u8>> {
-        let next = self.entries.peek().map(|entry| entry.path.as_slice());
+    /// The directory whose contents come next, where that is not the `next` entry of this one.
+    fn entered(&mut self, next: Option<&[u8]>) -> Option<Vec<u8>> {
         self.waiting.pop_if(|directory| match next.and_then(|next| next.strip_prefix(directory.as_slice())) {
             Some(rest) => rest.first() > Some(&b'/'),
             None => true,
@@ -344,8 +365,8 @@ impl Opened {
 }
 
 impl Sorted {
-    fn new(mut found: HashMap<Vec<u8>, Vec<Found>>, root: &[u8]) -> Sorted {
-        let open = found.remove(root).map(Opened::new).into_iter().collect();
+    fn new(mut found: Listed, root: &[u8]) -> Sorted {
+        let open = found.directories.remove(root).map(Opened::new).into_iter().collect();
         Sorted { found, open }
     }
 }
@@ -355,17 +376,70 @@ impl Iterator for Sorted {
 
     fn next(&mut self) -> Option<Found> {
         loop {
-            let listed = self.open.last_mut()?;
-            if let Some(directory) = listed.entered() {
-                self.open.extend(self.found.remove(&directory).map(Opened::new));
-            } else if let Some(entry) = listed.entries.next() {
-                if self.found.contains_key(&entry.path) {
-                    listed.waiting.push(entry.path.clone());
+            let opened = self.open.last_mut()?;
+            let next = Some(opened.entries.start).filter(|at| *at < opened.entries.end);
+            if let Some(directory) = opened.entered(next.and_then(|at| self.found.path(at))) {
+                self.open.extend(self.found.directories.remove(&directory).map(Opened::new));
+            } else if let Some(at) = opened.entries.next() {
+                let entry = self.found.entries[at].take()?;
+                if entry.node.is_directory() && self.found.directories.contains_key(&entry.path) {
+                    opened.waiting.push(entry.path.clone());
                 }
                 return Some(entry);
             } else {
                 self.open.pop();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tree::Time;
+
+    fn found(path: &[u8], kind: Kind) -> Found {
+        let node = Node { kind, ..Node::directory(Time::default()) };
+        Found { path: path.to_vec(), node, excluded: false }
+    }
+
+    proptest! {
+        /// Names with bytes on both sides of the slash, of which several are the beginnings of others.
+        #[test]
+        fn directories_are_put_in_the_order_of_whole_paths(
+            paths in prop::collection::btree_set("([ab][ !.0-]{0,2}/){0,3}[ab][ !.0-]{0,2}", 0..60),
+            unread in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        ) {
+            let mut contents: HashMap<Vec<u8>, Vec<Found>> = HashMap::from([(Vec::new(), Vec::new())]);
+            let mut all: Vec<Vec<u8>> = Vec::new();
+            for path in paths.iter().map(String::as_bytes) {
+                let ends = (0..path.len()).filter(|at| path[*at] == b'/').chain([path.len()]);
+                all.extend(ends.map(|end| path[..end].to_vec()));
+            }
+            all.sort_unstable();
+            all.dedup();
+            let is_directory = |path: &[u8]| all.iter().any(|other| parent(other) == path);
+            let directories: Vec<&Vec<u8>> = all.iter().filter(|path| is_directory(path)).collect();
+            // Directories that were not entered.
+            let unread: Vec<&Vec<u8>> = match directories.is_empty() {
+                true => Vec::new(),
+                false => unread.iter().map(|index| *index.get(&directories)).collect(),
+            };
+            let is_hidden = |path: &[u8]| unread.iter().any(|closed| path.starts_with(&[closed, &b"/"[..]].concat()));
+            all.iter().filter(|path| !is_hidden(path)).for_each(|path| {
+                let kind = if is_directory(path) { Kind::Directory } else { Kind::Fifo };
+                if is_directory(path) && !unread.contains(&path) {
+                    contents.entry(path.clone()).or_default();
+                }
+                contents.entry(parent(path).to_vec()).or_default().push(found(path, kind));
+            });
+            let mut listed = Listed::default();
+            contents.into_iter().for_each(|(directory, entries)| listed.add(directory, entries));
+            let expected: Vec<&Vec<u8>> = all.iter().filter(|path| !is_hidden(path)).collect();
+            let sorted: Vec<Vec<u8>> = Sorted::new(listed, b"").map(|entry| entry.path).collect();
+            prop_assert_eq!(sorted.iter().collect::<Vec<_>>(), expected);
         }
     }
 }

@@ -32,7 +32,6 @@ use crate::layer::view::MergedView;
 use crate::layer::write::DIALECT;
 use crate::plan::{CopyFrom, CopyOp, Link, Op, Parents, Source};
 use crate::store::StepRecord;
-use crate::sys::memory::return_small_blocks;
 use crate::tree::{self, Kind, Node, Time, View};
 
 /// Where the paths of one COPY are looked up.
@@ -335,8 +334,6 @@ impl Work<'_> {
             let base = reused.base.short();
             self.task.note(format!("warning: layer {base} in the store is damaged and was taken out of use"));
         }
-        // What the walk found, and what was known of the earlier layer.
-        return_small_blocks();
         let written = layers::Origin { dialect: Some(DIALECT), ..layers::Origin::default() };
         let write = |out: &mut dyn Write| write_recipe(&recipe.entries, &request.sources, out).map(drop);
         layers.create_from(self.wanted(), written, write)

@@ -17,15 +17,3 @@ pub fn return_large_blocks() {
     #[cfg(target_env = "gnu")]
     debug_assert_eq!(is_set, 1, "malloc refuses its own option");
 }
-
-/// Returns what was freed in small blocks, as far as whole pages are free. It takes about a millisecond for each 10 MB.
-///
-/// What was found of a large context is freed while it becomes a list of what is copied; no other thread would use that
-/// memory, as each has its own.
-pub fn return_small_blocks() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: the call works on malloc's own lists, under malloc's own locks.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}

@@ -94,7 +94,7 @@ impl<V> PathMap<V> {
             // Two sorted runs: merged in one pass.
             all.sort_by(|one, other| one.0.cmp(&other.0));
         }
-        // Entries of the same size take the places of what they are made of: a list is longer than what it was grown to hold.
+        // Entries of the same size take the places of what they are made of, and the list was grown to hold more.
         let mut entries: Vec<E> =
             all.into_iter().filter_map(|(path, value)| value.map(|value| entry(path, value))).collect();
         entries.shrink_to_fit();

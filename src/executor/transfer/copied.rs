@@ -14,7 +14,9 @@ use crate::executor::step::{Make, Work};
 use crate::executor::{ExecuteError, Purpose};
 use crate::plan::Link;
 use crate::store::{SlotRecord, StepRecord};
-use crate::sys::memory::return_small_blocks;
+
+/// Entries beyond which what was planned is freed beside the next step.
+const LARGE: usize = 10_000;
 
 /// A copy that is known by content; what has to be looked at is looked at once.
 pub(super) struct Copied<'a> {
@@ -82,8 +84,6 @@ impl<'a> Copied<'a> {
 
     fn compare(&self, before: &SlotRecord) -> Result<FilesByIngredient, ExecuteError> {
         let op = self.copying.op;
-        // What the walk found makes room for the earlier layer's list.
-        return_small_blocks();
         let by_name = |changes| FilesByIngredient::from([(FILES.to_owned(), changes)]);
         let Some(layer) = before.layer else { return Ok(FilesByIngredient::new()) };
         if !self.archives()?.is_empty() {
@@ -115,10 +115,12 @@ impl<'a> Copied<'a> {
 }
 
 impl Drop for Copied<'_> {
-    /// What was planned for a large context takes time to free, and nobody need wait for that.
+    /// What was planned for a large context takes milliseconds to free, which the next step need not wait for.
     fn drop(&mut self) {
-        let planned = (self.by_source.take(), self.placed.take());
-        rayon::spawn(move || drop(planned));
+        let planned = self.by_source.take().or_else(|| self.placed.take());
+        if let Some(planned) = planned.filter(|planned| planned.entries.len() > LARGE) {
+            rayon::spawn(move || drop(planned));
+        }
     }
 }
 

@@ -26,7 +26,6 @@ use crate::layer::index::{Index, Item};
 use crate::layer::write::DIALECT;
 use crate::plan::{CopyFrom, CopyOp};
 use crate::store::{SlotRecord, StepRecord};
-use crate::sys::memory::return_small_blocks;
 use crate::tree::{Kind, View};
 
 /// What became of a copy.
@@ -152,7 +151,6 @@ impl Work<'_> {
         once: &ReadOnce<'_>,
         recipe: &mut Recipe,
     ) -> Result<Option<Digest>, ExecuteError> {
-        return_small_blocks();
         let mut sources = copying.request(None, None, self.services.options.epoch).sources;
         for source in &mut sources {
             if let CopySource::View { view, .. } = source {
