@@ -71,6 +71,8 @@ pub const VARIABLE: &str = "variable ";
 pub const BASE: &str = "base";
 /// The platform.
 pub const PLATFORM: &str = "platform";
+/// Where a copy goes.
+pub const DESTINATION: &str = "destination";
 /// What was named to be copied: what it is counts, not how it is called.
 pub const SOURCES: &str = "source";
 /// Where that was looked up.
@@ -209,8 +211,8 @@ pub fn files_of_mount(name: &str) -> String {
 
 /// What of a mount's options is in the key, but for its kind, its target, what it reads, and what is so anyway.
 fn mount_options(mount: &Mount) -> String {
-    let number = |name: &str, number: Option<String>| number.map(|number| format!("{name}={number}"));
-    let is_directory = |source: &&String| source.as_str() != "/";
+    let option = |name: &str, value: Option<String>| value.map(|value| format!("{name}={value}"));
+    let is_directory = |source: &String| source != "/";
     let access = match (mount.kind, mount.read_only) {
         (MountKind::Bind, Some(false)) => Some("readwrite".to_owned()),
         (MountKind::Bind, Some(true) | None) => Some("readonly".to_owned()),
@@ -218,14 +220,14 @@ fn mount_options(mount: &Mount) -> String {
         (MountKind::Cache | MountKind::Tmpfs | MountKind::Secret | MountKind::Ssh, Some(_) | None) => None,
     };
     let options = [
-        mount.id.as_ref().map(|id| format!("id={id}")),
-        mount.source.as_ref().filter(is_directory).map(|source| format!("source={source}")),
-        number("mode", mount.mode.map(|mode| format!("{mode:04o}"))),
-        number("uid", mount.uid.map(|uid| uid.to_string())),
-        number("gid", mount.gid.map(|gid| gid.to_string())),
+        option("id", mount.id.clone()),
+        option("source", mount.source.clone().filter(is_directory)),
+        option("mode", mount.mode.map(|mode| format!("{mode:04o}"))),
+        option("uid", mount.uid.map(|uid| uid.to_string())),
+        option("gid", mount.gid.map(|gid| gid.to_string())),
         access,
         // Without a target, the variable is what the mount is called by.
-        mount.env.as_ref().filter(|_| mount.target.is_some()).map(|env| format!("env={env}")),
+        option("env", mount.env.clone().filter(|_| mount.target.is_some())),
         mount.required.then(|| "required".to_owned()),
     ];
     options.into_iter().flatten().collect::<Vec<_>>().join(",")
@@ -333,7 +335,7 @@ fn copy_in_words(op: &CopyOp, keyword: &str, content: &Digest) -> Vec<(String, S
         Parents::Drop => Switch::Off,
     };
     let flags = [
-        ("destination", op.destination.clone()),
+        (DESTINATION, op.destination.clone()),
         ("instruction", keyword.to_owned()),
         ("--link", linked.word()),
         ("--chown", text(&op.chown)),

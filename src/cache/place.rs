@@ -25,12 +25,12 @@ pub struct Place<'a> {
 }
 
 /// What the steps of this build do, each as its title says it: a record of one of them is not another's.
-#[derive(Debug, Clone, Default)]
-pub struct Planned<'a> {
-    /// Those of the stage, in order.
-    pub stage: Vec<&'a str>,
-    /// All.
-    pub all: Vec<&'a str>,
+pub trait Planned {
+    /// What the step at a place of the stage does.
+    fn at(&self, ordinal: usize) -> Option<&str>;
+
+    /// Whether any step does this.
+    fn any(&self, text: &str) -> bool;
 }
 
 /// How a step came by its result.
@@ -100,7 +100,7 @@ impl Cache<'_> {
     }
 
     /// What the same instruction, else what stood at its place and was replaced by it, looked like when it was built last.
-    pub fn before(&self, place: Place<'_>, planned: &Planned<'_>) -> Result<Option<SlotRecord>, StoreError> {
+    pub fn before(&self, place: Place<'_>, planned: &impl Planned) -> Result<Option<SlotRecord>, StoreError> {
         let slots = self.slots(place);
         let read = |slot: &Digest| self.store.read_record::<SlotRecord>(RecordKind::Slot, slot);
         let here = read(&slots.place)?;
@@ -109,12 +109,11 @@ impl Cache<'_> {
             return Ok(here);
         }
         let same = read(&slots.text)?;
-        let still_stands =
-            same.as_ref().is_some_and(|same| planned.stage.get(same.ordinal) == Some(&same.text.as_str()));
+        let still_stands = same.as_ref().is_some_and(|same| planned.at(same.ordinal) == Some(same.text.as_str()));
         if same.is_some() && !still_stands {
             return Ok(same);
         }
-        match here.filter(|here| !planned.all.contains(&here.text.as_str())) {
+        match here.filter(|here| !planned.any(&here.text)) {
             Some(edited) => Ok(Some(edited)),
             None if still_stands => Ok(None),
             None => read(&slots.anywhere),
@@ -135,6 +134,19 @@ mod tests {
         Place { stage, text, ordinal, platforms: &[], after: "" }
     }
 
+    /// A build of one stage.
+    struct Stage<'a>(&'a [&'static str]);
+
+    impl Planned for Stage<'_> {
+        fn at(&self, ordinal: usize) -> Option<&str> {
+            self.0.get(ordinal).copied()
+        }
+
+        fn any(&self, text: &str) -> bool {
+            self.0.contains(&text)
+        }
+    }
+
     /// What is found for a place after a build of `RUN a`, `RUN b` and `RUN a` in a stage.
     fn found(place: Place<'_>, planned: &[&'static str]) -> Option<Digest> {
         let folder = tempfile::tempdir().unwrap();
@@ -143,8 +155,7 @@ mod tests {
         for (ordinal, text) in ["RUN a", "RUN b", "RUN a"].into_iter().enumerate() {
             cache.remember(self::place("one", ordinal, text), &key(&ordinal.to_string()), None, Seen::Anew).unwrap();
         }
-        let planned = Planned { stage: planned.to_vec(), all: planned.to_vec() };
-        let before = cache.before(place, &planned).unwrap();
+        let before = cache.before(place, &Stage(planned)).unwrap();
         before.map(|record| record.key)
     }
 

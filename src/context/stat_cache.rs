@@ -292,7 +292,7 @@ fn write_merged<'a>(
     old: impl Iterator<Item = &'a [u8; ENTRY]>,
     new: &[&[u8; ENTRY]],
 ) -> io::Result<()> {
-    let mut parts = Parts { out, hasher: Hasher::new(), filled: 0, checksums: Vec::new() };
+    let mut parts = Parts::new(out);
     parts.put(MAGIC)?;
     let mut new = new.iter().peekable();
     for entry in old {
@@ -318,7 +318,11 @@ struct Parts<'a> {
     checksums: Vec<u8>,
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    fn new(out: &'a mut dyn Write) -> Parts<'a> {
+        Parts { out, hasher: Hasher::new(), filled: 0, checksums: Vec::new() }
+    }
+
     fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         self.out.write_all(bytes)?;
         while self.filled + bytes.len() >= PART {
@@ -507,7 +511,7 @@ mod tests {
             [(&[PART][..], 1), (&[PART - 1, 1], 1), (&[PART, 1], 2), (&[2 * PART], 2), (&[1, 3 * PART], 4)]
         {
             let mut out = Vec::new();
-            let mut written = Parts { out: &mut out, hasher: Hasher::new(), filled: 0, checksums: Vec::new() };
+            let mut written = Parts::new(&mut out);
             sizes.iter().for_each(|size| written.put(&vec![7; *size]).unwrap());
             written.finish().unwrap();
             let body: usize = sizes.iter().sum();

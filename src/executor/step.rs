@@ -128,6 +128,16 @@ pub(super) fn run_step(
     }
 }
 
+impl Planned for Work<'_> {
+    fn at(&self, ordinal: usize) -> Option<&str> {
+        self.stage_texts().nth(ordinal).map(|(_, text)| text)
+    }
+
+    fn any(&self, text: &str) -> bool {
+        self.plan.steps.iter().any(|step| step.text() == text)
+    }
+}
+
 impl Work<'_> {
     /// The root file system that the step continues.
     pub(super) fn parent(&self) -> Result<&StepOutput, ExecuteError> {
@@ -185,11 +195,7 @@ impl Work<'_> {
 
     /// What the same step, or the one that it takes the place of, looked like.
     pub(super) fn before(&self) -> Result<Option<SlotRecord>, ExecuteError> {
-        let planned = Planned {
-            stage: self.stage_texts().map(|(_, text)| text).collect(),
-            all: self.plan.steps.iter().map(Step::text).collect(),
-        };
-        Ok(self.services.cache.before(self.place(), &planned)?)
+        Ok(self.services.cache.before(self.place(), self)?)
     }
 
     /// A key with what else a miss can be explained with.

@@ -314,8 +314,8 @@ impl Store {
     /// Writes a record, replacing an older one whole.
     pub fn write_record<T: Serialize>(&self, kind: RecordKind, name: &Digest, record: &T) -> Result<()> {
         let bytes = serde_json::to_vec(record).expect("records have string keys only");
-        // A slot only explains, or saves a second reading, and a mount's record only names: losing one with the power is no loss, and a build that
-        // changes nothing else has nothing to flush.
+        // A slot only explains, or saves a second reading, and a mount's record only names: losing one with the power is no
+        // loss, and a build that changes nothing else has nothing to flush.
         let _writing =
             if matches!(kind, RecordKind::Slot | RecordKind::Mount) { None } else { Some(self.unflushed.begin()?) };
         self.write_whole(&self.record_path(kind, name), &bytes)

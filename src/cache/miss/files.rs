@@ -128,62 +128,46 @@ fn named(paths: &[&str]) -> String {
 }
 
 impl Difference {
-    /// What files have in common that are told of together.
-    fn group(&self) -> Group {
+    /// Files that differ in the same are told of together, in this order: content first, for that is what most edits change.
+    fn rank(&self) -> usize {
         match self {
-            Difference::Content => Group::Content,
-            Difference::Kind { .. } => Group::Kind,
-            Difference::Target { .. } => Group::Target,
-            Difference::Mode { .. } => Group::Mode,
-            Difference::Owner { .. } => Group::Owner,
-            Difference::Attributes => Group::Attributes,
+            Difference::Content => 0,
+            Difference::Kind { .. } => 1,
+            Difference::Target { .. } => 2,
+            Difference::Mode { .. } => 3,
+            Difference::Owner { .. } => 4,
+            Difference::Attributes => 5,
         }
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Group {
-    Content,
-    Kind,
-    Target,
-    Mode,
-    Owner,
-    Attributes,
-}
-
-/// Content first, for that is what most edits change.
-const GROUPS: [Group; 6] = [Group::Content, Group::Kind, Group::Target, Group::Mode, Group::Owner, Group::Attributes];
-
-impl Group {
-    fn sentence(self, files: &[&ChangedFile]) -> Option<String> {
-        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-        let (first, names) = (files.first()?, named(&paths));
-        let alone = files.len() == 1;
-        Some(match (&first.difference, self) {
-            (Difference::Kind { now }, _) if alone => format!("{names} became {now}"),
-            (Difference::Target { old, new }, _) if alone => format!("{names}: link was {old:?}, is {new:?}"),
-            (Difference::Mode { old, new }, _) if alone => format!("{names}: mode was {old:04o}, is {new:04o}"),
-            (Difference::Owner { old, new }, _) if alone => {
-                format!("{names}: owner was {}:{}, is {}:{}", old.0, old.1, new.0, new.1)
-            }
-            (_, Group::Content) => format!("{names} changed"),
-            (_, Group::Kind) => format!("{names} became something else"),
-            (_, Group::Target) => format!("{names}: links changed"),
-            (_, Group::Mode) => format!("{names}: mode changed"),
-            (_, Group::Owner) => format!("{names}: owner changed"),
-            (_, Group::Attributes) => format!("{names}: extended attributes changed"),
-        })
+/// What is said of files that differ in the same.
+fn sentence(first: &ChangedFile, rest: &[&ChangedFile]) -> String {
+    let paths: Vec<&str> = [first].iter().chain(rest).map(|file| file.path.as_str()).collect();
+    let (names, alone) = (named(&paths), rest.is_empty());
+    match &first.difference {
+        Difference::Content => format!("{names} changed"),
+        Difference::Kind { now } if alone => format!("{names} became {now}"),
+        Difference::Kind { .. } => format!("{names} became something else"),
+        Difference::Target { old, new } if alone => format!("{names}: link was {old:?}, is {new:?}"),
+        Difference::Target { .. } => format!("{names}: links changed"),
+        Difference::Mode { old, new } if alone => format!("{names}: mode was {old:04o}, is {new:04o}"),
+        Difference::Mode { .. } => format!("{names}: mode changed"),
+        Difference::Owner { old, new } if alone => {
+            format!("{names}: owner was {}:{}, is {}:{}", old.0, old.1, new.0, new.1)
+        }
+        Difference::Owner { .. } => format!("{names}: owner changed"),
+        Difference::Attributes => format!("{names}: extended attributes changed"),
     }
 }
 
 impl fmt::Display for FileChanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts = Vec::new();
-        for group in GROUPS {
-            let files: Vec<&ChangedFile> =
-                self.changed.iter().filter(|file| file.difference.group() == group).collect();
-            parts.extend(group.sentence(&files));
-        }
+        let mut changed: Vec<&ChangedFile> = self.changed.iter().collect();
+        changed.sort_by_key(|file| file.difference.rank());
+        let alike = changed.chunk_by(|one, other| one.difference.rank() == other.difference.rank());
+        let mut parts: Vec<String> =
+            alike.filter_map(|files| files.split_first()).map(|(first, rest)| sentence(first, rest)).collect();
         let lists =
             [(&self.added, "added"), (&self.removed, "removed"), (&self.ignored, "left out by the ignore rules now")];
         for (paths, verb) in lists {

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cache::key;
 use crate::cache::miss::{Difference, FileChanges};
 use crate::context::pattern::has_wildcards;
 use crate::digest::Digest;
@@ -114,8 +115,8 @@ impl<'a> Names<'a> {
     ) -> Names<'a> {
         let value = |name: &str| before.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let sources: Vec<String> = op.sources.iter().map(Source::shown).collect();
-        let destination = tree::clean(value("destination").unwrap_or(&op.destination).as_bytes());
-        let same_sources = value(crate::cache::key::SOURCES) == Some(sources.join(" ").as_str());
+        let destination = tree::clean(value(key::DESTINATION).unwrap_or(&op.destination).as_bytes());
+        let same_sources = value(key::SOURCES) == Some(sources.join(" ").as_str());
         Names { op: Some(op), destination, same_sources, is_left_out }
     }
 }
@@ -142,17 +143,17 @@ pub(super) fn between(then: &Then<'_>, now: &Recipe, names: &Names<'_>) -> FileC
 
 /// The same of a copy to another place: what is at the same path below both is compared.
 fn between_places(then: &Then<'_>, now: &Recipe, names: &Names<'_>, destination: &[u8]) -> FileChanges {
-    let old = listed_then(then).filter_map(|(path, listed)| {
-        let below = below(path, &names.destination).filter(|below| !below.is_empty() || !listed.node.is_directory());
-        Some((below?, listed))
-    });
-    let new = listed_now(now).filter_map(|(path, listed)| {
-        let below = below(path, destination).filter(|below| !below.is_empty() || !listed.node.is_directory());
-        Some((below?, listed))
-    });
+    let old = listed_then(then).filter_map(|(path, listed)| copied_to(path, listed, &names.destination));
+    let new = listed_now(now).filter_map(|(path, listed)| copied_to(path, listed, destination));
     let only = || names.op.and_then(|op| op.sources.first()).map(Source::shown).unwrap_or_default();
     let shown = |path: &[u8]| if path.is_empty() { only() } else { String::from_utf8_lossy(path).into_owned() };
     FileChanges::between(old, new, Listed::differs, shown)
+}
+
+/// An entry by its path below a destination; none where it is elsewhere, or the directory itself.
+fn copied_to<'p, 'n>(path: &'p [u8], listed: Listed<'n>, destination: &[u8]) -> Option<(&'p [u8], Listed<'n>)> {
+    let below = below(path, destination)?;
+    (!below.is_empty() || !listed.node.is_directory()).then_some((below, listed))
 }
 
 /// Entry by entry: a context has a hundred thousand files and more.

@@ -1,5 +1,7 @@
 //! What a mount shows: its content for the key, its layer for the command, and how it differs from what it showed before.
 
+use std::io;
+
 use super::changes::{self, Names, Then};
 use super::write::write_recipe;
 use crate::cache::key;
@@ -13,13 +15,22 @@ use crate::executor::step::Work;
 use crate::executor::waiting::Shared;
 use crate::plan::{Mount, MountSource, ResolvedMount, RunOp};
 use crate::store::{MountEvidence, SlotRecord, StepRecord};
-use crate::tree::{self, Time, View};
+use crate::tree::{self, Node, Time, View};
 
 impl Work<'_> {
-    fn view_recipe(&self, view: &dyn View, path: &str) -> Result<Recipe, ExecuteError> {
-        let mut recipe = plan_copy(&mirror(view, path, None), None).map_err(|error| self.copy_error(error))?;
-        recipe.fill_digests(|_, files| digest_all(view, files)).map_err(|error| self.read_error(error))?;
+    /// What is at a path, copied to its own place.
+    fn mirrored(
+        &self,
+        request: &CopyRequest<'_>,
+        digests: impl Fn(&mut [(&[u8], &mut Node)]) -> io::Result<()>,
+    ) -> Result<Recipe, ExecuteError> {
+        let mut recipe = plan_copy(request, None).map_err(|error| self.copy_error(error))?;
+        recipe.fill_digests(|_, files| digests(files)).map_err(|error| self.read_error(error))?;
         Ok(recipe)
+    }
+
+    fn view_recipe(&self, view: &dyn View, path: &str) -> Result<Recipe, ExecuteError> {
+        self.mirrored(&mirror(view, path, None), |files| digest_all(view, files))
     }
 
     /// The content of a path of a view, for a key.
@@ -29,10 +40,7 @@ impl Work<'_> {
 
     fn context_recipe(&self, context: &Context, path: &str) -> Result<Recipe, ExecuteError> {
         let ignored = |path: &[u8]| context.is_ignored(path);
-        let request = mirror(context.view(), path, Some(&ignored));
-        let mut recipe = plan_copy(&request, None).map_err(|error| self.copy_error(error))?;
-        recipe.fill_digests(|_, files| context.digests(files)).map_err(|error| self.read_error(error))?;
-        Ok(recipe)
+        self.mirrored(&mirror(context.view(), path, Some(&ignored)), |files| context.digests(files))
     }
 
     /// The content of a path of a context, for a key.
