@@ -51,6 +51,14 @@ impl Make for Command<'_> {
     }
 }
 
+/// The stream of progress that shows what a command writes to one of its own.
+fn shown_as(stream: sandbox::Stream) -> Stream {
+    match stream {
+        sandbox::Stream::Stdout => Stream::Stdout,
+        sandbox::Stream::Stderr => Stream::Stderr,
+    }
+}
+
 impl Work<'_> {
     pub(super) fn run(&self, op: &RunOp) -> Result<StepOutput, ExecuteError> {
         self.check_allowed(op)?;
@@ -95,6 +103,14 @@ impl Work<'_> {
         }
     }
 
+    fn tell_of_copy(&self, root: &sandbox::Made) {
+        if let sandbox::Made::Copied { refused: Some(reason) } = root {
+            self.task.note(format!(
+                "roots of RUN are copied here, which takes longer than mounting them: {reason}; `rbuild doctor` says more"
+            ));
+        }
+    }
+
     /// Runs the command and makes what it wrote a layer.
     fn run_command(&self, op: &RunOp, key: &Digest, contents: &[Option<Digest>]) -> Result<Digest, ExecuteError> {
         let services = self.services;
@@ -119,23 +135,15 @@ impl Work<'_> {
             ..self.spec(op)?
         };
         let written = Written::new(self.task, Log::new(services.layers.store.log_path(key)), &mounted.secrets);
-        let output = |stream: sandbox::Stream, bytes: &[u8]| {
-            let stream = match stream {
-                sandbox::Stream::Stdout => Stream::Stdout,
-                sandbox::Stream::Stderr => Stream::Stderr,
-            };
-            written.write(stream, bytes);
-        };
+        let output = |stream: sandbox::Stream, bytes: &[u8]| written.write(shown_as(stream), bytes);
         for notice in sandbox.take_notices() {
             services.progress.notice(notice);
         }
         let begun = SystemTime::now();
         let ended = sandbox.run(&spec, &sandbox::Streams::captured(&output), services.cancel);
         let log = written.finish();
-        if let Ok(sandbox::Exit { root: sandbox::Made::Copied { refused: Some(reason) }, .. }) = &ended {
-            self.task.note(format!(
-                "roots of RUN are copied here, which takes longer than mounting them: {reason}; `rbuild doctor` says more"
-            ));
+        if let Ok(exit) = &ended {
+            self.tell_of_copy(&exit.root);
         }
         let (root, result) = match ended {
             Ok(exit) => {

@@ -113,13 +113,7 @@ fn build_with(
     for notice in &request.notices {
         progress.notice(notice.clone());
     }
-    let sandbox = SandboxOptions {
-        base: store.root().join("trees"),
-        isolation: request.isolation,
-        storage: request.storage,
-        limits: request.limits.clone(),
-    };
-    let namespace = Namespace::new(sandbox);
+    let namespace = Namespace::new(sandbox_options(request, store));
     let execute =
         execute_options(request, agents, environment).map_err(|failure| Box::new(BuildFailure::Input(failure)))?;
     let outputs = request.outputs.iter().filter_map(|one| output(request, one)).collect();
@@ -130,11 +124,7 @@ fn build_with(
         options: plan_options(request),
         platforms: request.platforms.clone(),
         contexts: &inputs.contexts,
-        pull: match request.pull {
-            PullPolicy::Missing => Pull::Missing,
-            PullPolicy::Always => Pull::Always,
-            PullPolicy::Never => Pull::Never,
-        },
+        pull: pull(request.pull),
         execute,
         tags: request.tags.clone(),
         outputs,
@@ -165,6 +155,23 @@ fn build_with(
         Action::Plan => planned(&whole).map(|plan| Done::Planned(Box::new(plan))),
     };
     done.map_err(|error| Box::new(BuildFailure::Build(error)))
+}
+
+fn sandbox_options(request: &Request, store: &Store) -> SandboxOptions {
+    SandboxOptions {
+        base: store.root().join("trees"),
+        isolation: request.isolation,
+        storage: request.storage,
+        limits: request.limits.clone(),
+    }
+}
+
+fn pull(policy: PullPolicy) -> Pull {
+    match policy {
+        PullPolicy::Missing => Pull::Missing,
+        PullPolicy::Always => Pull::Always,
+        PullPolicy::Never => Pull::Never,
+    }
 }
 
 /// What was done.
