@@ -27,12 +27,14 @@ pub struct Cache<'a> {
     scope: Digest,
     /// What was made in this build although nothing may come from the cache (`--no-cache`).
     anew: Mutex<BTreeMap<Digest, StepRecord>>,
+    /// How places look that are remembered.
+    remembered: place::Remembered,
 }
 
 impl<'a> Cache<'a> {
     /// A cache over a store; `scope` names the build (context, Dockerfile, platform) that misses are compared within.
     pub fn new(store: &'a Store, scope: Digest) -> Cache<'a> {
-        Cache { store, scope, anew: Mutex::default() }
+        Cache { store, scope, anew: Mutex::default(), remembered: place::Remembered::default() }
     }
 
     /// The record of a step whose layer is still to be had.

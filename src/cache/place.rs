@@ -3,6 +3,9 @@
 //! A step is found again by where it stands and by what it does: the first finds it after an edit of its text, the second
 //! after steps were put in or taken out before it, or its stage got another name.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::Cache;
 use super::key::{Key, WORDS};
 use crate::digest::{Digest, Frame};
@@ -42,6 +45,20 @@ pub enum Seen {
     Anew,
 }
 
+/// Records of places, from when they are remembered until they are written.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    records: Mutex<BTreeMap<Digest, SlotRecord>>,
+    /// Held by who writes: the others find nothing left to be written.
+    pen: Mutex<()>,
+}
+
+impl Remembered {
+    fn records(&self) -> MutexGuard<'_, BTreeMap<Digest, SlotRecord>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The names of a place's records.
 struct Slots {
     /// What stood there.
@@ -73,7 +90,8 @@ impl Cache<'_> {
         }
     }
 
-    /// Remembers how a place looked, for explaining its next miss.
+    /// Remembers how a place looked, for explaining its next miss. It is written by [`Cache::write_remembered`], as what
+    /// comes after a step need not wait for that.
     pub fn remember(&self, place: Place<'_>, key: &Key, layer: Option<Digest>, seen: Seen) -> Result<(), StoreError> {
         let record = SlotRecord {
             key: key.digest,
@@ -87,28 +105,52 @@ impl Cache<'_> {
         };
         let slots = self.slots(place);
         for slot in [slots.place, slots.text] {
-            let before: Option<SlotRecord> = self.store.read_record(RecordKind::Slot, &slot)?;
-            if before.as_ref() != Some(&record) {
-                self.store.write_record(RecordKind::Slot, &slot, &record)?;
+            if self.slot(&slot)?.as_ref() != Some(&record) {
+                self.remembered.records().insert(slot, record.clone());
             }
         }
         // Stages with the same steps take turns here, which a build that finds all of them must not write down each time.
         if seen == Seen::Anew {
-            self.store.write_record(RecordKind::Slot, &slots.anywhere, &record)?;
+            self.remembered.records().insert(slots.anywhere, record);
         }
         Ok(())
+    }
+
+    /// Writes down what was remembered. What cannot be written is kept for the next try.
+    ///
+    /// # Errors
+    /// The store cannot be written to.
+    pub fn write_remembered(&self) -> Result<(), StoreError> {
+        let _pen = self.remembered.pen.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let first = self.remembered.records().first_key_value().map(|(slot, record)| (*slot, record.clone()));
+            let Some((slot, record)) = first else { return Ok(()) };
+            self.store.write_record(RecordKind::Slot, &slot, &record)?;
+            // Found there until it is found in the store, if it is still the same.
+            let mut records = self.remembered.records();
+            if records.get(&slot) == Some(&record) {
+                records.remove(&slot);
+            }
+        }
+    }
+
+    fn slot(&self, name: &Digest) -> Result<Option<SlotRecord>, StoreError> {
+        let remembered = self.remembered.records().get(name).cloned();
+        match remembered {
+            Some(record) => Ok(Some(record)),
+            None => self.store.read_record(RecordKind::Slot, name),
+        }
     }
 
     /// What the same instruction, else what stood at its place and was replaced by it, looked like when it was built last.
     pub fn before(&self, place: Place<'_>, planned: &impl Planned) -> Result<Option<SlotRecord>, StoreError> {
         let slots = self.slots(place);
-        let read = |slot: &Digest| self.store.read_record::<SlotRecord>(RecordKind::Slot, slot);
-        let here = read(&slots.place)?;
+        let here = self.slot(&slots.place)?;
         // Of several that do the same in a stage, the one that stood here.
         if here.as_ref().is_some_and(|here| here.text == place.text) {
             return Ok(here);
         }
-        let same = read(&slots.text)?;
+        let same = self.slot(&slots.text)?;
         let still_stands = same.as_ref().is_some_and(|same| planned.at(same.ordinal) == Some(same.text.as_str()));
         if same.is_some() && !still_stands {
             return Ok(same);
@@ -116,7 +158,7 @@ impl Cache<'_> {
         match here.filter(|here| !planned.any(&here.text)) {
             Some(edited) => Ok(Some(edited)),
             None if still_stands => Ok(None),
-            None => read(&slots.anywhere),
+            None => self.slot(&slots.anywhere),
         }
     }
 }
@@ -157,6 +199,38 @@ mod tests {
         }
         let before = cache.before(place, &Stage(planned)).unwrap();
         before.map(|record| record.key)
+    }
+
+    #[test]
+    fn what_is_remembered_is_found_at_once_and_by_others_once_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let cache = Cache::new(&store, Digest::of(b"scope"));
+        let place = place("one", 0, "RUN a");
+        let found = |cache: &Cache<'_>| cache.before(place, &Stage(&[])).unwrap().map(|record| record.key);
+        let other = || Cache::new(&store, Digest::of(b"scope"));
+        cache.remember(place, &key("1"), None, Seen::Anew).unwrap();
+        assert_eq!((found(&cache), found(&other())), (Some(key("1").digest), None));
+        cache.write_remembered().unwrap();
+        assert_eq!((found(&cache), found(&other())), (Some(key("1").digest), Some(key("1").digest)));
+        assert!(cache.remembered.records().is_empty());
+        cache.remember(place, &key("2"), None, Seen::Again).unwrap();
+        assert_eq!((found(&cache), found(&other())), (Some(key("2").digest), Some(key("1").digest)));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let cache = Cache::new(&store, Digest::of(b"scope"));
+        cache.remember(place("one", 0, "RUN a"), &key("1"), None, Seen::Again).unwrap();
+        let (slots, away) = (folder.path().join("slots"), folder.path().join("away"));
+        std::fs::rename(&slots, &away).unwrap();
+        assert!(cache.write_remembered().is_err());
+        std::fs::rename(&away, &slots).unwrap();
+        assert_eq!(cache.remembered.records().len(), 2);
+        cache.write_remembered().unwrap();
+        assert_eq!(std::fs::read_dir(&slots).unwrap().count(), 2);
     }
 
     #[test]

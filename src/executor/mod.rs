@@ -256,6 +256,8 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
                         .unwrap_or_else(|_| Err(ExecuteError::panicked("carry out a step")));
                     // The loop outlives every step, so there is always somebody to hear.
                     sender.send((number, result)).expect("the owner loop listens");
+                    // While what waits for the step begins. What fails is tried again at the end, where it is told.
+                    drop(services.cache.write_remembered());
                 };
                 crew.give(scope, Box::new(work));
                 running += 1;
@@ -282,11 +284,13 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
         }
     });
     let removal = services.layers.namespace.begin_removal();
+    let written = services.cache.write_remembered();
     match failure {
         Some(error) => Err(error),
         None if services.cancel.is_cancelled() => Err(ExecuteError::Cancelled),
         None => {
             removal?;
+            written?;
             Ok(outputs.into_iter().map(|output| output.expect("every step is done")).collect())
         }
     }

@@ -27,6 +27,7 @@ use super::streams::{self, ChildEnds};
 use super::wire::{self, Reply};
 use super::{connector, entry, mounts, overlay, privileges, recorder, standard, stubs};
 use crate::rootfs::RootDir;
+use crate::sys::descriptors::{self, StandardStreams};
 use crate::sys::process::{self, Forked, SingleThreaded};
 
 /// Why a step failed, in words.
@@ -362,7 +363,8 @@ fn shim(setup: SetUp, command: Pid) -> ! {
         fail(&job, "take all power from the shim", reason);
     }
     COMMAND.store(command.as_raw_nonzero().get(), Ordering::Relaxed);
-    match crate::sys::descriptors::keep_only(job, wait_as_pid_1) {
+    // The command's streams are not the shim's: main sees their end with the command's, not a little later.
+    match descriptors::keep_only(job, StandardStreams::Closed, wait_as_pid_1) {
         Ok(()) | Err(_) => process::exit_now(125),
     }
 }

@@ -29,7 +29,7 @@ use super::spec::Status;
 use super::trial;
 use super::wire::{self, Job, Reply};
 use super::worker::{self, Worker};
-use crate::sys::descriptors;
+use crate::sys::descriptors::{self, StandardStreams};
 use crate::sys::process::{self, Forked, Namespaces, SingleThreaded};
 
 /// `argv[0]` of a holder.
@@ -61,7 +61,7 @@ pub(super) fn enter_if_holder(workers: &'static [Worker]) {
     }
     match detach() {
         // The parent's descriptors that were inherited by accident are closed: workers must not see them.
-        Ok(control) => match descriptors::keep_only(control, go_on) {
+        Ok(control) => match descriptors::keep_only(control, StandardStreams::Kept, go_on) {
             Ok(()) | Err(_) => process::exit_now(125),
         },
         Err(_) => process::exit_now(125),
@@ -338,7 +338,7 @@ impl Holder {
             Forked::Parent { child, .. } => Ok(child),
             Forked::Child => {
                 self.forget_others();
-                match descriptors::keep_only(socket, recorder::record) {
+                match descriptors::keep_only(socket, StandardStreams::Kept, recorder::record) {
                     Ok(()) | Err(_) => process::exit_now(125),
                 }
             }
@@ -350,7 +350,7 @@ impl Holder {
             Forked::Parent { child, .. } => Ok(child),
             Forked::Child => {
                 self.forget_others();
-                match descriptors::keep_only(socket, attach::attach) {
+                match descriptors::keep_only(socket, StandardStreams::Kept, attach::attach) {
                     Ok(()) | Err(_) => process::exit_now(125),
                 }
             }

@@ -3,21 +3,40 @@
 //! Mount points have to exist in a layer when the overlay is mounted, and where they have to be depends on the links
 //! in the other layers (`/var/run -> /run`). Only names and types are answered; see [`crate::tree`].
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::tree::{Kind, Node, Time, View, components};
 
 use super::overlay::as_path;
 
 /// Trees in overlayfs form, top first.
-pub(super) struct Layers(pub(super) Vec<PathBuf>);
+pub(super) struct Layers {
+    trees: Vec<PathBuf>,
+    /// Of directories that were asked for: the layers that are seen through each. Mount points share theirs.
+    directories: Mutex<BTreeMap<Vec<u8>, Arc<[usize]>>>,
+}
 
 impl Layers {
+    pub(super) fn new(trees: Vec<PathBuf>) -> Layers {
+        let all = (Vec::new(), (0..trees.len()).collect());
+        Layers { trees, directories: Mutex::new(BTreeMap::from([all])) }
+    }
+
+    fn known(&self, directory: &[u8]) -> Option<Arc<[usize]>> {
+        self.directories.lock().unwrap_or_else(PoisonError::into_inner).get(directory).cloned()
+    }
+
+    fn path(&self, layer: usize, path: &[u8]) -> PathBuf {
+        self.trees[layer].join(as_path(path))
+    }
+
     /// What is there in one layer; `None` where it has nothing of that name.
     fn look(&self, layer: usize, path: &[u8]) -> io::Result<Option<std::fs::Metadata>> {
-        match std::fs::symlink_metadata(self.0[layer].join(as_path(path))) {
+        match std::fs::symlink_metadata(self.path(layer, path)) {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -26,7 +45,7 @@ impl Layers {
 
     fn is_opaque(&self, layer: usize, path: &[u8]) -> bool {
         let mut value = [0; 2];
-        let full = self.0[layer].join(as_path(path));
+        let full = self.path(layer, path);
         // `y` hides what is below; `x` only says that whiteouts of the other form are inside.
         matches!(rustix::fs::lgetxattr(full, "user.overlay.opaque", &mut value), Ok(1) if value[0] == b'y')
     }
@@ -34,18 +53,20 @@ impl Layers {
 
 impl View for Layers {
     fn node(&self, path: &[u8]) -> io::Result<Option<Node>> {
-        // The layers that are seen through the directory walked so far.
-        let mut seen: Vec<usize> = (0..self.0.len()).collect();
         let mut kind = Kind::Directory;
         let mut done = Vec::new();
         for component in components(path) {
             if kind != Kind::Directory {
                 return Ok(None);
             }
+            let above = self.known(&done).unwrap_or_default();
             done = crate::tree::join(&done, &component);
+            if self.known(&done).is_some() {
+                continue;
+            }
             let mut directories = Vec::new();
             let mut other = None;
-            for layer in seen {
+            for &layer in above.iter() {
                 let Some(found) = self.look(layer, &done)? else { continue };
                 if !found.is_dir() {
                     other = Some((layer, found));
@@ -58,13 +79,16 @@ impl View for Layers {
             }
             kind = match (directories.is_empty(), other) {
                 (false, _) => Kind::Directory,
-                (true, Some((layer, found))) => match kind_of(&found, || self.0[layer].join(as_path(&done)))? {
+                (true, Some((layer, found))) => match kind_of(&found, || self.path(layer, &done))? {
                     Some(kind) => kind,
                     None => return Ok(None),
                 },
                 (true, None) => return Ok(None),
             };
-            seen = directories;
+            if kind == Kind::Directory {
+                let mut known = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+                known.insert(done.clone(), directories.into());
+            }
         }
         Ok(Some(Node { kind, ..Node::directory(Time::default()) }))
     }
@@ -107,7 +131,7 @@ mod tests {
         std::os::unix::fs::symlink("../run", layer("top/var")).unwrap();
         std::os::unix::fs::symlink("/nowhere/else", layer("top/etc/resolv.conf")).unwrap();
         std::fs::write(layer("top/etc/hosts"), "").unwrap();
-        let layers = Layers(vec![layer("top"), layer("bottom")]);
+        let layers = Layers::new(vec![layer("top"), layer("bottom")]);
         let found = |path: &str| {
             let resolved = resolve(&layers, path.as_bytes(), Last::Follow).unwrap();
             (String::from_utf8(resolved.path).unwrap(), resolved.node.map(|node| node.is_directory()))

@@ -187,7 +187,7 @@ fn open_merged(
     let space = setup.order.work.path().join(format!("copied-{number}"));
     make_directory(&space)?;
     let copy = space.join("root");
-    let resolved = resolve(&Layers(lowers.clone()), source, Last::Follow)?;
+    let resolved = resolve(&Layers::new(lowers.clone()), source, Last::Follow)?;
     copied::copy_part(&lowers, &resolved.path, &copy)?;
     let found = rustix::fs::open(&copy, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     setup.shown.push(copy);

@@ -23,7 +23,7 @@ const DIRECTORY: &str = "stubs";
 const STANDARD: &[(&str, Shape)] = &[("proc", Shape::Directory), ("sys", Shape::Directory), ("dev", Shape::Directory)];
 
 pub(super) fn lay(setup: &mut SetUp) -> Result<(), Reason> {
-    let layers = Layers(setup.order.lowers.iter().map(|lower| lower.path().to_owned()).collect());
+    let layers = Layers::new(setup.order.lowers.iter().map(|lower| lower.path().to_owned()).collect());
     let mut missing = BTreeMap::new();
     let mut look = |target: &str, shape| -> Result<Below, Reason> {
         let resolved = resolve(&layers, target.as_bytes(), Last::Follow).doing(format!("{target:?}"))?;

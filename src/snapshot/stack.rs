@@ -1,9 +1,10 @@
 //! The merged view of trees on disk, for looking a few names up without mounting anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags, RawDir};
 
@@ -17,7 +18,12 @@ use crate::tree::{self, Kind, Node, Time, View};
 /// is for content and types.
 pub struct StackView {
     roots: Vec<RootDir>,
+    /// Of directories that were asked for: the trees in which each is seen, highest first.
+    directories: Mutex<BTreeMap<Vec<u8>, Arc<[usize]>>>,
 }
+
+/// How many directories are remembered at most.
+const MOST_DIRECTORIES: usize = 256;
 
 /// What one tree says of a path.
 enum Found {
@@ -37,12 +43,12 @@ enum Opacity {
 impl StackView {
     /// Opens the trees, highest first.
     pub fn open(trees: &[PathBuf]) -> io::Result<StackView> {
-        Ok(StackView { roots: trees.iter().map(|tree| RootDir::open(tree)).collect::<io::Result<_>>()? })
+        Ok(StackView::new(trees.iter().map(|tree| RootDir::open(tree)).collect::<io::Result<_>>()?))
     }
 
     /// A view of trees that are open already, highest first.
     pub fn new(roots: Vec<RootDir>) -> StackView {
-        StackView { roots }
+        StackView { roots, directories: Mutex::default() }
     }
 
     /// The highest tree that shows a path, with what it has there.
@@ -53,17 +59,17 @@ impl StackView {
     /// The trees that show a path, highest first and so many at most, with what each has there.
     fn layers(&self, path: &[u8], most: usize) -> io::Result<Vec<(usize, Node)>> {
         let mut shown = Vec::new();
-        for (number, root) in self.roots.iter().enumerate() {
-            match ancestors_and_self(root, path)? {
-                (Found::Node(node, opacity), below) => {
+        for &number in self.parents(path)?.iter() {
+            match look(&self.roots[number], path)? {
+                Found::Nothing => {}
+                Found::Hidden => break,
+                Found::Node(node, opacity) => {
                     let merges = node.is_directory() && opacity == Opacity::Merged;
                     shown.push((number, node));
-                    if !merges || below == Below::Hidden || shown.len() == most {
+                    if !merges || shown.len() == most {
                         break;
                     }
                 }
-                (Found::Hidden, _) | (Found::Nothing, Below::Hidden) => break,
-                (Found::Nothing, Below::Visible) => {}
             }
         }
         // A file below a directory is hidden by it.
@@ -71,37 +77,53 @@ impl StackView {
         shown.truncate(directories.max(1));
         Ok(shown)
     }
-}
 
-/// Whether lower trees still count for a path.
-#[derive(PartialEq, Eq)]
-enum Below {
-    Visible,
-    Hidden,
-}
+    /// The trees that can have something at a path: those whose directory above it is seen, highest first. Each directory is
+    /// looked for once, as there are many trees, and few of them have it.
+    fn parents(&self, path: &[u8]) -> io::Result<Arc<[usize]>> {
+        let parts = tree::components(path);
+        let mut seen: Arc<[usize]> = (0..self.roots.len()).collect();
+        let mut prefix: Vec<u8> = Vec::new();
+        for part in parts.iter().take(parts.len().saturating_sub(1)) {
+            prefix = tree::join(&prefix, part);
+            let known = self.directories().get(&prefix).cloned();
+            seen = match known {
+                Some(known) => known,
+                None => {
+                    let found: Arc<[usize]> = self.directories_in(&seen, &prefix)?.into();
+                    let mut directories = self.directories();
+                    if directories.len() >= MOST_DIRECTORIES {
+                        directories.clear();
+                    }
+                    directories.insert(prefix.clone(), Arc::clone(&found));
+                    found
+                }
+            };
+        }
+        Ok(seen)
+    }
 
-fn ancestors_and_self(root: &RootDir, path: &[u8]) -> io::Result<(Found, Below)> {
-    let mut prefix: Vec<u8> = Vec::new();
-    let mut below = Below::Visible;
-    let parts = tree::components(path);
-    for (number, part) in parts.iter().enumerate() {
-        prefix = tree::join(&prefix, part);
-        let is_last = number + 1 == parts.len();
-        match look(root, &prefix)? {
-            Found::Nothing => return Ok((Found::Nothing, below)),
-            Found::Hidden => return Ok((Found::Hidden, Below::Hidden)),
-            Found::Node(node, opacity) if is_last => return Ok((Found::Node(node, opacity), below)),
-            Found::Node(node, opacity) => {
-                if !node.is_directory() {
-                    return Ok((Found::Hidden, Below::Hidden));
+    /// Those of some trees, highest first, whose directory at a path is seen.
+    fn directories_in(&self, trees: &[usize], path: &[u8]) -> io::Result<Vec<usize>> {
+        let mut found = Vec::new();
+        for &number in trees {
+            match look(&self.roots[number], path)? {
+                Found::Nothing => {}
+                Found::Node(node, opacity) if node.is_directory() => {
+                    found.push(number);
+                    if opacity == Opacity::Opaque {
+                        break;
+                    }
                 }
-                if opacity == Opacity::Opaque {
-                    below = Below::Hidden;
-                }
+                Found::Hidden | Found::Node(..) => break,
             }
         }
+        Ok(found)
     }
-    Ok((look(root, b"")?, below))
+
+    fn directories(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Arc<[usize]>>> {
+        self.directories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn look(root: &RootDir, path: &[u8]) -> io::Result<Found> {

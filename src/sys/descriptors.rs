@@ -25,12 +25,25 @@ pub fn begin_writing_back(file: impl AsFd, from: u64, length: u64) -> io::Result
     Ok(())
 }
 
-/// Closes every descriptor from 3 on but one, then goes on in `next`, from where there is no way back.
+/// What becomes of the standard streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandardStreams {
+    /// They stay open.
+    Kept,
+    /// They are closed, so that who reads what others write to them sees the end when those end.
+    Closed,
+}
+
+/// Closes every descriptor but one, then goes on in `next`, from where there is no way back.
 ///
 /// `next` is a plain function, so nothing that owned one of the closed descriptors is reachable from it.
-pub fn keep_only(kept: OwnedFd, next: fn(OwnedFd) -> !) -> io::Result<()> {
+pub fn keep_only(kept: OwnedFd, standard: StandardStreams, next: fn(OwnedFd) -> !) -> io::Result<()> {
     let number = kept.as_raw_fd();
-    let ranges = [(3, number - 1), (number + 1, i32::MAX)];
+    let least = match standard {
+        StandardStreams::Kept => 3,
+        StandardStreams::Closed => 0,
+    };
+    let ranges = [(least, number - 1), (number + 1, i32::MAX)];
     for (first, last) in ranges {
         if first <= last {
             // SAFETY: no memory is passed. Owners of these descriptors exist in frames below this one only, and

@@ -49,7 +49,7 @@ pub(super) fn plan(setup: &mut SetUp) -> Result<(), Reason> {
 /// Trees, a path in them that leads through no link, and what is there.
 fn part(lowers: &[Bytes], source: &Bytes) -> Result<(Vec<PathBuf>, Vec<u8>, PartKind), Reason> {
     let lowers: Vec<PathBuf> = lowers.iter().map(|lower| lower.path().to_owned()).collect();
-    let path = resolve(&Layers(lowers.clone()), &source.0, Last::Follow)?.path;
+    let path = resolve(&Layers::new(lowers.clone()), &source.0, Last::Follow)?.path;
     let kind = copied::part_kind(&lowers, &path)?;
     Ok((lowers, path, kind))
 }
