@@ -365,7 +365,7 @@ impl Build<'_> {
     fn prepare(&self, commands: Commands) -> Result<Prepared<'_>, BuildError> {
         let started = SystemTime::now();
         let (dockerfile, warnings) = self.load_dockerfile()?;
-        let layers = Layers::new(self.store, self.registry, self.namespace);
+        let layers = self.with_early_uploads(Layers::new(self.store, self.registry, self.namespace));
         let dated = self.dated(&dockerfile)?;
         if commands == Commands::Run {
             self.check_commands_before_pulling(&dockerfile, &dated, &layers)?;

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::assemble::Assembled;
-use super::{Build, BuildError, Built, Layering};
+use super::{Build, BuildError, Built, FileTimes, Layering};
 use crate::attest::{Attestation, Attested, Form, Reach};
 use crate::digest::{Digest, VerifyReader};
 use crate::executor::{BlobForm, ExecuteError, Layers, Reuse, abreast};
@@ -128,6 +128,18 @@ impl Build<'_> {
         is_push && output.reuse == Reuse::AsPulled && output.is_in_one_place() && self.layering == Layering::PerStep
     }
 
+    /// Layers that new ones of this build are sent from while they are made: to the first registry, if it gets them as the
+    /// steps made them, and in one repository.
+    pub(super) fn with_early_uploads<'l>(&self, layers: Layers<'l>) -> Layers<'l> {
+        let pushed = self.outputs.iter().find(|output| matches!(output.kind, OutputKind::Registry(_)));
+        let is_as_made = self.times == FileTimes::Keep && self.layering == Layering::PerStep;
+        let pushed = pushed.filter(|output| is_as_made && output.is_in_one_place());
+        match pushed.and_then(|output| Some((output.names.first()?, output.blob))) {
+            Some((name, form)) => layers.sent_early(name, form),
+            None => layers,
+        }
+    }
+
     /// Makes every output, one after the other: they share their layers' blobs. `index` is what several images are under
     /// in the store.
     pub(super) fn export(
@@ -146,6 +158,7 @@ impl Build<'_> {
             }
             manifest = made.or(manifest);
         }
+        layers.early_uploads().iter().for_each(|early| early.close());
         let config = match (images, exporter.shape) {
             ([only], Shape::Image) => Some(Digest::of(&only.config.to_bytes())),
             _ => None,
@@ -216,7 +229,7 @@ impl Exporter<'_> {
                     PushBy::Tag => output.names.clone(),
                     PushBy::Digest => at_digest(&output.names, &bundle.top().0.digest)?,
                 };
-                push(self.layers.registry, &bundle, &names, task)?;
+                push(self.layers.registry, &bundle, &names, self.layers.early_uploads(), task)?;
                 for (image, name) in images.iter().zip(output.names.iter().cycle()) {
                     self.layers.note_pushed(&image.layers, name)?;
                 }

@@ -28,7 +28,7 @@ impl Layers<'_> {
                 return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
             }
         };
-        let mut ingest = Ingest::start(self.store, Known::default(), None, None).map_err(failed)?;
+        let mut ingest = Ingest::start(self.store, Known::default(), None, None, None).map_err(failed)?;
         let copied = io::copy(&mut decompress(reader).map_err(failed)?, &mut ingest);
         let ingested = ingest.finish();
         match copied {

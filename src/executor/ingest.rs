@@ -16,7 +16,7 @@ use crate::image::media_type::Compression;
 use crate::layer::compress::{Compressor, generation};
 use crate::layer::index::{Index, Indexer};
 use crate::layer::members::ReadyMembers;
-use crate::store::{BlobWriter, Store};
+use crate::store::{BlobWriter, Store, Watch};
 
 /// Bytes handed to the consumers at a time.
 const CHUNK: usize = 256 << 10;
@@ -91,8 +91,14 @@ pub struct Ingest {
 
 impl Ingest {
     /// Starts the consumers: the index, if it is not known, a blob of this form if one is given, and a pipe (to an unpacking
-    /// worker).
-    pub fn start(store: &Store, known: Known, blob: Option<BlobForm>, pipe: Option<OwnedFd>) -> io::Result<Ingest> {
+    /// worker). A large blob can be read by who watches for it while it is written.
+    pub fn start(
+        store: &Store,
+        known: Known,
+        blob: Option<BlobForm>,
+        watch: Option<Watch>,
+        pipe: Option<OwnedFd>,
+    ) -> io::Result<Ingest> {
         let mut queues = Vec::new();
         let mut queue = || {
             let (sender, receiver) = sync_channel(QUEUE);
@@ -112,7 +118,7 @@ impl Ingest {
         let compressor = match blob {
             Some(form) => {
                 let chunks = queue();
-                let writer = store.blob_writer().map_err(io::Error::other)?;
+                let writer = store.blob_writer().map_err(io::Error::other)?.watched_by(watch);
                 Some(spawn("compress", move || compress(&chunks, form, members, writer))?)
             }
             None => None,
@@ -270,7 +276,7 @@ mod tests {
         let store = Store::open(&folder.path().join("store")).unwrap();
         // A device that is always full stands for the pipe's reader, which is told of in the same way as a blob.
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut ingest = Ingest::start(&store, Known::default(), None, Some(full.into())).unwrap();
+        let mut ingest = Ingest::start(&store, Known::default(), None, None, Some(full.into())).unwrap();
         let size = (CHUNK * QUEUE * 4) as u64;
         let node = Node { kind: Kind::File { size, digest: None }, ..Node::directory(Time::default()) };
         let mut tar = TarWriter::new(Vec::new());

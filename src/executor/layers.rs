@@ -17,6 +17,7 @@ pub(super) use digest::{DIGEST, run_digest};
 pub(super) use patch::is_damage;
 pub(super) use write::Origin;
 
+use super::early::Early;
 use super::ingest::{BlobForm, Known};
 use super::namespace::Namespace;
 use super::promised::Promised;
@@ -25,11 +26,12 @@ use super::workers::ImpliedDirectory;
 use super::{ExecuteError, abreast};
 use crate::digest::{Digest, Frame};
 use crate::image::media_type::Compression;
+use crate::image::reference::Reference;
 use crate::layer::index::Index;
 use crate::layer::view::MergedView;
 use crate::owners::table_path;
 use crate::progress::Task;
-use crate::registry::Client;
+use crate::registry::{Client, EarlyUploads};
 use crate::snapshot::Mapping;
 use crate::store::{BlobRecord, LayerRecord, RecordKind, Store, TreeName};
 use crate::tree::{Node, View};
@@ -85,6 +87,7 @@ pub struct Layers<'a> {
     pub(super) available: Mutex<BTreeSet<Digest>>,
     /// Layers that a cache elsewhere has.
     pub(super) promised: Promised,
+    pub(super) early: Early,
 }
 
 /// Opens a layer's tar anew each time it is called.
@@ -106,8 +109,23 @@ impl<'a> Layers<'a> {
     /// Layers of a store; missing blobs come from the registry, trees are made in the namespace.
     pub fn new(store: &'a Store, registry: &'a Client, namespace: &'a Namespace) -> Layers<'a> {
         let (indexes, making, available) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let promised = Promised::default();
-        Layers { store, registry, namespace, indexes, making, swept: Once::new(), available, promised }
+        let (promised, early) = (Promised::default(), Early::default());
+        Layers { store, registry, namespace, indexes, making, swept: Once::new(), available, promised, early }
+    }
+
+    /// The same, where new layers go to the repository of a name while they are made into blobs of this form. Only for those
+    /// that are all part of what is pushed there.
+    pub fn sent_early(mut self, target: &Reference, form: BlobForm) -> Layers<'a> {
+        // What no output wants is kept in a form of its own, and is no part of any.
+        if form != KEPT {
+            self.early = Early::to(self.registry, target, form);
+        }
+        self
+    }
+
+    /// Those on their way.
+    pub fn early_uploads(&self) -> Option<&EarlyUploads> {
+        self.early.uploads()
     }
 
     /// The id mapping of trees. Who asks first has removed what dead processes left of theirs.

@@ -17,6 +17,7 @@ pub mod copy;
 mod crew;
 mod devices;
 mod download;
+mod early;
 mod error;
 mod explain;
 pub mod git;
@@ -237,12 +238,17 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
     let mut outputs: Vec<Option<Arc<StepOutput>>> = vec![None; plan.steps.len()];
     let mut failure: Option<ExecuteError> = None;
     let wanted = step::wanted(plan, services);
+    let is_command = |number: usize| matches!(plan.steps[number].op, Op::Run(_));
+    let mut commands = (0..plan.steps.len()).filter(|number| is_command(*number)).count();
     let (sender, results) = channel();
     let crew = Crew::default();
     std::thread::scope(|scope| {
         let _duty = crew.on_duty();
         let mut running = 0;
         loop {
+            if commands == 0 {
+                services.layers.early.no_command_is_left();
+            }
             while running < services.options.jobs && failure.is_none() && !services.cancel.is_cancelled() {
                 let Some(number) = schedule.next() else { break };
                 let id = StepId::new(number);
@@ -269,6 +275,7 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
             running -= 1;
             match result {
                 Ok(output) => {
+                    commands -= usize::from(is_command(number));
                     outputs[number] = Some(Arc::new(output));
                     schedule.done(number);
                 }

@@ -9,21 +9,28 @@ use crate::attest::AttestationDocuments;
 use crate::image::manifest::Descriptor;
 use crate::image::reference::Reference;
 use crate::progress::Task;
-use crate::registry::Client;
 use crate::registry::push::{PushContent, PushImage, PushIndex, PushLayer};
+use crate::registry::{Client, EarlyUploads};
 
 /// Pushes an image, or several under an index, under its names: to each repository once, and to several at a time.
 ///
-/// A name with a digest is pushed without a tag.
+/// A name with a digest is pushed without a tag. Layers may be on their way to one of the repositories already (`early`).
 ///
 /// # Errors
 /// The first repository that could not be pushed to; the others are as far as they came.
-pub fn push(client: &Client, bundle: &Bundle, names: &[Reference], task: &Task) -> Result<(), ExportError> {
+pub fn push(
+    client: &Client,
+    bundle: &Bundle,
+    names: &[Reference],
+    early: Option<&EarlyUploads>,
+    task: &Task,
+) -> Result<(), ExportError> {
     let repositories = by_repository(names);
     let push_to = |names: &[Reference]| {
         let Some((first, others)) = names.split_first() else { return Ok(()) };
         let tags: Vec<String> = others.iter().filter_map(|name| name.tag()).map(str::to_owned).collect();
-        let pushed = crate::registry::push::push(client, first, &content(bundle, first), &tags, Some(task));
+        let pushed =
+            crate::registry::push::push_begun(client, first, &content(bundle, first), &tags, early, Some(task));
         pushed.map(drop).map_err(|source| ExportError::Push { reference: first.familiar(), source })
     };
     if let [only] = repositories.as_slice() {

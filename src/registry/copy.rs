@@ -328,7 +328,7 @@ fn copy_content(
         content: Content::Layer(open),
         mount_from: &repositories,
     });
-    push_blobs(client, target, pushed.collect(), task, report)?;
+    push_blobs(client, target, pushed.collect(), None, task, report)?;
     for Listed { descriptor, bytes, .. } in &documents {
         // The tag brings it there, too.
         if descriptor.digest != digest || !is_tagged {

@@ -43,7 +43,15 @@ pub(super) type Open<'a> = &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>;
 pub(super) enum Body<'a> {
     None,
     Bytes(&'a [u8]),
-    Stream { digest: Digest, size: u64, open: Open<'a> },
+    Stream {
+        digest: Digest,
+        size: u64,
+        open: Open<'a>,
+    },
+    /// Of a size that nobody knows yet: in pieces, each with its size (RFC 9112, 7.1).
+    Pieces {
+        open: Open<'a>,
+    },
 }
 
 /// Whether a request may be sent again after it may have had an effect.
@@ -233,6 +241,14 @@ impl Transport {
                     return Err(failed(source));
                 }
                 outcome
+            }
+            Body::Pieces { open } => {
+                let transfer = |source| {
+                    let (method, url) = (request.method.to_string(), url.to_string());
+                    RegistryError::Transfer { method, url, source }
+                };
+                let mut content = open().map_err(transfer)?;
+                self.run(&agent, request, builder, SendBody::from_reader(&mut content))
             }
         };
         let response = outcome.map_err(|error| match self.proxies.of(url) {

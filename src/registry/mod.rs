@@ -11,7 +11,7 @@
 //!
 //! It must not know of the store, of layers' content, or of command lines. Files in reading order: [`pull`], [`push`] (whole
 //! images), [`compose`] (indexes), [`copy`]
-//! (images and indexes as they are), `tags`, `blob`, `upload` (their parts), `sources`, `registries`, `configuration` (where names
+//! (images and indexes as they are), `tags`, `blob`, `upload`, `early` (their parts), `sources`, `registries`, `configuration` (where names
 //! lead), `session` (one registry), `auth`, `challenge`, [`credentials`], [`login`], `helper`, `http`, `proxy`, `answer`,
 //! `retry`, `tls`, `url`, `error`. [`service`] lends the connections to caches that are kept elsewhere.
 
@@ -24,6 +24,7 @@ mod configuration;
 pub mod copy;
 pub mod credentials;
 mod download;
+mod early;
 mod error;
 mod helper;
 mod http;
@@ -50,6 +51,7 @@ use std::sync::{Arc, Mutex};
 pub use blob::BlobReader;
 pub use configuration::RegistryFiles;
 pub use download::{Download, DownloadRequest, Downloaded, without_credentials};
+pub use early::{EarlyUploads, Unfinished};
 pub use error::RegistryError;
 pub use proxy::Proxies;
 pub use pull::Resolved;

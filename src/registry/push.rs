@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read};
 
 use super::Client;
+use super::early::{EarlyUpload, EarlyUploads};
 use super::error::RegistryError;
 use super::several::several;
 use super::upload::{MountOutcome, OpenBlob, PushOutcome};
@@ -101,6 +102,21 @@ pub fn push(
     tags: &[String],
     task: Option<&Task>,
 ) -> Result<PushReport, RegistryError> {
+    push_begun(client, target, content, tags, None, task)
+}
+
+/// As [`push`], where blobs may be on their way already.
+///
+/// # Errors
+/// As [`push`].
+pub fn push_begun(
+    client: &Client,
+    target: &Reference,
+    content: &PushContent,
+    tags: &[String],
+    early: Option<&EarlyUploads>,
+    task: Option<&Task>,
+) -> Result<PushReport, RegistryError> {
     let (images, top) = match content {
         PushContent::Image(image) => (std::slice::from_ref(&**image), &image.manifest),
         PushContent::Index(index) => (index.images.as_slice(), &index.index),
@@ -108,7 +124,7 @@ pub fn push(
     let digest = Digest::of(&top.1);
     may_be_named(target, digest)?;
     let mut report = PushReport::new(digest);
-    push_blobs(client, target, blobs_of(images), task, &mut report)?;
+    push_blobs(client, target, blobs_of(images), early, task, &mut report)?;
     if let PushContent::Index(_) = content {
         for image in images {
             let (descriptor, bytes) = &image.manifest;
@@ -171,6 +187,7 @@ pub(super) fn push_blobs(
     client: &Client,
     target: &Reference,
     mut blobs: Vec<Blob<'_>>,
+    early: Option<&EarlyUploads>,
     task: Option<&Task>,
     report: &mut PushReport,
 ) -> Result<(), RegistryError> {
@@ -178,7 +195,7 @@ pub(super) fn push_blobs(
     blobs.retain(|blob| is_distributable(blob.descriptor) && seen.insert(blob.descriptor.digest));
     // Largest first: the one that takes longest shall not be the last to start.
     blobs.sort_by_key(|blob| std::cmp::Reverse(blob.descriptor.size));
-    let outcomes = several(&blobs, |blob| push_one(client, target, blob, task))?;
+    let outcomes = several(&blobs, |blob| push_one(client, target, blob, early, task))?;
     for (outcome, size) in outcomes.into_iter().zip(blobs.iter().map(|blob| blob.descriptor.size)) {
         match outcome {
             PushOutcome::Existed => report.existed += 1,
@@ -196,11 +213,23 @@ fn push_one(
     client: &Client,
     target: &Reference,
     blob: &Blob<'_>,
+    early: Option<&EarlyUploads>,
     task: Option<&Task>,
 ) -> Result<PushOutcome, RegistryError> {
     let Descriptor { digest, size, .. } = blob.descriptor;
+    let early = early.and_then(|early| early.take(target, *digest));
     if client.has_for_push(target, blob.descriptor)? {
+        early.iter().for_each(EarlyUpload::stop);
         return Ok(PushOutcome::Existed);
+    }
+    let mut part = None;
+    let new_part = || task.map(|task| task.part(format!("sha256:{} pushing", digest.short()), *size));
+    if let Some(early) = early {
+        part = new_part();
+        if early.finish(client, target, *digest, &mut part) {
+            part.into_iter().for_each(Part::finish);
+            return Ok(PushOutcome::Uploaded);
+        }
     }
     let elsewhere = blob
         .mount_from
@@ -209,14 +238,17 @@ fn push_one(
     let mut session = None;
     for from in elsewhere {
         match client.mount(target, digest, from.repository()) {
-            Ok(MountOutcome::Mounted) => return Ok(PushOutcome::Mounted),
+            Ok(MountOutcome::Mounted) => {
+                part.into_iter().for_each(Part::finish);
+                return Ok(PushOutcome::Mounted);
+            }
             Ok(MountOutcome::Upload(ready)) => session = Some(ready),
             // It saves work where it works. Whether we may push at all, the upload finds out.
             Err(RegistryError::Connect { host, reason }) => return Err(RegistryError::Connect { host, reason }),
             Err(_) => {}
         }
     }
-    let part: Option<Part> = task.map(|task| task.part(format!("sha256:{} pushing", digest.short()), *size));
+    let part = part.or_else(new_part);
     match &blob.content {
         Content::Layer(open) => client.upload(target, blob.descriptor, &**open, part, session),
         Content::Memory(bytes) => {

@@ -10,7 +10,7 @@ use super::Client;
 use super::answer::Answer;
 use super::auth::Access;
 use super::error::RegistryError;
-use super::http::{Body, Request, upgraded};
+use super::http::{Body, Open, Request, upgraded};
 use super::session::{NO_REGISTRY, refusal};
 use super::url::{Scheme, Url};
 use crate::digest::{Digest, VerifyReader};
@@ -153,6 +153,57 @@ impl Client {
             part.finish();
         }
         Ok(PushOutcome::Uploaded)
+    }
+
+    /// Sends a blob of which neither size nor digest is known yet, as Docker sends every blob: it is there once
+    /// [`Client::complete_upload`] says what it is. It is tried once.
+    pub(super) fn upload_unfinished(
+        &self,
+        reference: &Reference,
+        open: Open<'_>,
+    ) -> Result<UploadSession, RegistryError> {
+        let access = Access::push(reference.repository());
+        let begin = Request::new(Method::POST, self.address(reference, "blobs/uploads/")?).once();
+        let answer = self.send(reference, &access, &begin)?;
+        let session = match answer.status {
+            202 => next_session(&answer, None)?,
+            _ => return Err(refusal(answer, reference, reference.repository())),
+        };
+        answer.discard();
+        let send = Request::new(Method::PATCH, session.url.clone())
+            .header("content-type", "application/octet-stream")
+            .body(Body::Pieces { open })
+            .commits()
+            .once();
+        let sent = self.send(reference, &access, &send).and_then(|answer| match answer.status {
+            201..=204 => {
+                let next = next_session(&answer, Some(&session))?;
+                answer.discard();
+                Ok(next)
+            }
+            _ => Err(refusal(answer, reference, reference.repository())),
+        });
+        if sent.is_err() {
+            // Registries forget uploads that nobody goes on with, but after a week perhaps.
+            drop(self.send(reference, &access, &Request::new(Method::DELETE, session.url).once()));
+        }
+        sent
+    }
+
+    /// Says what the blob is that an upload has brought.
+    pub(super) fn complete_upload(
+        &self,
+        reference: &Reference,
+        session: &UploadSession,
+        digest: Digest,
+    ) -> Result<(), RegistryError> {
+        let url = session.url.with_parameter("digest", &digest.to_string());
+        let request = Request::new(Method::PUT, url).body(Body::Bytes(&[])).commits().once();
+        let answer = self.send(reference, &Access::push(reference.repository()), &request)?;
+        match answer.status {
+            200 | 201 | 204 => taken_as(answer, reference, digest),
+            _ => Err(refusal(answer, reference, reference.repository())),
+        }
     }
 
     /// Sends a blob in chunks at once, which otherwise only a refusal brings about.
@@ -407,15 +458,17 @@ impl Upload<'_> {
         if !matches!(answer.status, 200 | 201 | 204) {
             return Err(self.refused(answer));
         }
-        let claimed = answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
-        answer.discard();
-        match claimed.filter(|claimed| *claimed != self.descriptor.digest) {
-            Some(found) => {
-                let reference = self.reference.to_string();
-                Err(RegistryError::Digest { reference, expected: self.descriptor.digest, found })
-            }
-            None => Ok(()),
-        }
+        taken_as(answer, self.reference, self.descriptor.digest)
+    }
+}
+
+/// Checks that a registry took a blob as what it is.
+fn taken_as(answer: Answer, reference: &Reference, expected: Digest) -> Result<(), RegistryError> {
+    let claimed = answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
+    answer.discard();
+    match claimed.filter(|claimed| *claimed != expected) {
+        Some(found) => Err(RegistryError::Digest { reference: reference.to_string(), expected, found }),
+        None => Ok(()),
     }
 }
 

@@ -36,6 +36,7 @@ mod check;
 mod flush;
 mod format;
 mod gc;
+mod growing;
 mod lock;
 mod naming;
 mod records;
@@ -52,9 +53,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use alone::Alone;
-pub use blobs::BlobWriter;
+pub use blobs::{BlobWriter, Interest, Watch};
 pub use check::{Checked, Damage, DamageKind, Depth, StoredTree};
 pub use gc::{Collected, Entry, EntryKind, Kinds, Policy, Sizes, Usage};
+pub use growing::Growing;
 pub use lock::{Holder, Lock};
 pub use records::{
     BlobRecord, Evidence, FetchedRecord, ImageRecord, LayerRecord, MountEvidence, MountRecord, PatchRecord, RecordKind,

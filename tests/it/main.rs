@@ -33,6 +33,7 @@ mod checks;
 mod cloud;
 mod cloud_cache;
 mod concurrent;
+mod early_push;
 mod edits;
 mod errors;
 mod executor;

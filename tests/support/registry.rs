@@ -260,6 +260,9 @@ fn serve(state: &Mutex<State>, address: SocketAddr, stream: TcpStream) -> io::Re
         }
         request.body = vec![0; length];
         reader.read_exact(&mut request.body)?;
+        if request.headers.get("transfer-encoding").is_some_and(|encoding| encoding == "chunked") {
+            request.body = read_pieces(&mut reader)?;
+        }
         let answer = match &fault {
             Some(Fault::Status(status, headers, text)) => {
                 let mut answer = Answer::new(*status, *text);
@@ -283,6 +286,24 @@ fn serve(state: &Mutex<State>, address: SocketAddr, stream: TcpStream) -> io::Re
         write_answer(&stream, &request, answer, fault)?;
     }
     Ok(())
+}
+
+/// A body whose size nobody knew beforehand (RFC 9112, 7.1).
+fn read_pieces(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let size = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        let start = body.len();
+        // With the end of the line after it.
+        body.resize(start + size + 2, 0);
+        reader.read_exact(&mut body[start..])?;
+        body.truncate(start + size);
+        if size == 0 {
+            return Ok(body);
+        }
+    }
 }
 
 fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
@@ -570,6 +591,7 @@ fn upload(state: &mut State, request: &Request, repository: &str, id: &str) -> A
             }
             None => Answer::error(404, "BLOB_UPLOAD_UNKNOWN"),
         },
+        "DELETE" if state.uploads.remove(id).is_some() => Answer::new(204, ""),
         "GET" if state.uploads.contains_key(id) => {
             let last = state.uploads[id].len().saturating_sub(1);
             Answer::new(204, "").with("location", location(id)).with("range", format!("0-{last}"))

@@ -75,7 +75,8 @@ impl Layers<'_> {
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Ingested> {
         let failed = |error| ExecuteError::writing(layer, error);
-        let mut ingest = Ingest::start(self.store, known, blob, pipe).map_err(failed)?;
+        let watch = blob.and_then(|form| self.early.watch(form));
+        let mut ingest = Ingest::start(self.store, known, blob, watch, pipe).map_err(failed)?;
         let written = write(&mut ingest);
         let ingested = ingest.finish();
         let is_full =

@@ -1,6 +1,6 @@
 //! The client against the registry in this process (each of its faults), and against a real one.
 //!
-//! What can go wrong, and the test that shows what then happens (in `pull`, `push`, `auth`, `places`, `real` and beside the
+//! What can go wrong, and the test that shows what then happens (in `pull`, `push`, `early`, `auth`, `places`, `real` and beside the
 //! code):
 //!
 //! | # | fault | when reading | when writing |
@@ -30,11 +30,13 @@
 //! | 23 | a mirror with any of these | `a_mirror_that_does_not_help_costs_one_question_and_no_build` | never asked |
 //! | 24 | TLS of an unknown authority, for another name, with a client's certificate | `a_real_registry_over_tls_of_a_private_authority` | the same way in |
 //! | 25 | proxies, IPv6 | `a_registry_behind_a_proxy_is_reached_through_it`, `a_registry_on_an_ipv6_address_is_reached` | the same way in |
+//! | 26 | any of these while a blob is sent that is still made | | `what_cannot_be_sent_early_is_pushed_as_any_other` |
 
 mod auth;
 mod compose;
 mod conformance;
 mod copy;
+mod early;
 mod places;
 mod pull;
 mod push;
@@ -85,7 +87,7 @@ fn reference(registry: &Registry, rest: &str) -> Reference {
 #[test]
 fn the_table_of_faults_names_tests_that_exist() {
     let files = [include_str!("auth.rs"), include_str!("places.rs"), include_str!("pull.rs"), include_str!("push.rs")];
-    let all = [&files[..], &[include_str!("real.rs")]].concat().join("\n");
+    let all = [&files[..], &[include_str!("early.rs"), include_str!("real.rs")]].concat().join("\n");
     let rows = include_str!("mod.rs").lines().filter(|line| line.starts_with("//! | "));
     let mut named = 0;
     for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
