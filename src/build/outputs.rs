@@ -128,12 +128,13 @@ impl Build<'_> {
         is_push && output.reuse == Reuse::AsPulled && output.is_in_one_place() && self.layering == Layering::PerStep
     }
 
-    /// Layers that new ones of this build are sent from while they are made: to the first registry, if it gets them as the
-    /// steps made them, and in one repository.
+    /// Layers of which the new ones are sent while they are made: where a push is the first to get them, as the steps made
+    /// them, and in one repository.
     pub(super) fn with_early_uploads<'l>(&self, layers: Layers<'l>) -> Layers<'l> {
-        let pushed = self.outputs.iter().find(|output| matches!(output.kind, OutputKind::Registry(_)));
+        let first = self.outputs.iter().find(|output| output.blob_form().is_some());
         let is_as_made = self.times == FileTimes::Keep && self.layering == Layering::PerStep;
-        let pushed = pushed.filter(|output| is_as_made && output.is_in_one_place());
+        let is_push = |output: &&Output| matches!(output.kind, OutputKind::Registry(_)) && output.is_in_one_place();
+        let pushed = first.filter(|output| is_as_made && is_push(output));
         match pushed.and_then(|output| Some((output.names.first()?, output.blob))) {
             Some((name, form)) => layers.sent_early(name, form),
             None => layers,
@@ -154,11 +155,12 @@ impl Build<'_> {
             let task = self.progress.task(output.title());
             let made = observed(&task, || exporter.make(output, images, &task))?;
             if let (OutputKind::Registry(_), Some(pushed)) = (&output.kind, &made) {
+                // What other outputs and caches have made is not for this registry.
+                layers.early_uploads().iter().for_each(|early| early.close());
                 exporter.sign(pushed, &output.names, &self.signing_keys, self.progress)?;
             }
             manifest = made.or(manifest);
         }
-        layers.early_uploads().iter().for_each(|early| early.close());
         let config = match (images, exporter.shape) {
             ([only], Shape::Image) => Some(Digest::of(&only.config.to_bytes())),
             _ => None,

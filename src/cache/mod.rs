@@ -15,7 +15,7 @@ use std::time::SystemTime;
 
 pub use key::Key;
 pub use miss::MissReason;
-pub use place::{Place, Planned, Seen};
+pub use place::{Pen, Place, Planned, Seen};
 
 use crate::digest::{Digest, Frame};
 use crate::store::{LayerRecord, RecordKind, SlotRecord, StepRecord, Store, StoreError};

@@ -4,7 +4,7 @@
 //! after steps were put in or taken out before it, or its stage got another name.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::Cache;
 use super::key::{Key, WORDS};
@@ -49,8 +49,17 @@ pub enum Seen {
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
     records: Mutex<BTreeMap<Digest, SlotRecord>>,
-    /// Held by who writes: the others find nothing left to be written.
+    /// Held by who writes.
     pen: Mutex<()>,
+}
+
+/// What to do while somebody else writes down what is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pen {
+    /// It is left to him, or to who writes last.
+    IfFree,
+    /// He is waited for.
+    Awaited,
 }
 
 impl Remembered {
@@ -120,8 +129,15 @@ impl Cache<'_> {
     ///
     /// # Errors
     /// The store cannot be written to.
-    pub fn write_remembered(&self) -> Result<(), StoreError> {
-        let _pen = self.remembered.pen.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn write_remembered(&self, pen: Pen) -> Result<(), StoreError> {
+        let _pen = match pen {
+            Pen::Awaited => self.remembered.pen.lock().unwrap_or_else(PoisonError::into_inner),
+            Pen::IfFree => match self.remembered.pen.try_lock() {
+                Ok(pen) => pen,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return Ok(()),
+            },
+        };
         loop {
             let first = self.remembered.records().first_key_value().map(|(slot, record)| (*slot, record.clone()));
             let Some((slot, record)) = first else { return Ok(()) };
@@ -211,7 +227,7 @@ mod tests {
         let other = || Cache::new(&store, Digest::of(b"scope"));
         cache.remember(place, &key("1"), None, Seen::Anew).unwrap();
         assert_eq!((found(&cache), found(&other())), (Some(key("1").digest), None));
-        cache.write_remembered().unwrap();
+        cache.write_remembered(Pen::Awaited).unwrap();
         assert_eq!((found(&cache), found(&other())), (Some(key("1").digest), Some(key("1").digest)));
         assert!(cache.remembered.records().is_empty());
         cache.remember(place, &key("2"), None, Seen::Again).unwrap();
@@ -226,10 +242,10 @@ mod tests {
         cache.remember(place("one", 0, "RUN a"), &key("1"), None, Seen::Again).unwrap();
         let (slots, away) = (folder.path().join("slots"), folder.path().join("away"));
         std::fs::rename(&slots, &away).unwrap();
-        assert!(cache.write_remembered().is_err());
+        assert!(cache.write_remembered(Pen::Awaited).is_err());
         std::fs::rename(&away, &slots).unwrap();
         assert_eq!(cache.remembered.records().len(), 2);
-        cache.write_remembered().unwrap();
+        cache.write_remembered(Pen::Awaited).unwrap();
         assert_eq!(std::fs::read_dir(&slots).unwrap().count(), 2);
     }
 

@@ -1,6 +1,6 @@
 //! Layers that go to a registry while they are compressed.
 //!
-//! Nothing goes before the last command of a build has ended well: a build that fails sends nothing.
+//! Nothing goes while there is a command that could fail, as that is what most builds fail for that fail.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::ingest::BlobForm;
 use crate::digest::Digest;
 use crate::image::reference::Reference;
-use crate::registry::{Client, EarlyUploads, Unfinished};
+use crate::registry::{Begun, Client, EarlyUploads, Unfinished};
 use crate::store::{Growing, Interest, Watch};
 
 /// Where blobs go as soon as they are large; by default nowhere.
 #[derive(Debug, Default)]
 pub(super) struct Early {
     to: Option<Destination>,
-    /// No command is left that could fail.
+    /// No command is left that could fail, and nothing has failed.
     is_time: Arc<AtomicBool>,
 }
 
@@ -33,9 +33,9 @@ impl Early {
         Early { to: Some(Destination { form, uploads }), is_time: Arc::default() }
     }
 
-    /// The last command has ended.
-    pub(super) fn no_command_is_left(&self) {
-        self.is_time.store(true, Ordering::Relaxed);
+    /// Whether it is time: no command is left that could fail, and nothing has failed.
+    pub(super) fn set_time(&self, is_time: bool) {
+        self.is_time.store(is_time, Ordering::Relaxed);
     }
 
     /// Who wants a blob of this form.
@@ -46,8 +46,10 @@ impl Early {
             if !is_time.load(Ordering::Relaxed) {
                 return Interest::NotYet;
             }
-            uploads.begin(Arc::new(Layer(blob.clone())));
-            Interest::Taken
+            match uploads.begin(Arc::new(Layer(blob.clone()))) {
+                Begun::Yes => Interest::Taken,
+                Begun::NotYet => Interest::NotYet,
+            }
         }))
     }
 

@@ -70,8 +70,8 @@ pub use workers::WORKERS;
 
 pub use crate::layer::retime::Retime;
 
-use crate::cache::Cache;
 use crate::cache::remote::Remote;
+use crate::cache::{Cache, Pen};
 use crate::digest::Digest;
 use crate::plan::{BaseKey, Op, Plan, StepId};
 use crate::progress::{Outcome, Progress, Task};
@@ -246,10 +246,9 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
         let _duty = crew.on_duty();
         let mut running = 0;
         loop {
-            if commands == 0 {
-                services.layers.early.no_command_is_left();
-            }
-            while running < services.options.jobs && failure.is_none() && !services.cancel.is_cancelled() {
+            let goes_well = failure.is_none() && !services.cancel.is_cancelled();
+            services.layers.early.set_time(goes_well && commands == 0);
+            while running < services.options.jobs && goes_well && !services.cancel.is_cancelled() {
                 let Some(number) = schedule.next() else { break };
                 let id = StepId::new(number);
                 let known = step::Inputs::new(plan, id, &outputs, wanted[number]);
@@ -263,7 +262,7 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
                     // The loop outlives every step, so there is always somebody to hear.
                     sender.send((number, result)).expect("the owner loop listens");
                     // While what waits for the step begins. What fails is tried again at the end, where it is told.
-                    drop(services.cache.write_remembered());
+                    drop(services.cache.write_remembered(Pen::IfFree));
                 };
                 crew.give(scope, Box::new(work));
                 running += 1;
@@ -291,7 +290,7 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
         }
     });
     let removal = services.layers.namespace.begin_removal();
-    let written = services.cache.write_remembered();
+    let written = services.cache.write_remembered(Pen::Awaited);
     match failure {
         Some(error) => Err(error),
         None if services.cancel.is_cancelled() => Err(ExecuteError::Cancelled),

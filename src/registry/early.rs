@@ -1,20 +1,21 @@
 //! Sends blobs to a repository while they are still made. What comes of it is only asked when the blob is pushed: whatever
-//! went wrong until then, it is pushed as any other.
+//! went wrong until then, it is pushed as any other. What nobody wants in the end is taken back.
 
 use std::fmt::Debug;
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::Client;
-use super::error::RegistryError;
-use super::upload::UploadSession;
 use crate::digest::Digest;
 use crate::image::reference::Reference;
 use crate::progress::Part;
 
 /// Blobs that are sent at a time.
 const MOST: usize = 4;
+/// How long it is waited for that what was sent for nothing is taken back.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A blob that is still made.
 pub trait Unfinished: Debug + Send + Sync {
@@ -28,6 +29,15 @@ pub trait Unfinished: Debug + Send + Sync {
     fn abandon(&self);
 }
 
+/// Whether a blob is sent early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// It is, or it cannot be and need not be offered again.
+    Yes,
+    /// As many as may be are on their way now.
+    NotYet,
+}
+
 /// Blobs on their way to a repository.
 #[derive(Debug)]
 pub struct EarlyUploads {
@@ -37,14 +47,14 @@ pub struct EarlyUploads {
     uploads: Mutex<Option<Vec<EarlyUpload>>>,
 }
 
-/// One of them.
+/// One of them; dropping it takes back what was sent, unless it was finished.
 #[derive(Debug)]
 pub(super) struct EarlyUpload {
     blob: Arc<dyn Unfinished>,
     way: Arc<Way>,
 }
 
-/// How far an upload has come.
+/// How far an upload has come, and what is to become of it: between its thread and who pushes.
 #[derive(Debug, Default)]
 struct Way {
     state: Mutex<State>,
@@ -54,9 +64,22 @@ struct Way {
 #[derive(Debug, Default)]
 struct State {
     sent: u64,
-    /// Nobody wants it any more.
-    is_unwanted: bool,
-    end: Option<Result<UploadSession, RegistryError>>,
+    /// All of it was sent, or that failed.
+    is_sent: bool,
+    verdict: Option<Verdict>,
+    /// Whether the repository has the blob now.
+    outcome: Option<bool>,
+    /// The thread has no more to do.
+    is_over: bool,
+}
+
+/// What is to become of what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It is this blob.
+    Blob(Digest),
+    /// Nobody wants it.
+    Nothing,
 }
 
 impl Way {
@@ -69,36 +92,113 @@ impl Way {
         self.changed.notify_all();
     }
 
-    fn is_unwanted(&self) -> bool {
-        self.state().is_unwanted
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What came of it, once it has ended. `part` shows how far it is meanwhile.
-    fn end(&self, part: &mut Option<Part>) -> Option<UploadSession> {
+    fn is_unwanted(&self) -> bool {
+        self.state().verdict == Some(Verdict::Nothing)
+    }
+
+    fn verdict(&self) -> Verdict {
         let mut state = self.state();
         loop {
-            if let Some(part) = part {
-                part.reset(state.sent);
+            match state.verdict {
+                Some(verdict) => return verdict,
+                None => state = self.wait(state),
             }
-            if let Some(end) = state.end.take() {
-                return end.ok();
+        }
+    }
+
+    /// Waits until it is known whether the repository has the blob. `part` shows how far it is meanwhile.
+    fn outcome(&self, part: &mut Option<Part>) -> bool {
+        let (mut state, mut shown) = (self.state(), 0);
+        loop {
+            let sent = state.sent;
+            if let Some(outcome) = state.outcome {
+                return outcome;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            drop(state);
+            match part {
+                Some(part) if sent < shown => part.reset(sent),
+                Some(part) => part.advance(sent - shown),
+                None => {}
+            }
+            shown = sent;
+            state = self.state();
+            if state.outcome.is_none() && state.sent == sent {
+                state = self.wait(state);
+            }
+        }
+    }
+
+    /// Waits for the thread's end, but not for ever.
+    fn await_end(&self, until: Instant) {
+        let mut state = self.state();
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|_| !state.is_over) {
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
+/// Says that the thread has ended, however it did.
+struct Ending<'a>(&'a Way);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.change(|state| {
+            state.is_sent = true;
+            state.outcome.get_or_insert(false);
+            state.is_over = true;
+        });
+    }
+}
+
 impl EarlyUpload {
-    /// Stops it; what was sent is thrown away by the registry.
-    pub(super) fn stop(&self) {
-        self.way.change(|state| state.is_unwanted = true);
-        self.blob.abandon();
+    /// Says what it is, and waits until the repository has it. False where it has no such blob for that.
+    pub(super) fn finish(&self, digest: Digest, part: &mut Option<Part>) -> bool {
+        self.way.change(|state| {
+            state.verdict.get_or_insert(Verdict::Blob(digest));
+        });
+        self.way.outcome(part)
     }
 
-    /// Waits for its end, and says what it is. False where the repository has no such blob for that.
-    pub(super) fn finish(&self, client: &Client, target: &Reference, digest: Digest, part: &mut Option<Part>) -> bool {
-        let session = self.way.end(part);
-        session.is_some_and(|session| client.complete_upload(target, &session, digest).is_ok())
+    fn stop(&self) {
+        self.way.change(|state| {
+            state.verdict.get_or_insert(Verdict::Nothing);
+        });
+        self.blob.abandon();
+    }
+}
+
+impl Drop for EarlyUpload {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The whole way of a blob, on a thread of its own.
+fn send(client: &Client, target: &Reference, blob: &dyn Unfinished, way: &Way) {
+    let _ending = Ending(way);
+    let Ok(begun) = client.begin_upload(target) else { return };
+    let open = || {
+        way.change(|state| state.sent = 0);
+        Ok(Box::new(Counted { inner: blob.open(), way }) as Box<dyn Read + '_>)
+    };
+    let sent = client.send_unfinished(target, &begun, &open);
+    way.change(|state| state.is_sent = true);
+    let is_there = match &sent {
+        Ok(session) => match way.verdict() {
+            Verdict::Blob(digest) => client.complete_upload(target, session, way.state().sent, digest).is_ok(),
+            Verdict::Nothing => false,
+        },
+        Err(_) => false,
+    };
+    // Who waits need not wait for what is done about a failure.
+    way.change(|state| state.outcome = Some(is_there));
+    if !is_there {
+        // Registries forget uploads that nobody goes on with, but after a week perhaps.
+        client.cancel_upload(target, sent.as_ref().unwrap_or(&begun));
     }
 }
 
@@ -113,22 +213,22 @@ impl EarlyUploads {
     }
 
     /// Begins to send a blob. Where that cannot be begun it is pushed later, as any other.
-    pub fn begin(&self, blob: Arc<dyn Unfinished>) {
+    pub fn begin(&self, blob: Arc<dyn Unfinished>) -> Begun {
         let mut uploads = self.uploads();
-        let Some(uploads) = uploads.as_mut().filter(|uploads| uploads.len() < MOST) else { return };
+        let Some(uploads) = uploads.as_mut() else { return Begun::Yes };
+        if uploads.iter().filter(|upload| !upload.way.state().is_sent).count() >= MOST {
+            return Begun::NotYet;
+        }
         let way = Arc::new(Way::default());
         let work = {
             let (client, target) = (self.client.clone(), self.target.clone());
             let (blob, way) = (Arc::clone(&blob), Arc::clone(&way));
-            move || {
-                let open = || Ok(Box::new(Counted { inner: blob.open(), way: &way }) as Box<dyn Read + '_>);
-                let end = client.upload_unfinished(&target, &open);
-                way.change(|state| state.end = Some(end));
-            }
+            move || send(&client, &target, &*blob, &way)
         };
         if thread::Builder::new().name("push".to_owned()).spawn(work).is_ok() {
             uploads.push(EarlyUpload { blob, way });
         }
+        Begun::Yes
     }
 
     /// Takes what is on its way to this repository and has become this blob.
@@ -142,10 +242,13 @@ impl EarlyUploads {
         Some(uploads.swap_remove(at))
     }
 
-    /// Stops what nobody has taken, and begins nothing any more.
+    /// Takes back what nobody has taken, and begins nothing any more.
     pub fn close(&self) {
-        let left = self.uploads().take();
-        left.iter().flatten().for_each(EarlyUpload::stop);
+        let Some(left) = self.uploads().take() else { return };
+        left.iter().for_each(EarlyUpload::stop);
+        // A process that ends at once would end the threads before they have said so to the registry.
+        let until = Instant::now() + FAREWELL;
+        left.iter().for_each(|upload| upload.way.await_end(until));
     }
 }
 

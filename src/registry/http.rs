@@ -61,6 +61,8 @@ pub(super) enum Retry {
     Idempotent,
     /// Its sender has to start further back.
     Never,
+    /// Whatever it was: its sender has another way.
+    Not,
 }
 
 /// How long an answer may take to begin.
@@ -114,6 +116,11 @@ impl<'a> Request<'a> {
 
     pub fn once(self) -> Request<'a> {
         Request { retry: Retry::Never, ..self }
+    }
+
+    /// Not even where it had no effect for sure.
+    pub fn without_retries(self) -> Request<'a> {
+        Request { retry: Retry::Not, ..self }
     }
 
     pub fn trust(self, trust: Trust) -> Request<'a> {
@@ -426,6 +433,9 @@ pub(super) fn upgraded(from: &Url, to: Url) -> Url {
 
 /// Why a request should be tried again; `None` where the answer stands.
 fn transient(request: &Request<'_>, outcome: &Result<Answer, RegistryError>, retry: u32) -> Option<String> {
+    if request.retry == Retry::Not {
+        return None;
+    }
     match outcome {
         // A request that was refused for its number had no effect, whatever it was.
         Ok(answer) if answer.status == 429 => Some("the registry says: too many requests".to_owned()),

@@ -51,7 +51,7 @@ use std::sync::{Arc, Mutex};
 pub use blob::BlobReader;
 pub use configuration::RegistryFiles;
 pub use download::{Download, DownloadRequest, Downloaded, without_credentials};
-pub use early::{EarlyUploads, Unfinished};
+pub use early::{Begun, EarlyUploads, Unfinished};
 pub use error::RegistryError;
 pub use proxy::Proxies;
 pub use pull::Resolved;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read};
 
 use super::Client;
-use super::early::{EarlyUpload, EarlyUploads};
+use super::early::EarlyUploads;
 use super::error::RegistryError;
 use super::several::several;
 use super::upload::{MountOutcome, OpenBlob, PushOutcome};
@@ -219,14 +219,13 @@ fn push_one(
     let Descriptor { digest, size, .. } = blob.descriptor;
     let early = early.and_then(|early| early.take(target, *digest));
     if client.has_for_push(target, blob.descriptor)? {
-        early.iter().for_each(EarlyUpload::stop);
         return Ok(PushOutcome::Existed);
     }
     let mut part = None;
     let new_part = || task.map(|task| task.part(format!("sha256:{} pushing", digest.short()), *size));
     if let Some(early) = early {
         part = new_part();
-        if early.finish(client, target, *digest, &mut part) {
+        if early.finish(*digest, &mut part) {
             part.into_iter().for_each(Part::finish);
             return Ok(PushOutcome::Uploaded);
         }

@@ -29,6 +29,8 @@ const CHUNK_LIMIT: u64 = 256 << 20;
 pub struct UploadSession {
     url: Url,
     least_chunk: u64,
+    /// Bytes that the registry says it has.
+    stored: Option<u64>,
 }
 
 /// What came of asking a registry to take a blob over from another of its repositories.
@@ -155,55 +157,66 @@ impl Client {
         Ok(PushOutcome::Uploaded)
     }
 
-    /// Sends a blob of which neither size nor digest is known yet, as Docker sends every blob: it is there once
-    /// [`Client::complete_upload`] says what it is. It is tried once.
-    pub(super) fn upload_unfinished(
+    /// Begins an upload, once: there is another way.
+    pub(super) fn begin_upload(&self, reference: &Reference) -> Result<UploadSession, RegistryError> {
+        let begin = Request::new(Method::POST, self.address(reference, "blobs/uploads/")?).without_retries();
+        let answer = self.send(reference, &Access::push(reference.repository()), &begin)?;
+        if answer.status != 202 {
+            return Err(refusal(answer, reference, reference.repository()));
+        }
+        let session = next_session(&answer, None)?;
+        answer.discard();
+        Ok(session)
+    }
+
+    /// Sends a blob of which neither size nor digest is known yet, as Docker sends every blob, once. It is there when
+    /// [`Client::complete_upload`] has said what it is.
+    pub(super) fn send_unfinished(
         &self,
         reference: &Reference,
+        session: &UploadSession,
         open: Open<'_>,
     ) -> Result<UploadSession, RegistryError> {
-        let access = Access::push(reference.repository());
-        let begin = Request::new(Method::POST, self.address(reference, "blobs/uploads/")?).once();
-        let answer = self.send(reference, &access, &begin)?;
-        let session = match answer.status {
-            202 => next_session(&answer, None)?,
-            _ => return Err(refusal(answer, reference, reference.repository())),
-        };
-        answer.discard();
         let send = Request::new(Method::PATCH, session.url.clone())
             .header("content-type", "application/octet-stream")
             .body(Body::Pieces { open })
             .commits()
-            .once();
-        let sent = self.send(reference, &access, &send).and_then(|answer| match answer.status {
-            201..=204 => {
-                let next = next_session(&answer, Some(&session))?;
-                answer.discard();
-                Ok(next)
-            }
-            _ => Err(refusal(answer, reference, reference.repository())),
-        });
-        if sent.is_err() {
-            // Registries forget uploads that nobody goes on with, but after a week perhaps.
-            drop(self.send(reference, &access, &Request::new(Method::DELETE, session.url).once()));
+            .without_retries();
+        let answer = self.send(reference, &Access::push(reference.repository()), &send)?;
+        if !matches!(answer.status, 201..=204) {
+            return Err(refusal(answer, reference, reference.repository()));
         }
-        sent
+        let stored = stored(&answer);
+        let next = UploadSession { stored, ..next_session(&answer, Some(session))? };
+        answer.discard();
+        Ok(next)
     }
 
-    /// Says what the blob is that an upload has brought.
+    /// Says what the blob is that an upload has brought, of so many bytes.
     pub(super) fn complete_upload(
         &self,
         reference: &Reference,
         session: &UploadSession,
+        size: u64,
         digest: Digest,
     ) -> Result<(), RegistryError> {
         let url = session.url.with_parameter("digest", &digest.to_string());
-        let request = Request::new(Method::PUT, url).body(Body::Bytes(&[])).commits().once();
+        let request = Request::new(Method::PUT, url).body(Body::Bytes(&[])).commits().without_retries();
+        // Something on the way that knows no bodies of unknown size has thrown it away.
+        if session.stored.is_some_and(|stored| stored != size) {
+            return Err(request.invalid("the registry has not got all of the blob"));
+        }
         let answer = self.send(reference, &Access::push(reference.repository()), &request)?;
         match answer.status {
             200 | 201 | 204 => taken_as(answer, reference, digest),
             _ => Err(refusal(answer, reference, reference.repository())),
         }
+    }
+
+    /// Has the registry forget an upload. What goes wrong with that is its own affair.
+    pub(super) fn cancel_upload(&self, reference: &Reference, session: &UploadSession) {
+        let cancel = Request::new(Method::DELETE, session.url.clone()).without_retries();
+        drop(self.send(reference, &Access::push(reference.repository()), &cancel));
     }
 
     /// Sends a blob in chunks at once, which otherwise only a refusal brings about.
@@ -446,12 +459,10 @@ impl Upload<'_> {
         if !matches!(answer.status, 200..=204) {
             return None;
         }
-        let range = answer.header("range")?.trim_start_matches("bytes=").trim();
-        let last: u64 = range.strip_prefix("0-")?.parse().ok()?;
+        let stored = stored(&answer)?;
         let next = next_session(&answer, Some(session)).ok()?;
         answer.discard();
-        // `0-0` is what registries say of an upload without a byte, and nobody sends chunks of one.
-        Some((next, if last == 0 { 0 } else { last + 1 }))
+        Some((next, stored))
     }
 
     fn finished(&self, answer: Answer) -> Result<(), RegistryError> {
@@ -496,6 +507,14 @@ impl AfterFailure {
     }
 }
 
+/// How many bytes of an upload a registry says that it has.
+fn stored(answer: &Answer) -> Option<u64> {
+    let range = answer.header("range")?.trim_start_matches("bytes=").trim();
+    let last: u64 = range.strip_prefix("0-")?.parse().ok()?;
+    // `0-0` is what registries say of an upload without a byte, and nobody sends chunks of one.
+    Some(if last == 0 { 0 } else { last + 1 })
+}
+
 /// Where an upload goes on; a chunk's answer may leave it where it was.
 fn next_session(answer: &Answer, before: Option<&UploadSession>) -> Result<UploadSession, RegistryError> {
     let url = match (answer.header("location"), before) {
@@ -509,7 +528,7 @@ fn next_session(answer: &Answer, before: Option<&UploadSession>) -> Result<Uploa
         return Err(answer.invalid(format!("refused to upload over plain http to {url}")));
     }
     let least_chunk = answer.header("oci-chunk-min-length").and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    Ok(UploadSession { url, least_chunk })
+    Ok(UploadSession { url, least_chunk, stored: None })
 }
 
 struct Counted<'a, R> {

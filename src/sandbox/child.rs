@@ -363,8 +363,13 @@ fn shim(setup: SetUp, command: Pid) -> ! {
         fail(&job, "take all power from the shim", reason);
     }
     COMMAND.store(command.as_raw_nonzero().get(), Ordering::Relaxed);
-    // The command's streams are not the shim's: main sees their end with the command's, not a little later.
-    match descriptors::keep_only(job, StandardStreams::Closed, wait_as_pid_1) {
+    // Of pipes main sees the end with the command's, not a little later. A terminal has an end when nobody has it open, also
+    // while the command could open it again.
+    let standard = match setup.streams {
+        ChildEnds::Terminal(_) => StandardStreams::Kept,
+        _ => StandardStreams::Closed,
+    };
+    match descriptors::keep_only(job, standard, wait_as_pid_1) {
         Ok(()) | Err(_) => process::exit_now(125),
     }
 }

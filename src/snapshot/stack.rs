@@ -107,7 +107,12 @@ impl StackView {
     fn directories_in(&self, trees: &[usize], path: &[u8]) -> io::Result<Vec<usize>> {
         let mut found = Vec::new();
         for &number in trees {
-            match look(&self.roots[number], path)? {
+            // What cannot be looked at is an error where it counts: whoever looks into it may find all in higher trees.
+            let Ok(seen) = look(&self.roots[number], path) else {
+                found.push(number);
+                continue;
+            };
+            match seen {
                 Found::Nothing => {}
                 Found::Node(node, opacity) if node.is_directory() => {
                     found.push(number);

@@ -204,6 +204,17 @@ for_each_user! {
         assert_eq!(leftovers(&rbuild), Vec::<String>::new());
     }
 
+    fn a_terminal_that_nobody_has_open_can_be_opened_again(rbuild) {
+        if let Err(reason) = build(&rbuild) {
+            skip!("{reason}");
+        }
+        let script = "echo early; exec </dev/null >/dev/null 2>&1; sleep 0.3; echo late > /dev/tty";
+        let mut terminal = Terminal::start(&rbuild, &["run", "-it", "--entrypoint", "sh", IMAGE, "-c", script]);
+        terminal.expect("late\r\n");
+        let (code, said) = terminal.finish();
+        assert_eq!(code, Some(0), "{said}");
+    }
+
     fn a_terminal_is_as_before_when_rbuild_is_terminated(rbuild) {
         if let Err(reason) = build(&rbuild) {
             skip!("{reason}");

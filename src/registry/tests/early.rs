@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::super::fake::{Auth, Fault, Registry, digest_of};
 use super::super::push::{PushContent, PushImage, PushLayer, PushReport, push_begun};
-use super::super::{Client, EarlyUploads, Unfinished};
+use super::super::{Begun, Client, EarlyUploads, Unfinished};
 use super::{client, client_of, open_registry, reference};
 use crate::digest::Digest;
 use crate::image::manifest::{Descriptor, Manifest, canonical};
@@ -161,6 +161,9 @@ fn what_cannot_be_sent_early_is_pushed_as_any_other() {
         ("PATCH", Fault::Reset),
         ("PATCH", Fault::ResetInRequest(1 << 20)),
         ("PATCH", Fault::LoseAnswer),
+        // Something on the way has thrown the body away.
+        ("PATCH", Fault::Header("range", "0-0".to_owned())),
+        ("PATCH", Fault::Status(429, vec![], "")),
         ("PUT", Fault::Status(400, vec![], r#"{"errors":[{"code":"DIGEST_INVALID"}]}"#)),
         ("PUT", Fault::Status(404, vec![], "")),
         ("PUT", Fault::Reset),
@@ -197,6 +200,14 @@ fn an_upload_that_nobody_wants_any_more_is_taken_back() {
     let (content, opened) = image(&bytes);
     assert_eq!(pushed(&client(), &registry, &early, &content).existed, 2);
     assert!(opened.try_recv().is_err());
+    comes("it is taken back", || registry.count("DELETE", "/uploads/") == 1);
+
+    // Whether the repository has it cannot be found out.
+    let made = Made::whole(&bytes);
+    early.begin(Arc::new(Shared(Arc::clone(&made))));
+    registry.plan("HEAD", "/blobs/", 1, Fault::Status(403, vec![], ""));
+    push_begun(&client(), &reference(&registry, "a:t"), &content, &[], Some(&early), None).unwrap_err();
+    comes("it is taken back", || registry.count("DELETE", "/uploads/") == 2);
 
     // A build that fails drops what it had begun.
     let made = Arc::new(Made::default());
@@ -222,6 +233,22 @@ fn nothing_is_begun_for_another_repository_or_after_the_end() {
     assert!(registry.blob("b", &digest_of(&bytes)).is_none());
     comes("it was sent", || registry.count("PATCH", "/uploads/") == 1);
     early.close();
+    assert_eq!(registry.count("DELETE", "/uploads/"), 1, "what nobody took is taken back before it is over");
     early.begin(Arc::new(Shared(Made::whole(&bytes))));
     assert_eq!(registry.count("PATCH", "/uploads/"), 1);
+}
+
+#[test]
+fn so_many_are_sent_at_a_time() {
+    let registry = open_registry();
+    let early = EarlyUploads::new(client(), reference(&registry, "a:t"));
+    let made: Vec<Arc<Made>> = (0..5).map(|_| Arc::new(Made::default())).collect();
+    let begin = |number: usize| early.begin(Arc::new(Shared(Arc::clone(&made[number]))));
+    assert_eq!([0, 1, 2, 3].map(begin), [Begun::Yes; 4]);
+    assert_eq!(begin(4), Begun::NotYet);
+    // What was sent makes room, whether or not somebody has asked for it.
+    made[2].add(b"short");
+    made[2].finish();
+    comes("there is room", || begin(4) == Begun::Yes);
+    made.iter().for_each(|made| made.finish());
 }
