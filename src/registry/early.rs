@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Client;
+use super::error::RegistryError;
 use crate::digest::Digest;
 use crate::image::reference::Reference;
 use crate::progress::Part;
@@ -15,7 +16,7 @@ use crate::progress::Part;
 /// Blobs that are sent at a time.
 const MOST: usize = 4;
 /// How long it is waited for that what was sent for nothing is taken back.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A blob that is still made.
 pub trait Unfinished: Debug + Send + Sync {
@@ -43,8 +44,17 @@ pub enum Begun {
 pub struct EarlyUploads {
     client: Client,
     target: Reference,
-    /// `None`: nothing is taken any more.
-    uploads: Mutex<Option<Vec<EarlyUpload>>>,
+    uploads: Mutex<Uploads>,
+}
+
+#[derive(Debug, Default)]
+struct Uploads {
+    /// Those that nobody has taken yet.
+    left: Vec<EarlyUpload>,
+    /// All of them.
+    ways: Vec<Arc<Way>>,
+    /// Nothing is begun any more.
+    are_closed: bool,
 }
 
 /// One of them; dropping it takes back what was sent, unless it was finished.
@@ -187,16 +197,21 @@ fn send(client: &Client, target: &Reference, blob: &dyn Unfinished, way: &Way) {
     };
     let sent = client.send_unfinished(target, &begun, &open);
     way.change(|state| state.is_sent = true);
-    let is_there = match &sent {
+    let completed = match &sent {
         Ok(session) => match way.verdict() {
-            Verdict::Blob(digest) => client.complete_upload(target, session, way.state().sent, digest).is_ok(),
-            Verdict::Nothing => false,
+            Verdict::Blob(digest) => Some(client.complete_upload(target, session, way.state().sent, digest)),
+            Verdict::Nothing => None,
         },
-        Err(_) => false,
+        Err(_) => None,
     };
     // Who waits need not wait for what is done about a failure.
-    way.change(|state| state.outcome = Some(is_there));
-    if !is_there {
+    way.change(|state| state.outcome = Some(matches!(completed, Some(Ok(())))));
+    let may_be_taken = match &completed {
+        Some(Ok(()) | Err(RegistryError::Transfer { .. })) => true,
+        Some(Err(RegistryError::Protocol { status, .. })) => *status >= 500,
+        Some(Err(_)) | None => false,
+    };
+    if !may_be_taken {
         // Registries forget uploads that nobody goes on with, but after a week perhaps.
         client.cancel_upload(target, sent.as_ref().unwrap_or(&begun));
     }
@@ -205,18 +220,20 @@ fn send(client: &Client, target: &Reference, blob: &dyn Unfinished, way: &Way) {
 impl EarlyUploads {
     /// To the repository of a name.
     pub fn new(client: Client, target: Reference) -> EarlyUploads {
-        EarlyUploads { client, target, uploads: Mutex::new(Some(Vec::new())) }
+        EarlyUploads { client, target, uploads: Mutex::default() }
     }
 
-    fn uploads(&self) -> MutexGuard<'_, Option<Vec<EarlyUpload>>> {
+    fn uploads(&self) -> MutexGuard<'_, Uploads> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins to send a blob. Where that cannot be begun it is pushed later, as any other.
     pub fn begin(&self, blob: Arc<dyn Unfinished>) -> Begun {
         let mut uploads = self.uploads();
-        let Some(uploads) = uploads.as_mut() else { return Begun::Yes };
-        if uploads.iter().filter(|upload| !upload.way.state().is_sent).count() >= MOST {
+        if uploads.are_closed {
+            return Begun::Yes;
+        }
+        if uploads.ways.iter().filter(|way| !way.state().is_sent).count() >= MOST {
             return Begun::NotYet;
         }
         let way = Arc::new(Way::default());
@@ -226,7 +243,8 @@ impl EarlyUploads {
             move || send(&client, &target, &*blob, &way)
         };
         if thread::Builder::new().name("push".to_owned()).spawn(work).is_ok() {
-            uploads.push(EarlyUpload { blob, way });
+            uploads.ways.push(Arc::clone(&way));
+            uploads.left.push(EarlyUpload { blob, way });
         }
         Begun::Yes
     }
@@ -237,18 +255,18 @@ impl EarlyUploads {
             return None;
         }
         let mut uploads = self.uploads();
-        let uploads = uploads.as_mut()?;
-        let at = uploads.iter().position(|upload| upload.blob.digest() == Some(digest))?;
-        Some(uploads.swap_remove(at))
+        let at = uploads.left.iter().position(|upload| upload.blob.digest() == Some(digest))?;
+        Some(uploads.left.swap_remove(at))
     }
 
     /// Takes back what nobody has taken, and begins nothing any more.
     pub fn close(&self) {
-        let Some(left) = self.uploads().take() else { return };
-        left.iter().for_each(EarlyUpload::stop);
+        let Uploads { left, ways, .. } =
+            std::mem::replace(&mut *self.uploads(), Uploads { are_closed: true, ..Uploads::default() });
+        drop(left);
         // A process that ends at once would end the threads before they have said so to the registry.
         let until = Instant::now() + FAREWELL;
-        left.iter().for_each(|upload| upload.way.await_end(until));
+        ways.iter().for_each(|way| way.await_end(until));
     }
 }
 

@@ -229,6 +229,11 @@ fn push_one(
             part.into_iter().for_each(Part::finish);
             return Ok(PushOutcome::Uploaded);
         }
+        // The answer may have been lost, not the blob.
+        if client.has_for_push(target, blob.descriptor)? {
+            part.into_iter().for_each(Part::finish);
+            return Ok(PushOutcome::Uploaded);
+        }
     }
     let elsewhere = blob
         .mount_from

@@ -18,8 +18,17 @@ use crate::tree::{self, Kind, Node, Time, View};
 /// is for content and types.
 pub struct StackView {
     roots: Vec<RootDir>,
-    /// Of directories that were asked for: the trees in which each is seen, highest first.
-    directories: Mutex<BTreeMap<Vec<u8>, Arc<[usize]>>>,
+    /// Of directories that were asked for: where each is seen.
+    directories: Mutex<BTreeMap<Vec<u8>, Arc<Seen>>>,
+}
+
+/// In which trees a directory is seen.
+#[derive(Debug)]
+struct Seen {
+    /// Highest first.
+    trees: Vec<usize>,
+    /// A tree below these, with the directory on the way that could not be looked at: an error for who gets as far.
+    unknown: Option<(usize, Vec<u8>)>,
 }
 
 /// How many directories are remembered at most.
@@ -59,18 +68,25 @@ impl StackView {
     /// The trees that show a path, highest first and so many at most, with what each has there.
     fn layers(&self, path: &[u8], most: usize) -> io::Result<Vec<(usize, Node)>> {
         let mut shown = Vec::new();
-        for &number in self.parents(path)?.iter() {
-            match look(&self.roots[number], path)? {
-                Found::Nothing => {}
-                Found::Hidden => break,
+        let above = self.parents(path);
+        let mut is_decided = false;
+        for &number in &above.trees {
+            is_decided = match look(&self.roots[number], path)? {
+                Found::Nothing => false,
+                Found::Hidden => true,
                 Found::Node(node, opacity) => {
                     let merges = node.is_directory() && opacity == Opacity::Merged;
                     shown.push((number, node));
-                    if !merges || shown.len() == most {
-                        break;
-                    }
+                    !merges || shown.len() == most
                 }
+            };
+            if is_decided {
+                break;
             }
+        }
+        if let Some((number, directory)) = above.unknown.as_ref().filter(|_| !is_decided) {
+            look(&self.roots[*number], directory)?;
+            return Err(io::Error::other("a tree changed while it was looked at"));
         }
         // A file below a directory is hidden by it.
         let directories = shown.iter().take_while(|(_, node)| node.is_directory()).count();
@@ -78,11 +94,11 @@ impl StackView {
         Ok(shown)
     }
 
-    /// The trees that can have something at a path: those whose directory above it is seen, highest first. Each directory is
-    /// looked for once, as there are many trees, and few of them have it.
-    fn parents(&self, path: &[u8]) -> io::Result<Arc<[usize]>> {
+    /// The trees that can have something at a path. Each directory is looked for once, as there are many trees, and few of
+    /// them have it.
+    fn parents(&self, path: &[u8]) -> Arc<Seen> {
         let parts = tree::components(path);
-        let mut seen: Arc<[usize]> = (0..self.roots.len()).collect();
+        let mut seen = Arc::new(Seen { trees: (0..self.roots.len()).collect(), unknown: None });
         let mut prefix: Vec<u8> = Vec::new();
         for part in parts.iter().take(parts.len().saturating_sub(1)) {
             prefix = tree::join(&prefix, part);
@@ -90,7 +106,7 @@ impl StackView {
             seen = match known {
                 Some(known) => known,
                 None => {
-                    let found: Arc<[usize]> = self.directories_in(&seen, &prefix)?.into();
+                    let found = Arc::new(self.directories_in(&seen, &prefix));
                     let mut directories = self.directories();
                     if directories.len() >= MOST_DIRECTORIES {
                         directories.clear();
@@ -100,33 +116,33 @@ impl StackView {
                 }
             };
         }
-        Ok(seen)
+        seen
     }
 
-    /// Those of some trees, highest first, whose directory at a path is seen.
-    fn directories_in(&self, trees: &[usize], path: &[u8]) -> io::Result<Vec<usize>> {
-        let mut found = Vec::new();
-        for &number in trees {
-            // What cannot be looked at is an error where it counts: whoever looks into it may find all in higher trees.
-            let Ok(seen) = look(&self.roots[number], path) else {
-                found.push(number);
-                continue;
-            };
-            match seen {
-                Found::Nothing => {}
-                Found::Node(node, opacity) if node.is_directory() => {
-                    found.push(number);
+    /// Those of some trees whose directory at a path is seen.
+    fn directories_in(&self, above: &Seen, path: &[u8]) -> Seen {
+        let mut found = Seen { trees: Vec::new(), unknown: None };
+        for &number in &above.trees {
+            match look(&self.roots[number], path) {
+                Ok(Found::Nothing) => {}
+                Ok(Found::Node(node, opacity)) if node.is_directory() => {
+                    found.trees.push(number);
                     if opacity == Opacity::Opaque {
-                        break;
+                        return found;
                     }
                 }
-                Found::Hidden | Found::Node(..) => break,
+                Ok(Found::Hidden | Found::Node(..)) => return found,
+                Err(_) => {
+                    found.unknown = Some((number, path.to_vec()));
+                    return found;
+                }
             }
         }
-        Ok(found)
+        found.unknown.clone_from(&above.unknown);
+        found
     }
 
-    fn directories(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Arc<[usize]>>> {
+    fn directories(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Arc<Seen>>> {
         self.directories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -277,5 +293,17 @@ mod tests {
         assert_eq!(view.node(b"c").unwrap().unwrap().kind, Kind::Symlink(b"a".to_vec()));
         assert_eq!(view.node(b"c/x").unwrap(), None);
         assert_eq!(view.names(b"").unwrap(), [b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_looked_at_is_no_missing_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let view = StackView::open(&[folder.path().to_owned()]).unwrap();
+        // No name may be that long.
+        let long = [b'a'; 300];
+        for path in [&b"/x"[..], b"/x/y", b"/x"].map(|rest| [&long[..], rest].concat()) {
+            assert_eq!(view.node(&path).unwrap_err().raw_os_error(), Some(libc::ENAMETOOLONG));
+        }
+        assert_eq!(view.node(b"b/x").unwrap(), None);
     }
 }

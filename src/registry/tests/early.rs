@@ -167,15 +167,22 @@ fn what_cannot_be_sent_early_is_pushed_as_any_other() {
         ("PUT", Fault::Status(400, vec![], r#"{"errors":[{"code":"DIGEST_INVALID"}]}"#)),
         ("PUT", Fault::Status(404, vec![], "")),
         ("PUT", Fault::Reset),
+        ("PUT", Fault::LoseAnswer),
+        ("PUT", Fault::Status(429, vec![], "")),
     ] {
         let registry = open_registry();
+        // The config, so that the fault meets the layer.
+        registry.put_blob("a", b"{}");
         registry.plan(method, "/uploads/", 1, fault.clone());
         let client = client();
         let early = EarlyUploads::new(client.clone(), reference(&registry, "a:t"));
         early.begin(Arc::new(Shared(Made::whole(&bytes))));
         comes("the fault", || registry.count(method, "/uploads/") > 0 || method == "PUT");
-        let (content, _opened) = image(&bytes);
+        let (content, opened) = image(&bytes);
         pushed(&client, &registry, &early, &content);
+        // Who has it needs it no more than once.
+        let is_there = matches!(fault, Fault::Reset | Fault::LoseAnswer | Fault::Status(429, ..)) && method == "PUT";
+        assert_eq!(opened.try_recv().is_err(), is_there, "{method} {fault:?}");
         assert!(registry.blob("a", &digest_of(&bytes)) == Some(bytes.clone()), "{method} {fault:?}");
         assert!(registry.manifest("a", "t").is_some(), "{method} {fault:?}");
     }
