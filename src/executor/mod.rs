@@ -14,6 +14,7 @@ mod carried;
 pub mod container;
 pub mod contexts;
 pub mod copy;
+mod course;
 mod crew;
 mod devices;
 mod download;
@@ -73,11 +74,11 @@ pub use crate::layer::retime::Retime;
 use crate::cache::remote::Remote;
 use crate::cache::{Cache, Pen};
 use crate::digest::Digest;
-use crate::plan::{BaseKey, Op, Plan, StepId};
-use crate::progress::{Outcome, Progress, Task};
+use crate::plan::{BaseKey, Plan};
+use crate::progress::Progress;
 use crate::sandbox::{Cancel, Tool};
+use course::Course;
 use crew::Crew;
-use schedule::Schedule;
 
 /// What a build may use.
 pub struct Services<'a> {
@@ -226,38 +227,20 @@ pub struct StepOutput {
 /// # Errors
 /// The first step that fails; steps that ran beside it are stopped first, so nothing is left running.
 pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutput>>, ExecuteError> {
-    let inputs: Vec<Vec<usize>> =
-        plan.steps.iter().map(|step| step.inputs.iter().map(|input| input.index()).collect()).collect();
-    let mut schedule = Schedule::new(&inputs, &plan.critical_path_weights());
-    let tasks: Vec<Option<Task>> = plan
-        .steps
-        .iter()
-        // BuildKit shows no line for scratch either: there is nothing to do.
-        .map(|step| (!matches!(step.op, Op::Scratch(_))).then(|| services.progress.task(step.title.clone())))
-        .collect();
-    let mut outputs: Vec<Option<Arc<StepOutput>>> = vec![None; plan.steps.len()];
-    let mut failure: Option<ExecuteError> = None;
-    let wanted = step::wanted(plan, services);
-    let is_command = |number: usize| matches!(plan.steps[number].op, Op::Run(_));
-    let mut commands = (0..plan.steps.len()).filter(|number| is_command(*number)).count();
+    let mut course = Course::new(plan, services);
     let (sender, results) = channel();
     let crew = Crew::default();
     std::thread::scope(|scope| {
         let _duty = crew.on_duty();
         let mut running = 0;
         loop {
-            let goes_well = failure.is_none() && !services.cancel.is_cancelled();
-            services.layers.early.set_time(goes_well && commands == 0);
-            while running < services.options.jobs && goes_well && !services.cancel.is_cancelled() {
-                let Some(number) = schedule.next() else { break };
-                let id = StepId::new(number);
-                let known = step::Inputs::new(plan, id, &outputs, wanted[number]);
-                let (task, sender) = (tasks[number].clone(), sender.clone());
+            while running < services.options.jobs
+                && let Some((number, step)) = course.next()
+            {
+                let sender = sender.clone();
                 let work = move || {
-                    let silent = Progress::silent().task("");
-                    let run = || step::run_step(plan, id, &known, services, task.as_ref().unwrap_or(&silent));
                     // A step that panics must not leave the loop waiting for it for ever.
-                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step))
                         .unwrap_or_else(|_| Err(ExecuteError::panicked("carry out a step")));
                     // The loop outlives every step, so there is always somebody to hear.
                     sender.send((number, result)).expect("the owner loop listens");
@@ -272,34 +255,15 @@ pub fn execute(plan: &Plan, services: &Services<'_>) -> Result<Vec<Arc<StepOutpu
             }
             let (number, result) = results.recv().expect("the loop holds a sender itself");
             running -= 1;
-            match result {
-                Ok(output) => {
-                    commands -= usize::from(is_command(number));
-                    outputs[number] = Some(Arc::new(output));
-                    schedule.done(number);
-                }
-                Err(error) => {
-                    let is_first = failure.is_none() && !services.cancel.is_cancelled();
-                    if let Some(task) = &tasks[number] {
-                        task.end(if is_first { Outcome::Failed(error.summary()) } else { Outcome::Canceled });
-                    }
-                    failure.get_or_insert(error);
-                    services.cancel.cancel();
-                }
-            }
+            course.ended(number, result);
         }
     });
     let removal = services.layers.namespace.begin_removal();
     let written = services.cache.write_remembered(Pen::Awaited);
-    match failure {
-        Some(error) => Err(error),
-        None if services.cancel.is_cancelled() => Err(ExecuteError::Cancelled),
-        None => {
-            removal?;
-            written?;
-            Ok(outputs.into_iter().map(|output| output.expect("every step is done")).collect())
-        }
-    }
+    let outputs = course.finish()?;
+    removal?;
+    written?;
+    Ok(outputs)
 }
 
 /// Seconds since 1970 as RFC 3339 with a fraction, as BuildKit writes it; whole seconds where a time was asked for.

@@ -7,8 +7,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ureq::http::Method;
+
 use super::Client;
+use super::auth::Access;
 use super::error::RegistryError;
+use super::http::{Body, Open, Request};
+use super::session::refusal;
+use super::upload::{UploadSession, next_session, stored, taken_as};
 use crate::digest::Digest;
 use crate::image::reference::Reference;
 use crate::progress::Part;
@@ -187,6 +193,76 @@ impl Drop for EarlyUpload {
     }
 }
 
+/// An upload that has all of its bytes.
+struct Sent {
+    session: UploadSession,
+    /// Bytes that the registry says it has.
+    stored: Option<u64>,
+}
+
+impl Client {
+    /// Begins an upload, once: there is another way.
+    fn begin_upload(&self, reference: &Reference) -> Result<UploadSession, RegistryError> {
+        let begin = Request::new(Method::POST, self.address(reference, "blobs/uploads/")?).without_retries();
+        let answer = self.send(reference, &Access::push(reference.repository()), &begin)?;
+        if answer.status != 202 {
+            return Err(refusal(answer, reference, reference.repository()));
+        }
+        let session = next_session(&answer, None)?;
+        answer.discard();
+        Ok(session)
+    }
+
+    /// Sends a blob of which neither size nor digest is known yet, as Docker sends every blob, once. It is there when
+    /// [`Client::complete_upload`] has said what it is.
+    fn send_unfinished(
+        &self,
+        reference: &Reference,
+        session: &UploadSession,
+        open: Open<'_>,
+    ) -> Result<Sent, RegistryError> {
+        let send = Request::new(Method::PATCH, session.url.clone())
+            .header("content-type", "application/octet-stream")
+            .body(Body::Pieces { open })
+            .commits()
+            .without_retries();
+        let answer = self.send(reference, &Access::push(reference.repository()), &send)?;
+        if !matches!(answer.status, 201..=204) {
+            return Err(refusal(answer, reference, reference.repository()));
+        }
+        let sent = Sent { session: next_session(&answer, Some(session))?, stored: stored(&answer) };
+        answer.discard();
+        Ok(sent)
+    }
+
+    /// Says what the blob is that an upload has brought, of so many bytes.
+    fn complete_upload(
+        &self,
+        reference: &Reference,
+        sent: &Sent,
+        size: u64,
+        digest: Digest,
+    ) -> Result<(), RegistryError> {
+        let url = sent.session.url.with_parameter("digest", &digest.to_string());
+        let request = Request::new(Method::PUT, url).body(Body::Bytes(&[])).commits().once();
+        // Something on the way that knows no bodies of unknown size has thrown it away.
+        if sent.stored.is_some_and(|stored| stored < size) {
+            return Err(request.invalid("the registry has not got all of the blob"));
+        }
+        let answer = self.send(reference, &Access::push(reference.repository()), &request)?;
+        match answer.status {
+            200 | 201 | 204 => taken_as(answer, reference, digest),
+            _ => Err(refusal(answer, reference, reference.repository())),
+        }
+    }
+
+    /// Has the registry forget an upload. What goes wrong with that is its own affair.
+    fn cancel_upload(&self, reference: &Reference, session: &UploadSession) {
+        let cancel = Request::new(Method::DELETE, session.url.clone()).without_retries();
+        drop(self.send(reference, &Access::push(reference.repository()), &cancel));
+    }
+}
+
 /// The whole way of a blob, on a thread of its own.
 fn send(client: &Client, target: &Reference, blob: &dyn Unfinished, way: &Way) {
     let _ending = Ending(way);
@@ -198,8 +274,8 @@ fn send(client: &Client, target: &Reference, blob: &dyn Unfinished, way: &Way) {
     let sent = client.send_unfinished(target, &begun, &open);
     way.change(|state| state.is_sent = true);
     let completed = match &sent {
-        Ok(session) => match way.verdict() {
-            Verdict::Blob(digest) => Some(client.complete_upload(target, session, way.state().sent, digest)),
+        Ok(sent) => match way.verdict() {
+            Verdict::Blob(digest) => Some(client.complete_upload(target, sent, way.state().sent, digest)),
             Verdict::Nothing => None,
         },
         Err(_) => None,
@@ -213,7 +289,7 @@ fn send(client: &Client, target: &Reference, blob: &dyn Unfinished, way: &Way) {
     };
     if !may_be_taken {
         // Registries forget uploads that nobody goes on with, but after a week perhaps.
-        client.cancel_upload(target, sent.as_ref().unwrap_or(&begun));
+        client.cancel_upload(target, sent.as_ref().map_or(&begun, |sent| &sent.session));
     }
 }
 

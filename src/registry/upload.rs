@@ -10,7 +10,7 @@ use super::Client;
 use super::answer::Answer;
 use super::auth::Access;
 use super::error::RegistryError;
-use super::http::{Body, Open, Request, upgraded};
+use super::http::{Body, Request, upgraded};
 use super::session::{NO_REGISTRY, refusal};
 use super::url::{Scheme, Url};
 use crate::digest::{Digest, VerifyReader};
@@ -27,10 +27,8 @@ const CHUNK_LIMIT: u64 = 256 << 20;
 /// An upload that the registry is ready for.
 #[derive(Debug, Clone)]
 pub struct UploadSession {
-    url: Url,
+    pub(super) url: Url,
     least_chunk: u64,
-    /// Bytes that the registry says it has.
-    stored: Option<u64>,
 }
 
 /// What came of asking a registry to take a blob over from another of its repositories.
@@ -155,68 +153,6 @@ impl Client {
             part.finish();
         }
         Ok(PushOutcome::Uploaded)
-    }
-
-    /// Begins an upload, once: there is another way.
-    pub(super) fn begin_upload(&self, reference: &Reference) -> Result<UploadSession, RegistryError> {
-        let begin = Request::new(Method::POST, self.address(reference, "blobs/uploads/")?).without_retries();
-        let answer = self.send(reference, &Access::push(reference.repository()), &begin)?;
-        if answer.status != 202 {
-            return Err(refusal(answer, reference, reference.repository()));
-        }
-        let session = next_session(&answer, None)?;
-        answer.discard();
-        Ok(session)
-    }
-
-    /// Sends a blob of which neither size nor digest is known yet, as Docker sends every blob, once. It is there when
-    /// [`Client::complete_upload`] has said what it is.
-    pub(super) fn send_unfinished(
-        &self,
-        reference: &Reference,
-        session: &UploadSession,
-        open: Open<'_>,
-    ) -> Result<UploadSession, RegistryError> {
-        let send = Request::new(Method::PATCH, session.url.clone())
-            .header("content-type", "application/octet-stream")
-            .body(Body::Pieces { open })
-            .commits()
-            .without_retries();
-        let answer = self.send(reference, &Access::push(reference.repository()), &send)?;
-        if !matches!(answer.status, 201..=204) {
-            return Err(refusal(answer, reference, reference.repository()));
-        }
-        let stored = stored(&answer);
-        let next = UploadSession { stored, ..next_session(&answer, Some(session))? };
-        answer.discard();
-        Ok(next)
-    }
-
-    /// Says what the blob is that an upload has brought, of so many bytes.
-    pub(super) fn complete_upload(
-        &self,
-        reference: &Reference,
-        session: &UploadSession,
-        size: u64,
-        digest: Digest,
-    ) -> Result<(), RegistryError> {
-        let url = session.url.with_parameter("digest", &digest.to_string());
-        let request = Request::new(Method::PUT, url).body(Body::Bytes(&[])).commits().once();
-        // Something on the way that knows no bodies of unknown size has thrown it away.
-        if session.stored.is_some_and(|stored| stored < size) {
-            return Err(request.invalid("the registry has not got all of the blob"));
-        }
-        let answer = self.send(reference, &Access::push(reference.repository()), &request)?;
-        match answer.status {
-            200 | 201 | 204 => taken_as(answer, reference, digest),
-            _ => Err(refusal(answer, reference, reference.repository())),
-        }
-    }
-
-    /// Has the registry forget an upload. What goes wrong with that is its own affair.
-    pub(super) fn cancel_upload(&self, reference: &Reference, session: &UploadSession) {
-        let cancel = Request::new(Method::DELETE, session.url.clone()).without_retries();
-        drop(self.send(reference, &Access::push(reference.repository()), &cancel));
     }
 
     /// Sends a blob in chunks at once, which otherwise only a refusal brings about.
@@ -474,7 +410,7 @@ impl Upload<'_> {
 }
 
 /// Checks that a registry took a blob as what it is.
-fn taken_as(answer: Answer, reference: &Reference, expected: Digest) -> Result<(), RegistryError> {
+pub(super) fn taken_as(answer: Answer, reference: &Reference, expected: Digest) -> Result<(), RegistryError> {
     let claimed = answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
     answer.discard();
     match claimed.filter(|claimed| *claimed != expected) {
@@ -508,7 +444,7 @@ impl AfterFailure {
 }
 
 /// How many bytes of an upload a registry says that it has.
-fn stored(answer: &Answer) -> Option<u64> {
+pub(super) fn stored(answer: &Answer) -> Option<u64> {
     let range = answer.header("range")?.trim_start_matches("bytes=").trim();
     let last: u64 = range.strip_prefix("0-")?.parse().ok()?;
     // `0-0` is what registries say of an upload without a byte, and nobody sends chunks of one.
@@ -516,7 +452,7 @@ fn stored(answer: &Answer) -> Option<u64> {
 }
 
 /// Where an upload goes on; a chunk's answer may leave it where it was.
-fn next_session(answer: &Answer, before: Option<&UploadSession>) -> Result<UploadSession, RegistryError> {
+pub(super) fn next_session(answer: &Answer, before: Option<&UploadSession>) -> Result<UploadSession, RegistryError> {
     let url = match (answer.header("location"), before) {
         (Some(location), _) => answer.url.join(location),
         (None, Some(before)) => return Ok(before.clone()),
@@ -528,7 +464,7 @@ fn next_session(answer: &Answer, before: Option<&UploadSession>) -> Result<Uploa
         return Err(answer.invalid(format!("refused to upload over plain http to {url}")));
     }
     let least_chunk = answer.header("oci-chunk-min-length").and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    Ok(UploadSession { url, least_chunk, stored: None })
+    Ok(UploadSession { url, least_chunk })
 }
 
 struct Counted<'a, R> {
