@@ -21,8 +21,8 @@ use crate::progress::Part;
 
 /// Blobs that are sent at a time.
 const MOST: usize = 4;
-/// How long it is waited for that what was sent for nothing is taken back.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long it is waited for that what was sent for nothing is taken back: a registry flushes what it has before it answers.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A blob that is still made.
 pub trait Unfinished: Debug + Send + Sync {
@@ -82,6 +82,8 @@ struct State {
     sent: u64,
     /// All of it was sent, or that failed.
     is_sent: bool,
+    /// What was sent is not all of it.
+    is_cut: bool,
     verdict: Option<Verdict>,
     /// Whether the repository has the blob now.
     outcome: Option<bool>,
@@ -120,6 +122,7 @@ impl Way {
         let mut state = self.state();
         loop {
             match state.verdict {
+                _ if state.is_cut => return Verdict::Nothing,
                 Some(verdict) => return verdict,
                 None => state = self.wait(state),
             }
@@ -268,7 +271,7 @@ fn send(client: &Client, target: &Reference, blob: &dyn Unfinished, way: &Way) {
     let _ending = Ending(way);
     let Ok(begun) = client.begin_upload(target) else { return };
     let open = || {
-        way.change(|state| state.sent = 0);
+        way.change(|state| (state.sent, state.is_cut) = (0, false));
         Ok(Box::new(Counted { inner: blob.open(), way }) as Box<dyn Read + '_>)
     };
     let sent = client.send_unfinished(target, &begun, &open);
@@ -352,7 +355,8 @@ impl Drop for EarlyUploads {
     }
 }
 
-/// Counts, and ends when nobody wants more: also in the middle of what is whole.
+/// Counts, and ends when nobody wants more or no more can be had: also in the middle of what is whole. That is an end like any
+/// other, as registries let an upload be taken back only by who knows how much of it they have, which the answer tells.
 struct Counted<'a> {
     inner: Box<dyn Read + Send>,
     way: &'a Way,
@@ -360,11 +364,11 @@ struct Counted<'a> {
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.way.is_unwanted() {
-            return Err(io::Error::other("it is not wanted any more"));
-        }
-        let count = self.inner.read(buffer)?;
-        self.way.change(|state| state.sent += count as u64);
-        Ok(count)
+        let read = if self.way.is_unwanted() { None } else { self.inner.read(buffer).ok() };
+        self.way.change(|state| match read {
+            Some(count) => state.sent += count as u64,
+            None => state.is_cut = true,
+        });
+        Ok(read.unwrap_or(0))
     }
 }

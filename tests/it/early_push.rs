@@ -1,6 +1,7 @@
 //! Large layers go to the registry while they are compressed, once no command is left that could fail.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use crate::harness::Rbuild;
 use crate::image::Image;
@@ -83,6 +84,36 @@ fn a_registry_with_a_password_gets_it_too() {
     rbuild.build(&context, &["-t", &name, "--push"]).succeeded().does_not_say(PASSWORD);
     assert_eq!(early(&registry), 1, "{}", registry.log());
     assert!(pulled(&rbuild, &name).content("/noise") == noise(4));
+}
+
+#[test]
+fn what_the_registry_has_already_is_taken_back() {
+    if let Some(program) = missing_programs(Access::Plain) {
+        skip!("{program} is not installed");
+    }
+    let registry = Registry::start(Access::Plain);
+    let uploads = registry.directory().join("data/docker/registry/v2/repositories/early/app/_uploads");
+    for number in 0..4 {
+        // Of one and the same context, whose copy has the same bytes from each store.
+        let rbuild = rbuild();
+        let context =
+            rbuild.context("same").file("Dockerfile", "FROM scratch\nCOPY noise /noise\n").file("noise", noise(7));
+        let context = context.modified("noise", 1_700_000_000);
+        rbuild.build(&context, &["-t", &registry.name(&format!("early/app:{number}")), "--push"]).succeeded();
+        // This registry keeps a few bytes of its own about an upload that was taken back, but not what was sent.
+        let is_left = || {
+            let mut entries = fs::read_dir(&uploads).into_iter().flatten().flatten();
+            entries.any(|entry| entry.path().join("data").exists())
+        };
+        let until = Instant::now() + Duration::from_secs(20);
+        while is_left() {
+            assert!(Instant::now() < until, "{}", registry.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let done = |line: &&str| line.contains("\"PUT ") && line.contains("/blobs/uploads/");
+    // One layer once, and a config that says when each image was made.
+    assert_eq!(registry.log().lines().filter(done).count(), 5, "{}", registry.log());
 }
 
 #[test]
