@@ -299,7 +299,7 @@ mod tests {
     fn a_directory_that_cannot_be_looked_at_is_no_missing_one() {
         let folder = tempfile::tempdir().unwrap();
         let view = StackView::open(&[folder.path().to_owned()]).unwrap();
-        // No name may be that long.
+        // No name may be that long. The first is asked for twice, as what is known of a directory is kept.
         let long = [b'a'; 300];
         for path in [&b"/x"[..], b"/x/y", b"/x"].map(|rest| [&long[..], rest].concat()) {
             assert_eq!(view.node(&path).unwrap_err().raw_os_error(), Some(libc::ENAMETOOLONG));
