@@ -9,14 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::path::Arg;
-use rustix::process::{
-    DumpableBehavior, Pid, Signal, WaitOptions, fchdir, set_dumpable_behavior, set_parent_process_death_signal,
-};
-use rustix::thread::{Gid, Uid};
+use rustix::process::{DumpableBehavior, Pid, WaitOptions, fchdir, set_dumpable_behavior};
 
+use super::beginning::{Begun, begin};
 use super::command::{self, Outset};
 use super::copied::{Entries, Filled};
 use super::mounts::Shape;
@@ -73,8 +72,8 @@ pub(super) struct SetUp {
     pub(super) filled: Vec<Filled>,
     /// Below the image, if it lacks mount points.
     pub(super) stubs: Option<PathBuf>,
-    /// A directory in memory, for files and for the root to be mounted on.
-    pub(super) scratch: Option<OwnedFd>,
+    /// What was there before the order; not in a chroot.
+    pub(super) begun: Option<Begun>,
     /// Where what the command changes is found: the upper directory, or a copied root.
     pub(super) changes: PathBuf,
     /// Trees that the command sees files of: the image's and those of its mounts, or copies of them.
@@ -85,7 +84,6 @@ pub(super) struct SetUp {
     directory: Option<OwnedFd>,
     /// The host's /proc, through which a process finds itself whatever /proc the image gets.
     pub(super) proc: Option<OwnedFd>,
-    mapped: Option<OwnedFd>,
     pub(super) job: OwnedFd,
 }
 
@@ -100,28 +98,22 @@ impl SetUp {
         Ok(wire::reply(&self.job, reply, &[])?)
     }
 
-    /// The directory in memory; as with the root.
-    pub(super) fn scratch(&self) -> Result<&OwnedFd, Reason> {
-        self.scratch.as_ref().ok_or_else(|| Reason("the scratch directory is not mounted".to_owned()))
+    /// What the first steps left; as with the root.
+    pub(super) fn begun(&self) -> Result<&Begun, Reason> {
+        self.begun.as_ref().ok_or_else(|| Reason("the first steps were not taken".to_owned()))
     }
 }
 
 type Step<'a> = (&'a str, fn(&mut SetUp) -> Result<(), Reason>);
 
-/// In the order in which they are done. What is done, and why just there:
+/// In the order in which they are done, after [`begin`]. What is done, and why just there:
 const STEPS: &[Step<'static>] = &[
-    // Before the maps are written this process has no ids, so nothing could be opened as anybody.
-    ("become root of the user namespace", become_root),
-    // After the change of ids, which clears the signal.
-    ("tie the command's life to the holder", die_with_holder),
+    // Before anything is made that somebody has to clean up.
+    ("see that the command is still wanted", end_if_unwanted),
     // Before the mounts, of which one shows the control groups as this process sees them.
     ("wait to be in the control group", entry::pass_gate),
     // Early, as it takes a while, and through the host's /proc.
     ("have the network connected", connector::attach::ask),
-    // Nothing mounted here may travel to the namespace this one was copied from.
-    ("make mounts private", make_private),
-    // Attached, as Linux before 6.15 clones nothing from a detached mount. In memory, as secrets go there.
-    ("mount a directory in memory", mounts::mount_scratch),
     // While the host's paths are still there; files or directories decides what the stubs are.
     ("open what is to be mounted", mounts::open_sources),
     // Below the image, so that no mount point is ever made in what becomes a layer, and none is cleaned up
@@ -164,22 +156,46 @@ pub(super) struct Given {
     pub(super) connector: Option<OwnedFd>,
 }
 
-/// The whole life of a command's first process.
-pub(super) fn set_up_and_run(job: &OwnedFd, given: Given, proof: SingleThreaded) -> ! {
-    let setup = match receive(job, given) {
-        Ok(setup) => setup,
-        Err(reason) => fail(job, "receive the command", reason),
-    };
-    let setup = match perform(setup) {
-        Ok(setup) => setup,
-        Err((step, reason)) => fail(job, step, reason),
-    };
-    split(setup, proof)
+/// Which step failed, and why.
+pub(super) struct Failed {
+    pub(super) step: &'static str,
+    pub(super) reason: Reason,
 }
 
-fn perform(mut setup: SetUp) -> Result<SetUp, (&'static str, Reason)> {
-    for (name, step) in STEPS {
-        step(&mut setup).map_err(|reason| (*name, reason))?;
+/// The whole life of a command's first process.
+pub(super) fn set_up_and_run(job: &OwnedFd, mut given: Given, proof: SingleThreaded) -> ! {
+    let begun = begin(given.mapped.take(), given.recorder.is_some());
+    go_on(job, given, begun, proof)
+}
+
+/// The whole life of one that is started before there is a command: it begins, and waits to be handed a command's job
+/// socket.
+pub(super) fn begin_and_wait(handover: OwnedFd, mut given: Given, proof: SingleThreaded) -> ! {
+    let begun = begin(given.mapped.take(), given.recorder.is_some());
+    let handed = wire::receive(&handover).ok().flatten().and_then(|(_, descriptors)| descriptors.into_iter().next());
+    drop(handover);
+    match handed {
+        // What went wrong so far is said now, as there is somebody to hear it.
+        Some(job) => go_on(&job, given, begun, proof),
+        // The holder is gone.
+        None => process::exit_now(125),
+    }
+}
+
+/// Takes the order off the socket whatever went wrong before, as one that is closed with something unread loses what was
+/// said last.
+fn go_on(job: &OwnedFd, given: Given, begun: Result<Begun, Failed>, proof: SingleThreaded) -> ! {
+    let received = receive(job, given).map_err(|reason| Failed { step: "receive the command", reason });
+    let performed = received.and_then(|setup| perform(SetUp { begun: Some(begun?), ..setup }));
+    match performed {
+        Ok(setup) => split(setup, proof),
+        Err(Failed { step, reason }) => fail(job, step, reason),
+    }
+}
+
+fn perform(mut setup: SetUp) -> Result<SetUp, Failed> {
+    for (name, perform) in STEPS {
+        perform(&mut setup).map_err(|reason| Failed { step: name, reason })?;
     }
     Ok(setup)
 }
@@ -203,11 +219,10 @@ fn receive(job: &OwnedFd, given: Given) -> Result<SetUp, Reason> {
         entries: Entries::new(),
         filled: Vec::new(),
         stubs: None,
-        scratch: None,
+        begun: None,
         root: None,
         directory: None,
         proc: None,
-        mapped: given.mapped,
         job: job.try_clone()?,
     })
 }
@@ -225,27 +240,12 @@ pub(super) fn fail(job: impl AsFd, step: &str, reason: Reason) -> ! {
     process::exit_now(125)
 }
 
-fn become_root(setup: &mut SetUp) -> Result<(), Reason> {
-    become_root_once(setup.mapped.take())
-}
-
-/// Once the holder has said that ids are mapped.
-pub(super) fn become_root_once(mapped: Option<OwnedFd>) -> Result<(), Reason> {
-    let mapped = mapped.ok_or_else(|| Reason("done already".to_owned()))?;
-    wire::wait_for_byte(mapped).doing("wait for the holder to map ids")?;
-    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
-    Ok(())
-}
-
-fn die_with_holder(setup: &mut SetUp) -> Result<(), Reason> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The holder may have died before that. Its parent is outside this pid namespace, so its id tells nothing; but
-    // main's end of the job socket closes with main, and the holder never outlives main.
-    let mut polled = [rustix::event::PollFd::new(&setup.job, rustix::event::PollFlags::empty())];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::event::poll(&mut polled, Some(&now))?;
-    if polled[0].revents().contains(rustix::event::PollFlags::HUP) {
+fn end_if_unwanted(setup: &mut SetUp) -> Result<(), Reason> {
+    // The holder may have died before its death was to be told. It is outside this pid namespace, so its id tells nothing;
+    // but main's end of the job socket closes with main, and the holder never outlives main.
+    let mut polled = [PollFd::new(&setup.job, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    if polled[0].revents().contains(PollFlags::HUP) {
         process::exit_now(125);
     }
     Ok(())
@@ -255,14 +255,6 @@ pub(super) fn open_proc(setup: &mut SetUp) -> Result<(), Reason> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     setup.proc = Some(rustix::fs::open("/proc", flags, Mode::empty())?);
     Ok(())
-}
-
-fn make_private(_: &mut SetUp) -> Result<(), Reason> {
-    make_mounts_private()
-}
-
-pub(super) fn make_mounts_private() -> Result<(), Reason> {
-    Ok(mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
 }
 
 fn enter_root(setup: &mut SetUp) -> Result<(), Reason> {

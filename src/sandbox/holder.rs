@@ -5,6 +5,7 @@
 //! but itself sees to that, only by the latter.
 
 mod begin;
+mod spare;
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
@@ -20,6 +21,7 @@ use rustix::net::{AddressFamily, sockopt};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getppid, pidfd_send_signal};
 
 use self::begin::{detach, enter, prepare_chroot};
+use self::spare::Spare;
 use super::child::{self, Given};
 use super::chroot;
 use super::connector::attach;
@@ -99,6 +101,7 @@ struct Holder {
     owners: Owners,
     confinement: Confinement,
     running: Vec<Running>,
+    spare: Spare,
 }
 
 /// How commands are kept apart.
@@ -139,6 +142,14 @@ struct Family {
     connector: Option<OwnedFd>,
 }
 
+/// A command's first process.
+enum First {
+    /// As seen by the holder, with the recorder's end of their socket.
+    Parent { pid: Pid, child: OwnedFd, of_recorder: Option<OwnedFd> },
+    /// As seen by itself.
+    Child(Given),
+}
+
 impl Holder {
     fn new(
         control: io::Result<OwnedFd>,
@@ -156,6 +167,7 @@ impl Holder {
             owners,
             confinement: Confinement::Namespaces,
             running: Vec::new(),
+            spare: Spare::default(),
         })
     }
 
@@ -258,6 +270,9 @@ impl Holder {
                 // Main gave up already: the next poll sees that too.
                 drop(replied);
                 self.running.push(Running { pid, child, job: socket, recorder, connector, abandoned: false });
+                if job == Job::RunOnHostNetwork && self.confinement == Confinement::Namespaces {
+                    self.keep_spare();
+                }
             }
             Err(error) => {
                 let step = "start a process for it".to_owned();
@@ -290,47 +305,69 @@ impl Holder {
 
     /// The command's first process, and those beside it that it needs.
     fn start_command(&mut self, socket: &OwnedFd, job: Job) -> io::Result<Family> {
+        if job == Job::RunOnHostNetwork
+            && let Some(family) = self.hand_to_spare(socket)?
+        {
+            return Ok(family);
+        }
         let (namespaces, work): (_, CommandsWork) = match job {
             Job::Probe => (Namespaces::ALL_BUT_NETWORK, trial::try_all),
             Job::RunOnHostNetwork => (Namespaces::ALL_BUT_NETWORK, child::set_up_and_run),
             _ => (Namespaces::ALL, child::set_up_and_run),
         };
+        let (connector, of_connector) = match job {
+            Job::RunOnPrivateNetwork => wire::socket_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+            _ => (None, None),
+        };
+        match self.fork_first(namespaces)? {
+            First::Parent { pid, child, of_recorder } => {
+                drop(connector);
+                self.accompany(pid, child, of_recorder, of_connector)
+            }
+            First::Child(given) => {
+                drop(of_connector);
+                work(socket, Given { connector, ..given }, self.proof)
+            }
+        }
+    }
+
+    /// Forks a command's first process and maps its ids.
+    fn fork_first(&mut self, namespaces: Namespaces) -> io::Result<First> {
         let (mapped, announce) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (recorder, of_recorder) = match self.owners {
             Owners::Kept => (None, None),
             Owners::Recorded => wire::socket_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
         };
-        let (connector, of_connector) = match job {
-            Job::RunOnPrivateNetwork => wire::socket_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
-            _ => (None, None),
-        };
         match process::fork_into(namespaces, self.proof)? {
             Forked::Parent { pid, child } => {
-                drop((mapped, recorder, connector));
                 let mapping = self.map_ids(pid).and_then(|()| Ok(rustix::io::write(&announce, b"m")?));
-                // While the command's process sets itself up.
-                let beside = mapping.and_then(|_| {
-                    let connector = of_connector.map(|socket| self.start_connector(socket)).transpose()?;
-                    let recorder = of_recorder.map(|socket| self.start_recorder(socket)).transpose()?;
-                    Ok((recorder, connector))
-                });
-                match beside {
-                    Ok((recorder, connector)) => Ok(Family { pid, child, recorder, connector }),
-                    Err(error) => {
-                        kill(&child);
-                        status_of(&child)?;
-                        Err(error)
-                    }
-                }
+                given_up(&child, mapping)?;
+                Ok(First::Parent { pid, child, of_recorder })
             }
             Forked::Child => {
-                drop((announce, of_recorder, of_connector));
+                drop((announce, of_recorder));
                 self.forget_others();
                 let filters = std::mem::take(&mut self.filters);
-                let given = Given { mapped: Some(mapped), filters, recorder, connector };
-                work(socket, given, self.proof)
+                Ok(First::Child(Given { mapped: Some(mapped), filters, recorder, connector: None }))
             }
         }
+    }
+
+    /// Starts what a command needs beside its first process, while that sets itself up.
+    fn accompany(
+        &mut self,
+        pid: Pid,
+        child: OwnedFd,
+        of_recorder: Option<OwnedFd>,
+        of_connector: Option<OwnedFd>,
+    ) -> io::Result<Family> {
+        let start = || {
+            let connector = of_connector.map(|socket| self.start_connector(socket)).transpose()?;
+            let recorder = of_recorder.map(|socket| self.start_recorder(socket)).transpose()?;
+            Ok((recorder, connector))
+        };
+        let (recorder, connector) = given_up(&child, start())?;
+        Ok(Family { pid, child, recorder, connector })
     }
 
     fn start_recorder(&mut self, socket: OwnedFd) -> io::Result<OwnedFd> {
@@ -366,6 +403,7 @@ impl Holder {
     /// In a child: closes what belongs to the holder and to other jobs, so that their ends are seen when they end.
     fn forget_others(&mut self) {
         self.running.clear();
+        self.spare = Spare::default();
         if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             self.control = null;
         }
@@ -376,6 +414,7 @@ impl Holder {
         for running in &self.running {
             kill(&running.child);
         }
+        self.end_spare();
         for running in &self.running {
             // Nothing can be done for one that cannot be waited for; the others still can.
             drop(status_of(&running.child));
@@ -401,6 +440,15 @@ enum Event {
 /// A reply to somebody who may have stopped listening.
 fn answer(socket: &OwnedFd, reply: &Reply) {
     drop(wire::reply(socket, reply, &[]));
+}
+
+/// Ends a child without which something else failed.
+fn given_up<T>(child: &OwnedFd, result: io::Result<T>) -> io::Result<T> {
+    if result.is_err() {
+        kill(child);
+        status_of(child)?;
+    }
+    result
 }
 
 fn kill(child: &OwnedFd) {

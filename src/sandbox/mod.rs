@@ -27,6 +27,7 @@
 //! Dockerfiles, caches, layers as archives, registries, progress.
 
 mod amenities;
+mod beginning;
 mod cancel;
 mod child;
 mod chroot;

@@ -58,17 +58,6 @@ pub(super) enum Below {
     Nothing,
 }
 
-/// A directory in memory on top of the base directory: that exists, and it is this process's working directory, from
-/// which names still lead beneath what is mounted over it.
-pub(super) fn mount_scratch(setup: &mut SetUp) -> Result<(), Reason> {
-    // Executable, for what is cloned from it inherits that, and scripts come from here; each clone takes it away again
-    // where nothing is to be executed.
-    let scratch = tmpfs(0o700, None, NO_SUID_DEV_EXEC.difference(MountAttrFlags::MOUNT_ATTR_NOEXEC))?;
-    move_mount(&scratch, "", CWD, ".", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    setup.scratch = Some(scratch);
-    Ok(())
-}
-
 /// Opens everything that is to be mounted, parents first.
 pub(super) fn open_sources(setup: &mut SetUp) -> Result<(), Reason> {
     let mut mounts = std::mem::take(&mut setup.order.mounts);
@@ -121,7 +110,7 @@ fn open(setup: &mut SetUp, number: usize, kind: OrderedKind) -> Result<OwnedFd, 
             clone_mount(&socket, Access::ReadOnly)
         }
         OrderedKind::File { content, mode, uid, gid } => {
-            let (scratch, name) = (setup.scratch()?, number.to_string());
+            let (scratch, name) = (&setup.begun()?.scratch, number.to_string());
             let file = write_file(scratch, &name, &content.0, mode)?;
             if setup.recorder.is_some() {
                 record_owner(&file, Owner { uid, gid })?;
@@ -214,7 +203,7 @@ fn merge(setup: &SetUp, number: usize, mut lowers: Vec<PathBuf>, access: Access)
         make_directory(&space.join(name))?;
         lowers.push(space.join(name));
     }
-    Overlay { lowers, writable }.mount_in(setup.scratch()?, &name)
+    Overlay { lowers, writable }.mount_in(&setup.begun()?.scratch, &name)
 }
 
 fn clone_within(root: &Bytes, source: &[u8], access: Access) -> Result<OwnedFd, Reason> {

@@ -45,7 +45,7 @@ pub(super) fn mount_root(setup: &mut SetUp) -> Result<(), Reason> {
         StorageDriver::Copy => None,
         StorageDriver::Auto | StorageDriver::Overlay => {
             let overlay = Overlay { lowers: lowers.clone(), writable: Some((upper.to_owned(), work.to_owned())) };
-            match overlay.mount_in(setup.scratch()?, "root") {
+            match overlay.mount_in(&setup.begun()?.scratch, "root") {
                 Ok(mounted) => {
                     setup.root = Some(RootDir::from_fd(mounted));
                     setup.shown.extend(lowers);
@@ -60,7 +60,7 @@ pub(super) fn mount_root(setup: &mut SetUp) -> Result<(), Reason> {
         Some(refused) => Reason(format!("{} (a copy, as overlay is refused: {refused})", reason.0)),
         None => reason,
     })?;
-    setup.root = Some(RootDir::from_fd(mount_copy(setup.scratch()?, "copied-root", &root)?));
+    setup.root = Some(RootDir::from_fd(mount_copy(&setup.begun()?.scratch, "copied-root", &root)?));
     setup.shown.push(root.clone());
     setup.changes = root;
     setup.report(&Reply::Copied(refused))

@@ -14,6 +14,9 @@ use crate::sys::mount::set_attributes;
 
 const READ_ONLY: MountAttrFlags = NO_SUID_DEV_EXEC.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
 
+/// What `/dev` and its terminals are mounted with: device nodes are not to be kept from working.
+const DEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
 /// Device nodes that are shown, with the numbers that they must have.
 pub(super) const DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
@@ -61,10 +64,10 @@ fn place(root: &RootDir, path: &str) -> Result<OwnedFd, Reason> {
     Ok(root.open_without_links(path.as_bytes(), OFlags::PATH, Mode::empty())?)
 }
 
-pub(super) fn mount_proc(setup: &mut SetUp) -> Result<(), Reason> {
-    let root = setup.root()?;
-    let mount = match new_mount("proc", &[], NO_SUID_DEV_EXEC) {
-        Ok(mount) => mount,
+/// Before there is an order.
+pub(super) fn make_proc() -> Result<OwnedFd, Reason> {
+    match new_mount("proc", &[], NO_SUID_DEV_EXEC) {
+        Ok(mount) => Ok(mount),
         // In a container whose own /proc is masked no new one may be mounted, as it would show what the masks hide.
         // The outer one serves, masks and all: the pid namespace is kept, and the user namespace is the wall. Read-only,
         // because with one id the processes outside belong to the command's user, and files like oom_score_adj ask for
@@ -72,10 +75,13 @@ pub(super) fn mount_proc(setup: &mut SetUp) -> Result<(), Reason> {
         Err(_) => {
             let mount = clone_host("/proc")?;
             set_attributes(&mount, READ_ONLY)?;
-            mount
+            Ok(mount)
         }
-    };
-    attach(&mount, place(root, "proc")?)
+    }
+}
+
+pub(super) fn mount_proc(setup: &mut SetUp) -> Result<(), Reason> {
+    attach(&setup.begun()?.proc, place(setup.root()?, "proc")?)
 }
 
 pub(super) fn mount_sys(setup: &mut SetUp) -> Result<(), Reason> {
@@ -107,10 +113,11 @@ fn clone_host(path: &str) -> Result<OwnedFd, Reason> {
     clone_tree(&found).doing(path)
 }
 
-pub(super) fn mount_dev(setup: &mut SetUp) -> Result<(), Reason> {
-    let root = setup.root()?;
-    let no_exec = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let dev = tmpfs(0o755, Some("65536k"), no_exec)?;
+/// Before there is an order, on a new directory in the scratch directory: nothing can be mounted on what is not attached.
+pub(super) fn make_dev(scratch: &OwnedFd, one_id: bool) -> Result<OwnedFd, Reason> {
+    let dev = tmpfs(0o755, Some("65536k"), DEV)?;
+    rustix::fs::mkdirat(scratch, "dev", Mode::from_raw_mode(0o700))?;
+    move_mount(&dev, "", scratch, "dev", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     for (name, ..) in DEVICES {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         rustix::fs::openat(&dev, *name, flags, Mode::from_raw_mode(0o666)).map(drop).doing(name)?;
@@ -121,25 +128,28 @@ pub(super) fn mount_dev(setup: &mut SetUp) -> Result<(), Reason> {
     for name in ["pts", "shm", "mqueue"] {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).doing(name)?;
     }
-    attach(&dev, place(root, "dev")?)?;
     for (name, major, minor) in DEVICES {
-        let device = device(name, *major, *minor)?;
-        move_mount(&device, "", &dev, *name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(name)?;
+        mount_in_dev(&dev, name, &device(name, *major, *minor)?)?;
     }
-    let shm_size = setup.order.shm_size.to_string();
     // Group 5 is `tty` everywhere, but where only one id exists it does not.
     let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-    let pts = if setup.recorder.is_some() { &pts[..2] } else { &pts[..] };
-    let mounts = [
-        // Each devpts is an instance of its own since Linux 4.7.
-        ("pts", new_mount("devpts", pts, no_exec)?),
-        ("shm", tmpfs(0o1777, Some(&shm_size), NO_SUID_DEV_EXEC)?),
-        ("mqueue", new_mount("mqueue", &[], NO_SUID_DEV_EXEC)?),
-    ];
-    for (name, mount) in mounts {
-        move_mount(&mount, "", &dev, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(name)?;
-    }
-    Ok(())
+    let pts = if one_id { &pts[..2] } else { &pts[..] };
+    // Each devpts is an instance of its own since Linux 4.7.
+    mount_in_dev(&dev, "pts", &new_mount("devpts", pts, DEV)?)?;
+    mount_in_dev(&dev, "mqueue", &new_mount("mqueue", &[], NO_SUID_DEV_EXEC)?)?;
+    Ok(dev)
+}
+
+pub(super) fn mount_dev(setup: &mut SetUp) -> Result<(), Reason> {
+    let dev = &setup.begun()?.dev;
+    // With all that is mounted on it.
+    attach(dev, place(setup.root()?, "dev")?)?;
+    let shm_size = setup.order.shm_size.to_string();
+    mount_in_dev(dev, "shm", &tmpfs(0o1777, Some(&shm_size), NO_SUID_DEV_EXEC)?)
+}
+
+fn mount_in_dev(dev: &OwnedFd, name: &str, mount: &OwnedFd) -> Result<(), Reason> {
+    move_mount(mount, "", dev, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(name)
 }
 
 /// A copy of the host's device node, which is checked by descriptor to be that device (CVE-2025-31133).

@@ -8,6 +8,7 @@ use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, move_mount};
 use serde::{Deserialize, Serialize};
 
+use super::beginning::{become_root, make_mounts_private};
 use super::child::{self, Given, Reason};
 use super::mounts::{NO_SUID_DEV_EXEC, new_mount, tmpfs};
 use super::overlay::{Overlay, make_directory};
@@ -48,7 +49,7 @@ pub(super) fn try_all(job: &OwnedFd, given: Given, _: SingleThreaded) -> ! {
     if let Err(error) = wire::receive_request(job) {
         child::fail(job, "receive the request", error.into());
     }
-    if let Err(reason) = child::become_root_once(given.mapped).and_then(|()| child::make_mounts_private()) {
+    if let Err(reason) = become_root(given.mapped).and_then(|()| make_mounts_private()) {
         child::fail(job, "enter namespaces", reason);
     }
     let tried = TRIALS.iter().map(|(trial, attempt)| (*trial, attempt().err().map(|reason| reason.0))).collect();

@@ -201,12 +201,14 @@ fn shorten(mut text: String) -> String {
 
 /// Receives a reply; `None` when nobody is left to send one.
 pub(super) fn receive_reply(socket: impl AsFd) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
-    match receive(socket) {
-        Ok(Some((message, descriptors))) => Ok(Some((serde_json::from_slice(&message)?, descriptors))),
-        Ok(None) => Ok(None),
-        // A child that died with part of the request unread.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
-        Err(error) => Err(error),
+    let received = match receive(&socket) {
+        // A child died with part of the request unread. The kernel says so once, and then gives what was said before.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive(&socket),
+        received => received,
+    };
+    match received? {
+        Some((message, descriptors)) => Ok(Some((serde_json::from_slice(&message)?, descriptors))),
+        None => Ok(None),
     }
 }
 
@@ -233,6 +235,16 @@ mod tests {
         assert!(received == request);
         assert_eq!(descriptors.len(), 300);
         assert_eq!(read_memory_file(&File::from(descriptors.into_iter().next_back().unwrap())).unwrap(), b"x");
+    }
+
+    #[test]
+    fn what_was_said_is_heard_though_a_request_was_not_read() {
+        let (ours, theirs) = socket_pair().unwrap();
+        send_request(&ours, b"never read", &[]).unwrap();
+        reply(&theirs, &Reply::Gone(Status::Signal(9)), &[]).unwrap();
+        drop(theirs);
+        assert!(matches!(receive_reply(&ours).unwrap(), Some((Reply::Gone(Status::Signal(9)), _))));
+        assert!(receive_reply(&ours).unwrap().is_none());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
+
 use rbuild::sandbox::{Cancel, Network, Options, RunSpec, Rung, Sandbox, SandboxError, StorageDriver, Streams, probe};
 
 use crate::Case;
@@ -15,6 +17,7 @@ pub const CASES: &[Case] = &[
     ("cancel ends a command and all it started", cancel),
     ("cancel before the start, and of several at once", cancel_several),
     ("dropping the sandbox ends everything in it", dropping),
+    ("a process is kept ready for the next command, and one that ends is not missed", kept_ready),
     ("S15: kill -9 of the main process leaves no process and no mount", kill_main),
     ("the sandbox outlives the thread that started it", starting_thread),
     ("probe finds a full range and changes nothing", probe_reports),
@@ -112,6 +115,72 @@ fn dropping(_: &World) {
     assert!(matches!(worker.wait().unwrap_err(), SandboxError::Died { .. } | SandboxError::HolderGone));
 }
 
+fn kept_ready(_: &World) {
+    let world = World::new(StorageDriver::Auto);
+    // Where there are no namespaces, there is nothing to get ready.
+    let number = usize::from(!world.in_chroot());
+    let say_alone = |script: &str| {
+        let said = world.say(&format!("{script}; echo $$ > /dev/shm/it; echo /dev/shm/*; cat /dev/shm/it"));
+        assert!(world.in_chroot() || said == "/dev/shm/it\n2\n", "{said}");
+    };
+    say_alone("true");
+    assert_eq!(ready(&world.base, 0), []);
+    say_alone("true");
+    let first = ready(&world.base, number);
+    say_alone("true");
+    let second = ready(&world.base, number);
+    assert!(first != second || number == 0, "{first:?} did not become the command");
+    for pid in second {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        // Until the holder is told, it is one that ends while it begins.
+        let stat = PathBuf::from(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+        while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    say_alone("true");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| say_alone("sleep 0.1"));
+        }
+    });
+    // Only ever one.
+    ready(&world.base, number);
+    let base = world.base.clone();
+    drop(world);
+    assert_eq!(working_in(&base), Vec::<PathBuf>::new());
+}
+
+/// Waits until there are so many children of the holder that works in this directory, and gives their ids. A process for
+/// the next command is started when the command before is on its way.
+fn ready(base: &Path, number: usize) -> Vec<Pid> {
+    let started = Instant::now();
+    loop {
+        let ids = |path: PathBuf| path.file_name().and_then(|name| name.to_str()?.parse().ok()).and_then(Pid::from_raw);
+        let found: Vec<Pid> =
+            working_in(base).into_iter().filter(|process| !is_child(process)).filter_map(ids).collect();
+        if found.len() == number {
+            return found;
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "{found:?} instead of {number}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether a process, by its directory in `/proc`, was started by this one.
+fn is_child(process: &Path) -> bool {
+    let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
+    status.lines().any(|line| line == format!("PPid:\t{}", std::process::id()))
+}
+
+/// The processes that work beneath this directory, by their directories in `/proc`.
+fn working_in(place: &Path) -> Vec<PathBuf> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(|entry| entry.path());
+    let works_there =
+        |process: &PathBuf| std::fs::read_link(process.join("cwd")).is_ok_and(|directory| directory.starts_with(place));
+    processes.filter(works_there).collect()
+}
+
 /// Environment of a victim: the word by which its processes are known.
 const TAG: &str = "RBUILD_SANDBOX_TEST_TAG";
 
@@ -120,6 +189,8 @@ pub fn victim() -> ExitCode {
     let tag = std::env::var(TAG).unwrap();
     println!("started");
     let world = World::new(StorageDriver::Auto);
+    // Now one is kept ready for the next command.
+    assert_eq!([world.say("echo one"), world.say("echo two")].concat(), "one\ntwo\n");
     println!("ready");
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -172,11 +243,7 @@ fn kill_main(world: &World) {
 fn holders_gone(place: &Path) {
     let started = Instant::now();
     loop {
-        let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(|entry| entry.path());
-        let works_there = |process: &PathBuf| {
-            std::fs::read_link(process.join("cwd")).is_ok_and(|directory| directory.starts_with(place))
-        };
-        let Some(left) = processes.into_iter().find(works_there) else { return };
+        let Some(left) = working_in(place).pop() else { return };
         if started.elapsed() > Duration::from_secs(20) {
             let told = std::fs::read_to_string(left.join("status")).unwrap_or_default();
             panic!("a holder is left: {}\n{told}", left.display());
