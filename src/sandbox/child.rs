@@ -110,7 +110,7 @@ type Step<'a> = (&'a str, fn(&mut SetUp) -> Result<(), Reason>);
 const STEPS: &[Step<'static>] = &[
     // Before anything is made that somebody has to clean up.
     ("see that the command is still wanted", end_if_unwanted),
-    // Before the mounts, of which one shows the control groups as this process sees them.
+    // Before /sys, which shows the control groups as this process sees them.
     ("wait to be in the control group", entry::pass_gate),
     // Early, as it takes a while, and through the host's /proc.
     ("have the network connected", connector::attach::ask),
@@ -172,18 +172,20 @@ pub(super) fn set_up_and_run(job: &OwnedFd, mut given: Given, proof: SingleThrea
 /// socket.
 pub(super) fn begin_and_wait(handover: OwnedFd, mut given: Given, proof: SingleThreaded) -> ! {
     let begun = begin(given.mapped.take(), given.recorder.is_some());
+    if begun.is_err() && !has_come(&handover) {
+        // It may go well for the next command, which starts a process of its own where this one has ended.
+        process::exit_now(125);
+    }
     let handed = wire::receive(&handover).ok().flatten().and_then(|(_, descriptors)| descriptors.into_iter().next());
     drop(handover);
     match handed {
-        // What went wrong so far is said now, as there is somebody to hear it.
         Some(job) => go_on(&job, given, begun, proof),
         // The holder is gone.
         None => process::exit_now(125),
     }
 }
 
-/// Takes the order off the socket whatever went wrong before, as one that is closed with something unread loses what was
-/// said last.
+/// Takes the order off the socket whatever went wrong before: the other side would be told first that it was not read.
 fn go_on(job: &OwnedFd, given: Given, begun: Result<Begun, Failed>, proof: SingleThreaded) -> ! {
     let received = receive(job, given).map_err(|reason| Failed { step: "receive the command", reason });
     let performed = received.and_then(|setup| perform(SetUp { begun: Some(begun?), ..setup }));
@@ -238,6 +240,12 @@ pub(super) fn fail(job: impl AsFd, step: &str, reason: Reason) -> ! {
     // If main does not listen any more, there is nobody to tell.
     drop(wire::reply(job, &reply, &[]));
     process::exit_now(125)
+}
+
+/// Whether something can be received, or never will.
+fn has_come(socket: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok() && !polled[0].revents().is_empty()
 }
 
 fn end_if_unwanted(setup: &mut SetUp) -> Result<(), Reason> {

@@ -319,7 +319,12 @@ impl Holder {
             Job::RunOnPrivateNetwork => wire::socket_pair().map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
             _ => (None, None),
         };
-        match self.fork_first(namespaces)? {
+        let forked = match self.fork_first(namespaces) {
+            // It may take up the last namespace that there is to be had.
+            Err(_) if self.end_spare() => self.fork_first(namespaces),
+            forked => forked,
+        };
+        match forked? {
             First::Parent { pid, child, of_recorder } => {
                 drop(connector);
                 self.accompany(pid, child, of_recorder, of_connector)

@@ -53,8 +53,7 @@ pub(super) fn follow(
                 Ok(News::Terminal(terminal)) => {
                     ends.terminal_came(terminal).map_err(|source| SandboxError::Talk { source })?;
                 }
-                // A process that was killed before it read its request takes the holder's last word with it: its end of
-                // the socket closes with something unread, and this one sees a reset.
+                // Whatever else ended with it: it was to end.
                 Err(SandboxError::HolderGone) if cancel.is_cancelled() => return Err(SandboxError::Cancelled),
                 Err(error) => return Err(error),
             }

@@ -45,7 +45,7 @@ pub(super) const LEFT: [&str; 3] = ["lower", "upper", "work"];
 
 /// The whole life of the process.
 pub(super) fn try_all(job: &OwnedFd, given: Given, _: SingleThreaded) -> ! {
-    // Nothing is in it, but a socket that is closed with something unread loses what was said last.
+    // Nothing is in it, but main would be told first that it was not read.
     if let Err(error) = wire::receive_request(job) {
         child::fail(job, "receive the request", error.into());
     }

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
-use rbuild::sandbox::{Cancel, Network, Options, RunSpec, Rung, Sandbox, SandboxError, StorageDriver, Streams, probe};
+use rbuild::sandbox::{
+    Cancel, Network, Options, RunSpec, Rung, Sandbox, SandboxError, Status, StorageDriver, Streams, probe,
+};
 
 use crate::Case;
 use crate::world::World;
@@ -126,17 +128,30 @@ fn kept_ready(_: &World) {
     say_alone("true");
     assert_eq!(ready(&world.base, 0), []);
     say_alone("true");
-    let first = ready(&world.base, number);
-    say_alone("true");
-    let second = ready(&world.base, number);
-    assert!(first != second || number == 0, "{first:?} did not become the command");
-    for pid in second {
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    for pid in ready(&world.base, number) {
+        let namespace = std::fs::read_link(of(pid, "ns/pid")).unwrap();
+        let said = world.say("readlink /proc/self/ns/pid");
+        assert_eq!(said.trim_end(), namespace.to_str().unwrap(), "{pid:?} did not become the command");
+    }
+    for pid in ready(&world.base, number) {
+        kill_process(pid, Signal::KILL).unwrap();
         // Until the holder is told, it is one that ends while it begins.
-        let stat = PathBuf::from(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-        while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+        let started = Instant::now();
+        while !std::fs::read_to_string(of(pid, "stat")).unwrap().contains(") Z ") {
+            assert!(started.elapsed() < Duration::from_secs(5), "{pid:?} stays");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+    say_alone("true");
+    for pid in ready(&world.base, number) {
+        kill_process(pid, Signal::STOP).unwrap();
+        std::thread::scope(|scope| {
+            let ends = scope.spawn(|| world.try_run(&world.shell("true")));
+            std::thread::sleep(Duration::from_millis(50));
+            kill_process(pid, Signal::KILL).unwrap();
+            let error = ends.join().unwrap().unwrap_err();
+            assert!(matches!(error, SandboxError::Died { status: Status::Signal(9), .. }), "{error:?}");
+        });
     }
     say_alone("true");
     std::thread::scope(|scope| {
@@ -149,6 +164,10 @@ fn kept_ready(_: &World) {
     let base = world.base.clone();
     drop(world);
     assert_eq!(working_in(&base), Vec::<PathBuf>::new());
+}
+
+fn of(pid: Pid, what: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero())).join(what)
 }
 
 /// Waits until there are so many children of the holder that works in this directory, and gives their ids. A process for
@@ -175,9 +194,12 @@ fn is_child(process: &Path) -> bool {
 
 /// The processes that work beneath this directory, by their directories in `/proc`.
 fn working_in(place: &Path) -> Vec<PathBuf> {
+    // As text, as what was deleted has a word more at its end.
+    let place = place.to_str().unwrap();
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(|entry| entry.path());
-    let works_there =
-        |process: &PathBuf| std::fs::read_link(process.join("cwd")).is_ok_and(|directory| directory.starts_with(place));
+    let works_there = |process: &PathBuf| {
+        std::fs::read_link(process.join("cwd")).is_ok_and(|directory| directory.to_str().unwrap().starts_with(place))
+    };
     processes.filter(works_there).collect()
 }
 

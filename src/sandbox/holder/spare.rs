@@ -58,12 +58,13 @@ impl Holder {
         self.accompany(pid, child, of_recorder, None).map(Some)
     }
 
-    pub(super) fn end_spare(&mut self) {
-        if let Some(Ready { child, .. }) = self.spare.ready.take() {
-            kill(&child);
-            // Nothing can be done for one that cannot be waited for.
-            drop(status_of(&child));
-        }
+    /// Gives whether there was one.
+    pub(super) fn end_spare(&mut self) -> bool {
+        let Some(Ready { child, .. }) = self.spare.ready.take() else { return false };
+        kill(&child);
+        // Nothing can be done for one that cannot be waited for.
+        drop(status_of(&child));
+        true
     }
 }
 
