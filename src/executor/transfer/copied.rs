@@ -98,17 +98,25 @@ impl<'a> Copied<'a> {
                 false => FilesByIngredient::new(),
             });
         }
-        // Not kept in memory, and not made anew where it is gone: it is for a message only.
-        let Some(index) = self.work.services.layers.read_index(&layer) else { return Ok(FilesByIngredient::new()) };
         let is_left_out = |path: &[u8]| self.copying.origin.hides(path);
         let names = Names::of_copy(op, &before.ingredients, &is_left_out);
+        // Not kept in memory, and not made anew where it is gone: it is for a message only.
+        let layers = self.work.services.layers;
         if self.lacks_parent()? {
+            let Some(index) = layers.read_index(&layer) else { return Ok(FilesByIngredient::new()) };
             // Without what is below only the files that need no look-up there can be compared.
             let by_source = self.by_source.take().filter(|_| op.chown.is_none());
             let changes = by_source.map(|recipe| by_name(changes::between(&Then::Layer(&index), &recipe, &names)));
             return Ok(changes.unwrap_or_default());
         }
-        let changes = changes::between(&Then::Layer(&index), self.place()?, &names);
+        // Of a large context either takes a while.
+        let mut index = None;
+        let placed = rayon::in_place_scope(|scope| {
+            scope.spawn(|_| index = layers.read_index(&layer));
+            self.place()
+        })?;
+        let Some(index) = index else { return Ok(FilesByIngredient::new()) };
+        let changes = changes::between(&Then::Layer(&index), placed, &names);
         self.earlier.set(Some(Earlier { layer, index }));
         Ok(by_name(changes))
     }
