@@ -26,8 +26,8 @@
 //!
 //! `main` has many threads and is never in a namespace; it holds credentials. The *holder* is this program started again,
 //! with one thread: it enters a user and a mount namespace once per build and starts, for `main`, RUN commands (each in
-//! namespaces of its own below) and workers that read and write trees with the ids that files in them have. It is started
-//! when the first step needs it; a build of cache hits never does.
+//! namespaces of its own below; from the second one on, the next one's process is kept ready) and workers that read and write
+//! trees with the ids that files in them have. It is started when the first step needs it; a build of cache hits never does.
 //!
 //! # Invariants
 //!
