@@ -172,7 +172,7 @@ pub(super) fn set_up_and_run(job: &OwnedFd, mut given: Given, proof: SingleThrea
 /// socket.
 pub(super) fn begin_and_wait(handover: OwnedFd, mut given: Given, proof: SingleThreaded) -> ! {
     let begun = begin(given.mapped.take(), given.recorder.is_some());
-    if begun.is_err() && !has_come(&handover) {
+    if begun.is_err() && !wire::has_news(&handover).unwrap_or(false) {
         // It may go well for the next command, which starts a process of its own where this one has ended.
         process::exit_now(125);
     }
@@ -240,12 +240,6 @@ pub(super) fn fail(job: impl AsFd, step: &str, reason: Reason) -> ! {
     // If main does not listen any more, there is nobody to tell.
     drop(wire::reply(job, &reply, &[]));
     process::exit_now(125)
-}
-
-/// Whether something can be received, or never will.
-fn has_come(socket: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(socket, PollFlags::IN)];
-    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok() && !polled[0].revents().is_empty()
 }
 
 fn end_if_unwanted(setup: &mut SetUp) -> Result<(), Reason> {

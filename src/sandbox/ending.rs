@@ -6,11 +6,9 @@
 //! meanwhile is not recognised: the kernel notes that in its log and mounts it all the same, and as nobody can use the
 //! earlier mount any more, nothing comes of it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-
-use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::spec::{MountKind, RunSpec};
 use super::wire::{self, Reply};
@@ -48,9 +46,8 @@ fn uses(spec: &RunSpec, upper: &PathBuf) -> bool {
 }
 
 fn has_news(job: &OwnedFd) -> bool {
-    let mut polled = [PollFd::from_borrowed_fd(job.as_fd(), PollFlags::IN)];
     // Where it cannot be asked it is not waited for either: the descriptor is kept, and closed with the sandbox.
-    matches!(rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+    wire::has_news(job).unwrap_or(false)
 }
 
 /// Takes the next reply; true after the last one.

@@ -80,12 +80,8 @@ fn hear_all(
             Ok(News::Command(command)) => ends.command_came(command),
             one => news.push(one),
         }
-        let mut more = [PollFd::new(job, PollFlags::IN)];
-        let now = rustix::event::Timespec::default();
-        if heard.is_over(attendance)
-            || matches!(news.last(), Some(Err(_)))
-            || rustix::io::retry_on_intr(|| rustix::event::poll(&mut more, Some(&now))).map_err(talk)? == 0
-        {
+        let is_last = heard.is_over(attendance) || matches!(news.last(), Some(Err(_)));
+        if is_last || !wire::has_news(job).map_err(talk)? {
             return Ok(news);
         }
     }

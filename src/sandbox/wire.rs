@@ -11,7 +11,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType,
@@ -197,6 +199,12 @@ fn shorten(mut text: String) -> String {
     }
     text.truncate(end);
     text
+}
+
+/// Whether something can be received without waiting, be it the end; of a process's descriptor, whether it has ended.
+pub(super) fn has_news(source: impl AsFd) -> Result<bool, Errno> {
+    let mut polled = [PollFd::new(&source, PollFlags::IN)];
+    Ok(rustix::io::retry_on_intr(|| poll(&mut polled, Some(&Timespec::default())))? > 0)
 }
 
 /// Receives a reply; `None` when nobody is left to send one.

@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 
 use super::{Family, First, Holder, kill, status_of};
@@ -49,8 +48,8 @@ impl Holder {
     /// Lets the process that is ready do a job; nothing if there is none, or something has ended it.
     pub(super) fn hand_to_spare(&mut self, job: &OwnedFd) -> std::io::Result<Option<Family>> {
         let Some(Ready { pid, child, handover, of_recorder }) = self.spare.ready.take() else { return Ok(None) };
-        let alive = !has_ended(&child) && wire::send(&handover, b"j", &[job.as_fd()]).is_ok();
-        if !alive {
+        let is_alive = !wire::has_news(&child).unwrap_or(true) && wire::send(&handover, b"j", &[job.as_fd()]).is_ok();
+        if !is_alive {
             kill(&child);
             status_of(&child)?;
             return Ok(None);
@@ -66,10 +65,4 @@ impl Holder {
         drop(status_of(&child));
         true
     }
-}
-
-/// Whether a child has, without waiting for it.
-fn has_ended(child: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(child, PollFlags::IN)];
-    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok() && !polled[0].revents().is_empty()
 }
